@@ -1,0 +1,206 @@
+"""Data sets behind one call: ``load("fashion")`` works offline, ``full=True`` is the whole set.
+
+=========  ==================================  ======================  =====================
+name       embedded (train + test)             full                    pictures
+=========  ==================================  ======================  =====================
+fashion    10,000 + 2,000 of Fashion-MNIST     60,000 + 10,000         (N, 1, 28, 28), 256 levels
+digits     1,500 + 297, from scikit-learn      the same                (N, 1, 8, 8), 17 levels
+=========  ==================================  ======================  =====================
+
+The 2-D toys and exact mixtures are in :mod:`diffusion_lab.data.toys`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.data import idx, store
+from diffusion_lab.errors import DataError, unknown
+from diffusion_lab.files import sha256
+
+__all__ = ["CLASSES", "Dataset", "default_root", "load", "to_uint8"]
+
+CLASSES = {
+    "fashion": (
+        "t-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    "digits": tuple("0123456789"),
+}
+SPLITS = ("train", "test")
+
+# sha256 of the pixels of the whole of Fashion-MNIST, as uint8 (N, 28, 28)
+FULL_FASHION = {
+    "train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+    "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures and labels of one split, in memory.
+
+    x       float32 (N, C, H, W) in [-1, 1]
+    labels  int64 (N,), the position in ``classes``
+    hash    sha256 of the stored pixels, uint8 (N, H, W): the identity of the data
+    levels  how many values a stored pixel can take (256, or 17 for digits)
+    std     standard deviation of ``x`` over all pixels (sigma_data of EDM)
+    """
+
+    x: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    name: str
+    split: str
+    hash: str
+    levels: int
+    std: float
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    full: bool = False,
+    download: bool = False,
+    root: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """A data set by name, ready to train on.
+
+    ``load("fashion")`` and ``load("digits")`` need no network. ``load("fashion", full=True)`` reads
+    the whole of Fashion-MNIST from ``root`` (the environment's DIFFUSION_LAB_DATA, else
+    ``~/.cache/diffusion_lab``); ``download=True`` lets torchvision fetch it there first.
+
+    ValueError for an unknown name or split; DataError for files that are missing, damaged or
+    cannot be fetched.
+    """
+    if name not in CLASSES:
+        raise unknown("data set", name, CLASSES)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if full and name == "digits":
+        raise ValueError("digits has one size only, 1,500 + 297: leave full=True out")
+    if not full and (download or root is not None):
+        given = "download=True" if download else f"root={os.fspath(root)!r}"
+        raise ValueError(f"{given} belongs to the whole data set: add full=True, or leave it out")
+    if name == "digits":
+        return _dataset(name, split, *_digits(split), levels=17)
+    if full:
+        return _dataset(name, split, *_full_fashion(split, download, root), levels=256)
+    with np.load(store.path("fashion.npz"), allow_pickle=False) as arrays:
+        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    return _dataset(name, split, pixels, labels, levels=256)
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Pictures (N, C, H, W) in [-1, 1] as uint8 (N, H, W, C); what lies outside is clipped.
+
+    The inverse of :func:`load` for data of 256 levels: equal pixel by pixel.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"to_uint8 wants a float tensor (N, C, H, W) in [-1, 1], not {given}")
+    x = x.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("the pictures hold nan or inf, so they cannot be shown: look upstream")
+    pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def default_root() -> Path:
+    """Where whole data sets are kept: DIFFUSION_LAB_DATA, else ``~/.cache/diffusion_lab``."""
+    given = os.environ.get("DIFFUSION_LAB_DATA")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "diffusion_lab"
+
+
+def _dataset(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, levels: int) -> Dataset:
+    """From stored pixels, uint8 (N, H, W) in 0..levels-1, to x = 2 pixel / (levels - 1) - 1."""
+    pixels = np.ascontiguousarray(pixels)
+    half = (levels - 1) / 2
+    count = sum(np.bincount(part.ravel(), minlength=levels) for part in np.array_split(pixels, 20))
+    value, share = np.arange(levels) / half - 1, count / count.sum()
+    std = float(np.sqrt(share @ (value - share @ value) ** 2))
+    x = torch.from_numpy(pixels).unsqueeze(1).float().div_(half).sub_(1)
+    classes, digest = CLASSES[name], sha256(pixels.data.cast("B"))
+    return Dataset(
+        x, torch.from_numpy(labels.astype(np.int64)), classes, name, split, digest, levels, std
+    )
+
+
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """1,797 handwritten digits of scikit-learn, values 0..16, split by a fixed permutation."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # RandomState: numpy promises that its stream never changes, so neither does the split
+    order = np.random.RandomState(0).permutation(len(bunch.target))
+    chosen = order[:1500] if split == "train" else order[1500:]
+    return bunch.images[chosen].astype(np.uint8), bunch.target[chosen]
+
+
+def _full_fashion(
+    split: str, download: bool, root: str | os.PathLike[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    root = Path(root).expanduser() if root is not None else default_root()
+    if not idx.present(root):
+        if not download:
+            raise DataError(
+                f"the whole of Fashion-MNIST is not in {root}. Ask for it with "
+                f"load('fashion', full=True, download=True). {_go_on(root)}"
+            )
+        _download_fashion(root)
+    pixels, labels = idx.read_fashion(root, split)
+    if sha256(pixels.data.cast("B")) != FULL_FASHION[split]:
+        raise DataError(
+            f"the {split} pictures under {root} are not those of Fashion-MNIST (plain MNIST has "
+            f"the same file names). Delete them and use download=True. {_go_on(root)}"
+        )
+    return pixels, labels
+
+
+def _download_fashion(root: Path) -> None:
+    try:
+        from torchvision.datasets import FashionMNIST
+    except Exception as error:  # a mismatched pair fails with RuntimeError, AttributeError, OSError
+        raise DataError(_pair(error)) from error
+    try:
+        FashionMNIST(str(root), train=True, download=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise DataError(
+            f"Fashion-MNIST could not be fetched into {root} ({error}). Is there a network, and "
+            f"can the folder be written to? {_go_on(root)}"
+        ) from error
+
+
+def _go_on(root: Path) -> str:
+    return (
+        "To go on without a network: load('fashion') is the embedded subset (10,000 + 2,000); or "
+        f"put the four uncompressed idx files ({', '.join(idx.FASHION)}) into "
+        f"{root / 'FashionMNIST' / 'raw'}."
+    )
+
+
+def _pair(error: Exception) -> str:
+    return (
+        f"torchvision cannot be used with this torch {torch.__version__} ({error}). The two must "
+        "be one pair from one index: pip install --force-reinstall torch torchvision, or for CPU "
+        "only add --index-url https://download.pytorch.org/whl/cpu. The embedded subset, "
+        "load('fashion'), needs no torchvision."
+    )
