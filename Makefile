@@ -1,0 +1,95 @@
+# make lab    creates the environment in .venv, installs the course, opens JupyterLab on lesson 00
+# make test   the same set-up, then everything that the continuous integration runs
+#
+# The set-up is remembered by a stamp file: a second run starts at once.
+# Other Python:      make lab PYTHON=python3.12
+# No browser:        make lab LAB_ARGS=--no-browser
+
+MIN_PYTHON := 3, 11
+# The first interpreter that is new enough; PYTHON=... overrides it.
+PYTHON ?= $(or $(shell for p in python3 python python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < ($(MIN_PYTHON)))' >/dev/null 2>&1 \
+  && { echo $$p; break; }; done),python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := dev,peers
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+
+# Kernels come from this environment, whatever others are installed for the user.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONHASHSEED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# After installation nothing may ask the network: see diffusion_lab/_offline.py.
+SEALED := DIFFUSION_LAB_OFFLINE=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+  --nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup lab test lint test-package test-lessons lessons bench coverage clean distclean
+
+help:
+	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
+	@echo "make test          install it and run all checks: style, package, lessons"
+	@echo "make test-package  the package's tests alone;  make test-lessons  the notebooks alone"
+	@echo "make lessons       build the notebooks again from notebooks/source"
+	@echo "make bench         run the benchmarks and write their report"
+	@echo "make coverage      which lines the package's tests reach"
+	@echo "make clean         remove caches and build outputs;  make distclean  $(VENV) as well"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < ($(MIN_PYTHON)))' 2>/dev/null || { \
+	  echo "diffusion_lab needs Python 3.11 or newer, and '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || echo not installed)."; \
+	  echo "Install one and say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; \
+	  exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) could not create an environment (on Debian: apt install python3-venv)."; \
+	  exit 1; }
+	@echo "Installing the course and its dependencies in $(VENV): a few gigabytes, some minutes, once."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+lab: setup
+	$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	  --LabApp.news_url=None $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test: lint test-package test-lessons
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package's tests: the fast ones first, those marked slow last (tests/conftest.py).
+test-package: setup
+	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Every cell of every lesson, learner's and solution version, at the smoke level.
+# One notebook must stay on one worker (loadfile): its cells share a kernel.
+test-lessons: setup
+	$(SEALED) DIFFUSION_LAB_LEVEL=smoke $(BIN)/python -m pytest $(NBVAL) \
+	  -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) notebooks
+
+lessons: setup
+	$(BIN)/diffusion-lab lesson build
+
+bench: setup
+	$(BIN)/diffusion-lab bench
+
+coverage: setup
+	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  --cov=diffusion_lab --cov-report=term-missing:skip-covered --cov-report=html $(PYTEST_ARGS)
+
+clean:
+	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name .ipynb_checkpoints -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,40 @@
+"""What every test run needs: no network, one thread a process, the fast tests first.
+
+The settings are environment variables, set before anything imports torch, so that the processes
+which tests start (scripts, notebook kernels, the ranks of torchrun) inherit them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.update(
+    DIFFUSION_LAB_OFFLINE="1",  # diffusion_lab/_offline.py: loopback only
+    HF_HUB_OFFLINE="1",
+    GLOO_SOCKET_IFNAME="lo0" if sys.platform == "darwin" else "lo",
+    MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",  # sums depend on the number of threads
+    MKL_NUM_THREADS="1",
+    JUPYTER_PREFER_ENV_PATH="1",
+    PYTHONHASHSEED="0",
+)
+
+import diffusion_lab  # noqa: E402, F401  (after the variables: this import seals the process)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast first: a file with slow tests runs after the files without, its fast tests first."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path in slow_files, bool(item.get_closest_marker("slow"))))
