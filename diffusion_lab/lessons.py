@@ -1,0 +1,434 @@
+"""Lessons: one text source each, built into a learner's and a solution notebook.
+
+People edit ``notebooks/source/NN_topic.py`` and nothing else. It is a percent-format script
+(jupytext): ``# %% [markdown]`` and ``# %% name="..."`` start cells, and what a learner writes
+stands between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` (nbgrader's own marks)::
+
+    # %% name="my-marginal"
+    def my_marginal(x0, alpha, sigma, eps):
+        ### BEGIN SOLUTION
+        return alpha * x0 + sigma * eps
+        ### END SOLUTION
+
+    # %% name="check-marginal"
+    check.marginal(my_marginal)
+
+``build`` turns the region into ``...  # your turn`` for the learner (or into the commented lines
+of a ``### BEGIN STUB`` / ``### END STUB`` block that follows it, for "find the bug"), puts the one
+Colab cell after the opening text, replaces ``{{time}}`` by the measured time, runs both notebooks
+and writes ``notebooks/NN_topic.ipynb`` and ``notebooks/solutions/NN_topic.ipynb``. The same source
+gives the same files: cell ids come from lesson and cell name, and no time, widget state or
+progress bar is stored. ``drift`` says where a stored notebook differs from its source.
+
+Commands: ``python -m diffusion_lab.lessons build [LESSON ...] [--check] [--level smoke]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusion_lab.errors import unknown
+
+__all__ = [
+    "LEVELS", "build", "convert", "drift", "execute", "find", "level", "names", "pick", "tidy",
+]  # fmt: skip
+
+LEVELS = ("smoke", "live", "full")
+LEVEL_VARIABLE = "DIFFUSION_LAB_LEVEL"
+KINDS = ("learner", "solution")
+CHECKED = "nbval-check-output"
+STUB = "...  # your turn"
+LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
+PACKAGE = Path(__file__).resolve().parent
+T = TypeVar("T")
+
+_REGION = re.compile(
+    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<body>.*?)^[ \t]*### END SOLUTION[^\n]*"
+    r"(?:\n[ \t]*### BEGIN STUB[^\n]*\n(?P<stub>.*?)^[ \t]*### END STUB[^\n]*)?",
+    re.MULTILINE | re.DOTALL,
+)
+_WRITTEN = re.compile(r"<!-- BEGIN SOLUTION -->.*?<!-- END SOLUTION -->", re.DOTALL)
+_CHECK = re.compile(r"^check\.(?P<task>\w+)\((?P<given>.*)\)[ \t]*;?[ \t]*$", re.MULTILINE)
+_BAR = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|\?it|it \[\d\d:\d\d")
+_WIDGET = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
+
+
+# ------------------------------------------------------------------------------------- levels
+def level() -> str:
+    """The level lessons run at: ``smoke`` (tests), ``live`` (the default) or ``full``.
+
+    It is read from the environment variable ``DIFFUSION_LAB_LEVEL``; another word there is a
+    ``ValueError``.
+    """
+    given = os.environ.get(LEVEL_VARIABLE, "") or "live"
+    if given not in LEVELS:
+        raise unknown(f"level in {LEVEL_VARIABLE}", given, LEVELS)
+    return given
+
+
+def pick(*, smoke: T, live: T, full: T | None = None) -> T:
+    """The value for the present level; ``full`` is the one of ``live`` where none is given."""
+    return {"smoke": smoke, "live": live, "full": live if full is None else full}[level()]
+
+
+# ------------------------------------------------------------------------------------- finding
+def folder() -> Path:
+    """The folder of the lessons: packaged ones first, then ``notebooks/`` of the repository."""
+    for place in (PACKAGE / "_notebooks", PACKAGE.parent / "notebooks"):
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(
+        "the lessons are neither in the installed package nor beside it; "
+        "clone the repository or install the package again"
+    )
+
+
+def names(home: Path | None = None) -> list[str]:
+    """The lessons in course order, as ``NN_topic``: those with a source, or with a notebook."""
+    home = home or folder()
+    found = [*home.glob("source/[0-9][0-9]_*.py"), *home.glob("[0-9][0-9]_*.ipynb")]
+    return sorted({path.stem for path in found})
+
+
+def resolve(lesson: str | int, home: Path | None = None) -> str:
+    """``1``, ``"01"`` or ``"01_topic"`` to the lesson's full name ``"01_topic"``."""
+    known = names(home)
+    word = Path(str(lesson)).stem
+    for name in known:
+        if word == name or (word.isdigit() and name.startswith(f"{int(word):02d}_")):
+            return name
+    raise unknown("lesson", lesson, known)
+
+
+def find(lesson: str | int, kind: str = "learner", home: Path | None = None) -> Path:
+    """The path of a lesson's notebook (``kind`` is ``learner`` or ``solution``)."""
+    if kind not in KINDS:
+        raise unknown("kind of notebook", kind, KINDS)
+    home = home or folder()
+    return home / ("solutions" if kind == "solution" else "") / f"{resolve(lesson, home)}.ipynb"
+
+
+# ------------------------------------------------------------------------------------- converting
+COLAB_TEXT = (
+    "*On Google Colab the next cell installs the course. Anywhere else it finds the course "
+    "installed and does nothing.*"
+)
+
+
+def colab_cell() -> str:
+    """The code of the one cell that may install something, from the address in ``about``."""
+    from diffusion_lab.about import REQUIREMENT
+
+    return (
+        "import importlib.util\n\n"
+        'if importlib.util.find_spec("diffusion_lab") is None:\n'
+        f'    %pip install -q "{REQUIREMENT}"'
+    )
+
+
+def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) -> Any:
+    """The notebook that a lesson's source describes, not yet run.
+
+    Args:
+        lesson: number or name.
+        kind: ``learner`` (solutions replaced by stubs) or ``solution``.
+        home: the folder that holds ``source/``; the course's own where none is given.
+
+    Raises:
+        ValueError: a solution region without an end, two cells of one name.
+    """
+    import jupytext
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    home = home or folder()
+    name = resolve(lesson, home)
+    read = jupytext.reads(
+        source_text(name, home), fmt={"extension": ".py", "format_name": "percent"}
+    )
+    cells = list(read.cells)
+    opening = 1 if cells and cells[0].cell_type == "markdown" else 0
+    cells[opening:opening] = [
+        new_markdown_cell(COLAB_TEXT, metadata={"name": "colab-text"}),
+        new_code_cell(colab_cell(), metadata={"name": "colab", "tags": ["colab"]}),
+    ]
+    done, seen = [], set()
+    for index, cell in enumerate(cells):
+        label = cell.metadata.get("name") or f"{cell.cell_type}-{index}"
+        if label in seen:
+            raise ValueError(f"{name}: two cells are named {label!r}; give each its own name")
+        seen.add(label)
+        body = cell.source.replace("{{time}}", measured_time(name, home))
+        if len(re.findall("BEGIN SOLUTION", body)) != len(re.findall("END SOLUTION", body)):
+            raise ValueError(f"{name}: cell {label!r} has a solution region without an end")
+        tags = sorted(cell.metadata.get("tags", []))
+        metadata: dict[str, Any] = {"name": label} | ({"tags": tags} if tags else {})
+        grading = _nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
+        if grading:
+            metadata["nbgrader"] = grading
+        body = _for_learner(body) if kind == "learner" else _for_teacher(body)
+        make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
+        done.append(make(body, id=_digest(f"{name}:{label}")[:12], metadata=metadata))
+    return new_notebook(cells=done, metadata=_about(name, kind, home))
+
+
+def source_text(name: str, home: Path) -> str:
+    """The source of a lesson, line ends made ``\\n``."""
+    path = home / "source" / f"{name}.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"lesson {name} has no source: {path} does not exist")
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def measured_time(name: str, home: Path) -> str:
+    """The lesson's measured running time in words, from ``measured.json`` beside the lessons."""
+    entry = _measured(home).get(name)
+    if entry is None:
+        return "not measured yet"
+    seconds = max(1, round(entry["seconds"]))
+    words = f"about {seconds} s" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
+    return f"{words} on {entry['cores']} CPU cores (measured when this page was built)"
+
+
+def _measured(home: Path) -> dict[str, Any]:
+    path = home / "measured.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _about(name: str, kind: str, home: Path) -> dict[str, Any]:
+    """The notebook's metadata: the kernel without its version, and what it was built from."""
+    return {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": dict(LANGUAGE),
+        "diffusion_lab": {
+            "lesson": name,
+            "kind": kind,
+            "source": f"notebooks/source/{name}.py",
+            "source_sha256": _digest(source_text(name, home)),
+        },
+    }
+
+
+def _nbgrader(cell_type: str, body: str, label: str, points: int) -> dict[str, Any]:
+    """What nbgrader reads: solution cells (with a region) and graded cells (with a check)."""
+    base = {"schema_version": 3, "grade_id": label, "task": False, "cell_type": cell_type}
+    if cell_type == "code" and "BEGIN SOLUTION" in body:
+        return base | {"grade": False, "solution": True, "locked": False}
+    if cell_type == "code" and _CHECK.search(body):
+        return base | {"grade": True, "solution": False, "locked": True, "points": points}
+    return {}
+
+
+def _for_learner(body: str) -> str:
+    """A cell with each solution region replaced by its stub."""
+    body = _WRITTEN.sub("*Your answer here.*", body)
+    return _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
+
+
+def _for_teacher(body: str) -> str:
+    """A cell as the solution notebook shows it: no stub lines, checks with their hidden test."""
+    if "BEGIN SOLUTION" in body:
+        return _REGION.sub(lambda m: _without_stub(m[0]), body)
+    calls = _CHECK.findall(body)
+    if not calls:
+        return body
+    hidden = [f"check.{task}.hidden({given})" for task, given in calls]
+    return "\n".join([body, "### BEGIN HIDDEN TESTS", *hidden, "### END HIDDEN TESTS"])
+
+
+def _without_stub(region: str) -> str:
+    return region.split("### BEGIN STUB")[0].rstrip()
+
+
+def _stub(region: re.Match[str], after: str) -> str:
+    """What the learner finds instead of a region.
+
+    The commented lines of its STUB block, uncommented; else ``name = ...`` for each name that the
+    region sets and the notebook needs later; else ``...``.
+    """
+    indent = region["indent"]
+    if region["stub"] is not None:
+        lines = region["stub"].rstrip().split("\n")
+        return "\n".join(re.sub(r"^([ \t]*)# ?", r"\1", line) for line in lines)
+    given: list[str] = []
+    for node in ast.parse(textwrap.dedent(region["body"])).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            given += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            given.append(node.name)
+    needed = [n for n in dict.fromkeys(given) if not indent or re.search(rf"\b{n}\b", after)]
+    lines = [f"{indent}{n} = {STUB}" for n in needed] or [f"{indent}{STUB}"]
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------- running
+def execute(notebook: Any, *, at: str = "live", cwd: Path | None = None, timeout: int = 900) -> Any:
+    """Run a notebook in this environment's own kernel at a level, and tidy what it left.
+
+    ``cwd`` is where it runs: an empty temporary folder where none is given, since a lesson must
+    not depend on it. Raises ``nbclient.exceptions.CellExecutionError`` when a cell raises, and
+    ``nbclient.exceptions.CellTimeoutError`` when one takes more than ``timeout`` seconds.
+    """
+    from nbclient import NotebookClient
+
+    if at not in LEVELS:
+        raise unknown("level", at, LEVELS)
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    settings = {LEVEL_VARIABLE: at, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": path}
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    with tempfile.TemporaryDirectory() as empty:
+        client = NotebookClient(
+            notebook,
+            timeout=timeout,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(cwd or empty)}},
+        )
+        client.execute(env=os.environ | settings)
+    return tidy(notebook)
+
+
+def tidy(notebook: Any) -> Any:
+    """Make a run notebook fit to store: no times, no widget state, progress bars dropped.
+
+    Outputs and execution counts stay. Works in place and returns the notebook.
+    """
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = dict(LANGUAGE)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for key in ("execution", "scrolled", "collapsed", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        kept: list[Any] = []
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = _settle(output.text, bars=output.name == "stdout")
+                last = kept[-1] if kept else None
+                if last and last.output_type == "stream" and last.name == output.name:
+                    last.text += output.text
+                elif output.text.strip():
+                    kept.append(output)
+                continue
+            if output.output_type in ("display_data", "execute_result"):
+                widget = [kind for kind in _WIDGET if output.data.pop(kind, None) is not None]
+                if widget and not set(output.data) - {"text/plain"}:
+                    continue
+            kept.append(output)
+        cell.outputs = kept
+    return notebook
+
+
+def _settle(text: str, *, bars: bool) -> str:
+    """Text as a terminal would leave it; progress-bar lines only where ``bars`` is true."""
+    lines = [line.split("\r")[-1] or line.rstrip("\r").split("\r")[-1] for line in text.split("\n")]
+    return "\n".join(line for line in lines if bars or not _BAR.search(line))
+
+
+# ------------------------------------------------------------------------------------- building
+def build(
+    lesson: str | int, *, at: str = "live", home: Path | None = None, measure: bool = False
+) -> list[Path]:
+    """Convert, run and write both notebooks of a lesson; nothing is written if a cell raises.
+
+    ``measure`` writes the learner's running time to ``measured.json`` again (done by itself the
+    first time). Returns the two paths.
+    """
+    import nbformat
+
+    from diffusion_lab.files import write_atomically
+
+    home = home or folder()
+    name = resolve(lesson, home)
+    made = {}
+    for kind in KINDS:
+        notebook = convert(name, kind, home)
+        start = time.perf_counter()
+        made[kind] = execute(notebook, at=at)
+        seconds = time.perf_counter() - start
+        known = _measured(home)
+        if kind == "learner" and (measure or name not in known):
+            known[name] = {"seconds": round(seconds, 1), "cores": os.cpu_count(), "level": at}
+            text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
+            write_atomically(home / "measured.json", text.encode())
+    paths = []
+    for kind, notebook in made.items():
+        for fresh, cell in zip(convert(name, kind, home).cells, notebook.cells, strict=True):
+            cell.source = fresh.source  # the time may just have been measured
+        path = find(name, kind, home)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+        paths.append(path)
+    return paths
+
+
+def drift(lesson: str | int, home: Path | None = None) -> list[str]:
+    """Where the stored notebooks of a lesson differ from its source; empty when they agree."""
+    import nbformat
+
+    home = home or folder()
+    name = resolve(lesson, home)
+    found = []
+    for kind in KINDS:
+        path = find(name, kind, home)
+        if not path.is_file():
+            found.append(f"{kind}: {path.name} is not built")
+            continue
+        stored, fresh = nbformat.read(path, as_version=4), convert(name, kind, home)
+        where = f"{kind} {name}"
+        if stored.metadata != fresh.metadata:
+            found.append(f"{where}: built from another source (its hash or metadata differs)")
+        if len(stored.cells) != len(fresh.cells):
+            found.append(f"{where}: {len(stored.cells)} cells, the source has {len(fresh.cells)}")
+        for index, (old, new) in enumerate(zip(stored.cells, fresh.cells, strict=False)):
+            for key in ("id", "cell_type", "source", "metadata"):
+                if old[key] != new[key]:
+                    found.append(f"{where}: cell {index} ({new.metadata.name}): {key} differs")
+            if old.cell_type == "code" and old.execution_count is None:
+                found.append(f"{where}: cell {index} ({new.metadata.name}) was not run")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``build``, ``list`` the lessons; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion_lab.lessons", description=main.__doc__
+    )
+    parser.add_argument("action", choices=["build", "list"])
+    parser.add_argument("lesson", nargs="*", help="numbers or names; all where none is given")
+    parser.add_argument("--check", action="store_true", help="only report drift; status 1 if any")
+    parser.add_argument("--level", default="live", choices=LEVELS)
+    parser.add_argument("--measure", action="store_true", help="measure the running time again")
+    given = parser.parse_args(arguments)
+    status = 0
+    for name in [resolve(word) for word in given.lesson] or names():
+        if given.action == "list":
+            print(name)
+        elif given.check:
+            found = drift(name)
+            status |= bool(found)
+            print("\n".join(found) or f"{name}: agrees with its source")
+        else:
+            start = time.perf_counter()
+            build(name, at=given.level, measure=given.measure)
+            print(f"{name}: both notebooks built in {time.perf_counter() - start:.0f} s")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
