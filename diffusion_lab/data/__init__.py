@@ -1,11 +1,11 @@
 """Data sets behind one call: ``load("fashion")`` works offline, ``full=True`` is the whole set.
 
-=========  ==================================  ======================  =====================
-name       embedded (train + test)             full                    pictures
-=========  ==================================  ======================  =====================
-fashion    10,000 + 2,000 of Fashion-MNIST     60,000 + 10,000         (N, 1, 28, 28), 256 levels
-digits     1,500 + 297, from scikit-learn      the same                (N, 1, 8, 8), 17 levels
-=========  ==================================  ======================  =====================
+=======  =================================  ================  ==========================
+name     embedded, train + test             full=True         pictures
+=======  =================================  ================  ==========================
+fashion  10,000 + 2,000 of Fashion-MNIST    60,000 + 10,000   (N, 1, 28, 28), 256 levels
+digits   1,500 + 297, from scikit-learn     (only one size)   (N, 1, 8, 8), 17 levels
+=======  =================================  ================  ==========================
 
 The 2-D toys and exact mixtures are in :mod:`diffusion_lab.data.toys`.
 """
@@ -13,7 +13,9 @@ The 2-D toys and exact mixtures are in :mod:`diffusion_lab.data.toys`.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import numpy as np
@@ -198,9 +200,17 @@ def _go_on(root: Path) -> str:
 
 
 def _pair(error: Exception) -> str:
+    try:
+        wanted = [r for r in requires("torchvision") or () if re.match(r"torch\b(?!vision)", r)]
+        have = (
+            f"torchvision {version('torchvision')} wants {wanted[0] if wanted else 'its own torch'}"
+        )
+    except PackageNotFoundError:
+        have = "torchvision is not installed"
     return (
-        f"torchvision cannot be used with this torch {torch.__version__} ({error}). The two must "
-        "be one pair from one index: pip install --force-reinstall torch torchvision, or for CPU "
-        "only add --index-url https://download.pytorch.org/whl/cpu. The embedded subset, "
-        "load('fashion'), needs no torchvision."
+        f"the download needs torchvision, which cannot be imported ({error}): {have}, and torch is "
+        f"{torch.__version__}. The two must be one pair from one place, both with CUDA or both for "
+        "CPU only: install both in one command, 'pip install --force-reinstall torch torchvision' "
+        "(the course's tested pair is in constraints.txt). The embedded subset, load('fashion'), "
+        "needs no torchvision."
     )

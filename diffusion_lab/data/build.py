@@ -1,7 +1,7 @@
 """Makes the embedded data again, and prints its statistics.
 
 python -m diffusion_lab.data.build fashion --root DIR   data/fashion.npz from the four idx files
-python -m diffusion_lab.data.build stats                the numbers of data/README.md
+python -m diffusion_lab.data.build stats [--root DIR]   the numbers of data/README.md
 python -m diffusion_lab.data.build check                compares every file with data/index.json
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from diffusion_lab.data import CLASSES, FULL_FASHION, idx, load, store
 from diffusion_lab.errors import DataError
@@ -68,17 +69,18 @@ def _fashion(root: Path) -> None:
     print(f"wrote {file} ({entry['bytes']} bytes, sha256 {entry['sha256']})")
 
 
-def _stats() -> None:
-    for name in CLASSES:
-        for split in ("train", "test"):
-            data = load(name, split)
-            unit = (data.x.double() + 1) / 2
-            counts = data.labels.bincount(minlength=len(data.classes)).tolist()
-            print(f"{name} {split}: {len(data)} x {tuple(data.x.shape[1:])}, {data.levels} levels")
-            print(f"  pixels in [0, 1]: mean {unit.mean():.4f} std {unit.std(correction=0):.4f}")
-            print(f"  pixels in [-1, 1]: mean {data.x.double().mean():.4f} std {data.std:.4f}")
-            print(f"  pictures a class: {' '.join(map(str, counts))}")
-            print(f"  sha256 of the pixels: {data.hash}")
+def _stats(root: Path | None) -> None:
+    """The embedded sets, or with a root the whole of Fashion-MNIST there."""
+    sets = [(name, split) for name in CLASSES for split in ("train", "test")]
+    for name, split in sets if root is None else sets[:2]:
+        data = load(name, split, full=root is not None, root=root)
+        mean, std = data.x.mean(dtype=torch.float64).item(), data.std
+        counts = data.labels.bincount(minlength=len(data.classes)).tolist()
+        print(f"{name} {split}: {len(data)} x {tuple(data.x.shape[1:])}, {data.levels} levels")
+        print(f"  pixels in [0, 1]: mean {(mean + 1) / 2:.4f} std {std / 2:.4f}")
+        print(f"  pixels in [-1, 1]: mean {mean:.4f} std {std:.4f}")
+        print(f"  pictures a class: {' '.join(map(str, counts))}")
+        print(f"  sha256 of the pixels: {data.hash}")
 
 
 def _check() -> None:
@@ -97,9 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.what == "fashion" and options.root is None:
         parser.error("fashion needs --root DIR, the folder of the four idx files")
     try:
-        {"fashion": lambda: _fashion(options.root), "stats": _stats, "check": _check}[
-            options.what
-        ]()
+        if options.what == "fashion":
+            _fashion(options.root)
+        elif options.what == "stats":
+            _stats(options.root)
+        else:
+            _check()
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

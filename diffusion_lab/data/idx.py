@@ -49,8 +49,9 @@ def read_idx(file: Path) -> np.ndarray:
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DataError(f"{file} is not an idx file of uint8. Delete it and fetch it again.")
     start = 4 + 4 * data[3]
-    shape = tuple(int(size) for size in np.frombuffer(data[4:start], ">i4"))
-    if len(shape) != data[3] or len(data) != start + math.prod(shape):
+    sizes = (data[i : i + 4] for i in range(4, start, 4))
+    shape = tuple(int.from_bytes(size, "big") for size in sizes)
+    if len(data) != start + math.prod(shape):
         raise DataError(
             f"{file} is cut short or too long: {len(data)} bytes for the shape {shape}. "
             "Delete it and fetch it again."

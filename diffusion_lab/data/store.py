@@ -96,8 +96,9 @@ def _read(root: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         what = f"cannot read {root / 'index.json'}: {error}."
         raise DataError(f"{what} {_remedy(root, 'index.json')}") from error
-    if not isinstance(listed, dict):
-        what = f"{root / 'index.json'} must hold one JSON object, not {type(listed).__name__}."
+    entries = listed.values() if isinstance(listed, dict) else (listed,)
+    if not all(isinstance(entry, dict) and {"sha256", "bytes"} <= set(entry) for entry in entries):
+        what = f"{root / 'index.json'} must hold name -> {{sha256, bytes, ...}}."
         raise DataError(f"{what} {_remedy(root, 'index.json')}")
     return listed
 
@@ -107,7 +108,7 @@ def _unlisted(name: str, file: Path, listed: dict[str, Any]) -> str:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if file.is_file():
         hint += " The file is there: its recipe should enter it with data.store.register(...)."
-    return f"{name!r} is not listed in {file.parent.name}/index.json.{hint} " + (
+    return f"{name!r} is not listed in data/index.json.{hint} " + (
         f"Listed: {', '.join(sorted(listed)) or 'nothing'}."
     )
 
