@@ -182,12 +182,12 @@ def timeline_figure() -> Figure:
             axes.plot(
                 [x - 0.45], [level + 0.6], "o", markersize=4.5, color=_COLOURS[choice[row.family]]
             )
-            axes.text(x - 0.4, level + 0.6, row.name, size=7.6, va="center", color="#222222")
+            axes.text(x - 0.4, level + 0.6, row.name, size=7.4, va="center", color="#222222")
     for year, rows in years:
         places = [x for x, (one, _) in enumerate(columns) if one == year]
         left, right = places[0] - 0.48, places[-1] + 0.46
         middle, count = (left + right) / 2, f"{len(rows)} system" + "s" * (len(rows) > 1)
-        axes.plot([left, right], [-0.15, -0.15], color="#444444", linewidth=2.2)
+        axes.plot([left, right], [-0.15, -0.15], "-", marker="", color="#444444", linewidth=2.2)
         axes.text(middle, -0.45, str(year), ha="center", va="top", weight="bold", size=10)
         axes.text(middle, -1.5, count, ha="center", va="top", size=8, color="#444444")
     for name in _COLOURS:
