@@ -26,18 +26,17 @@ Commands: ``python -m diffusion_lab.lessons build [LESSON ...] [--check] [--leve
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import json
 import os
 import re
 import sys
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffusion_lab.cells import LANGUAGE, for_learner, for_teacher, nbgrader, tidy
 from diffusion_lab.errors import unknown
 
 __all__ = [
@@ -48,20 +47,12 @@ LEVELS = ("smoke", "live", "full")
 LEVEL_VARIABLE = "DIFFUSION_LAB_LEVEL"
 KINDS = ("learner", "solution")
 CHECKED = "nbval-check-output"
-STUB = "...  # your turn"
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
 PACKAGE = Path(__file__).resolve().parent
 T = TypeVar("T")
 
-_REGION = re.compile(
-    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<body>.*?)^[ \t]*### END SOLUTION[^\n]*"
-    r"(?:\n[ \t]*### BEGIN STUB[^\n]*\n(?P<stub>.*?)^[ \t]*### END STUB[^\n]*)?",
-    re.MULTILINE | re.DOTALL,
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from|import) (diffusion_lab[\w.]*)(?: import (\([^)]*\)|[^\n#]*))?", re.MULTILINE
 )
-_WRITTEN = re.compile(r"<!-- BEGIN SOLUTION -->.*?<!-- END SOLUTION -->", re.DOTALL)
-_CHECK = re.compile(r"^check\.(?P<task>\w+)\((?P<given>.*)\)[ \t]*;?[ \t]*$", re.MULTILINE)
-_BAR = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|\?it|it \[\d\d:\d\d")
-_WIDGET = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 
 
 # ------------------------------------------------------------------------------------- levels
@@ -171,12 +162,14 @@ def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) 
         body = cell.source.replace("{{time}}", measured_time(name, home))
         if len(re.findall("BEGIN SOLUTION", body)) != len(re.findall("END SOLUTION", body)):
             raise ValueError(f"{name}: cell {label!r} has a solution region without an end")
-        tags = sorted(cell.metadata.get("tags", []))
-        metadata: dict[str, Any] = {"name": label} | ({"tags": tags} if tags else {})
-        grading = _nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
-        if grading:
-            metadata["nbgrader"] = grading
-        body = _for_learner(body) if kind == "learner" else _for_teacher(body)
+        tags = set(cell.metadata.get("tags", []))
+        grading = nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
+        metadata: dict[str, Any] = {"name": label} | ({"nbgrader": grading} if grading else {})
+        if grading.get("grade"):
+            tags.add(CHECKED)  # what a check says is compared whenever the lesson is tested
+        if tags:
+            metadata["tags"] = sorted(tags)
+        body = for_learner(body) if kind == "learner" else for_teacher(body)
         make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
         done.append(make(body, id=_digest(f"{name}:{label}")[:12], metadata=metadata))
     return new_notebook(cells=done, metadata=_about(name, kind, home))
@@ -205,6 +198,25 @@ def _measured(home: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def imported(name: str, home: Path) -> str:
+    """A hash of the package's files that a lesson imports, and of the list of its data.
+
+    Stored with a built lesson, so that ``build`` without names makes again what has changed.
+    """
+    waiting, seen = [source_text(name, home)], {}
+    while waiting:
+        for word, names_ in _IMPORT.findall(waiting.pop()):
+            for part in [word, *(f"{word}.{n}" for n in re.findall(r"\w+", names_))]:
+                stem = PACKAGE.parent.joinpath(*part.split("."))
+                for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+                    if path.is_file() and path not in seen:
+                        seen[path] = path.read_text(encoding="utf-8")
+                        waiting.append(seen[path])
+    listed = [p / "index.json" for p in (PACKAGE / "_data", PACKAGE.parent / "data")]
+    texts = [seen[path] for path in sorted(seen)]
+    return _digest("\0".join(texts + [p.read_text() for p in listed if p.is_file()]))
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -221,59 +233,6 @@ def _about(name: str, kind: str, home: Path) -> dict[str, Any]:
             "source_sha256": _digest(source_text(name, home)),
         },
     }
-
-
-def _nbgrader(cell_type: str, body: str, label: str, points: int) -> dict[str, Any]:
-    """What nbgrader reads: solution cells (with a region) and graded cells (with a check)."""
-    base = {"schema_version": 3, "grade_id": label, "task": False, "cell_type": cell_type}
-    if cell_type == "code" and "BEGIN SOLUTION" in body:
-        return base | {"grade": False, "solution": True, "locked": False}
-    if cell_type == "code" and _CHECK.search(body):
-        return base | {"grade": True, "solution": False, "locked": True, "points": points}
-    return {}
-
-
-def _for_learner(body: str) -> str:
-    """A cell with each solution region replaced by its stub."""
-    body = _WRITTEN.sub("*Your answer here.*", body)
-    return _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
-
-
-def _for_teacher(body: str) -> str:
-    """A cell as the solution notebook shows it: no stub lines, checks with their hidden test."""
-    if "BEGIN SOLUTION" in body:
-        return _REGION.sub(lambda m: _without_stub(m[0]), body)
-    calls = _CHECK.findall(body)
-    if not calls:
-        return body
-    hidden = [f"check.{task}.hidden({given})" for task, given in calls]
-    return "\n".join([body, "### BEGIN HIDDEN TESTS", *hidden, "### END HIDDEN TESTS"])
-
-
-def _without_stub(region: str) -> str:
-    return region.split("### BEGIN STUB")[0].rstrip()
-
-
-def _stub(region: re.Match[str], after: str) -> str:
-    """What the learner finds instead of a region.
-
-    The commented lines of its STUB block, uncommented; else ``name = ...`` for each name that the
-    region sets and the notebook needs later; else ``...``.
-    """
-    indent = region["indent"]
-    if region["stub"] is not None:
-        lines = region["stub"].rstrip().split("\n")
-        return "\n".join(re.sub(r"^([ \t]*)# ?", r"\1", line) for line in lines)
-    given: list[str] = []
-    for node in ast.parse(textwrap.dedent(region["body"])).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            given += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            given.append(node.name)
-    needed = [n for n in dict.fromkeys(given) if not indent or re.search(rf"\b{n}\b", after)]
-    lines = [f"{indent}{n} = {STUB}" for n in needed] or [f"{indent}{STUB}"]
-    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------- running
@@ -303,43 +262,6 @@ def execute(notebook: Any, *, at: str = "live", cwd: Path | None = None, timeout
     return tidy(notebook)
 
 
-def tidy(notebook: Any) -> Any:
-    """Make a run notebook fit to store: no times, no widget state, progress bars dropped.
-
-    Outputs and execution counts stay. Works in place and returns the notebook.
-    """
-    notebook.metadata.pop("widgets", None)
-    notebook.metadata["language_info"] = dict(LANGUAGE)
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        for key in ("execution", "scrolled", "collapsed", "ExecuteTime"):
-            cell.metadata.pop(key, None)
-        kept: list[Any] = []
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                output.text = _settle(output.text, bars=output.name == "stdout")
-                last = kept[-1] if kept else None
-                if last and last.output_type == "stream" and last.name == output.name:
-                    last.text += output.text
-                elif output.text.strip():
-                    kept.append(output)
-                continue
-            if output.output_type in ("display_data", "execute_result"):
-                widget = [kind for kind in _WIDGET if output.data.pop(kind, None) is not None]
-                if widget and not set(output.data) - {"text/plain"}:
-                    continue
-            kept.append(output)
-        cell.outputs = kept
-    return notebook
-
-
-def _settle(text: str, *, bars: bool) -> str:
-    """Text as a terminal would leave it; progress-bar lines only where ``bars`` is true."""
-    lines = [line.split("\r")[-1] or line.rstrip("\r").split("\r")[-1] for line in text.split("\n")]
-    return "\n".join(line for line in lines if bars or not _BAR.search(line))
-
-
 # ------------------------------------------------------------------------------------- building
 def build(
     lesson: str | int, *, at: str = "live", home: Path | None = None, measure: bool = False
@@ -362,7 +284,8 @@ def build(
         made[kind] = execute(notebook, at=at)
         seconds = time.perf_counter() - start
         known = _measured(home)
-        if kind == "learner" and (measure or name not in known):
+        made[kind].metadata.diffusion_lab["imports_sha256"] = imported(name, home)
+        if kind == "learner" and at == "live" and (measure or name not in known):
             known[name] = {"seconds": round(seconds, 1), "cores": os.cpu_count(), "level": at}
             text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
             write_atomically(home / "measured.json", text.encode())
@@ -391,6 +314,7 @@ def drift(lesson: str | int, home: Path | None = None) -> list[str]:
             continue
         stored, fresh = nbformat.read(path, as_version=4), convert(name, kind, home)
         where = f"{kind} {name}"
+        stored.metadata.get("diffusion_lab", {}).pop("imports_sha256", None)
         if stored.metadata != fresh.metadata:
             found.append(f"{where}: built from another source (its hash or metadata differs)")
         if len(stored.cells) != len(fresh.cells):
@@ -404,14 +328,27 @@ def drift(lesson: str | int, home: Path | None = None) -> list[str]:
     return found
 
 
+def stale(lesson: str | int, home: Path | None = None) -> bool:
+    """Whether a lesson's source, or what it imports, has changed since it was built."""
+    home = home or folder()
+    name = resolve(lesson, home)
+    if drift(name, home):
+        return True
+    built = json.loads(find(name, home=home).read_text(encoding="utf-8"))["metadata"]
+    return built["diffusion_lab"].get("imports_sha256") != imported(name, home)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """``build``, ``list`` the lessons; returns the exit status."""
+    """Build or list the lessons; ``build`` without names builds those that have changed."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion_lab.lessons", description=main.__doc__
     )
     parser.add_argument("action", choices=["build", "list"])
-    parser.add_argument("lesson", nargs="*", help="numbers or names; all where none is given")
+    parser.add_argument(
+        "lesson", nargs="*", help="numbers or names; all that changed where none is given"
+    )
     parser.add_argument("--check", action="store_true", help="only report drift; status 1 if any")
+    parser.add_argument("--all", action="store_true", help="build unchanged lessons too")
     parser.add_argument("--level", default="live", choices=LEVELS)
     parser.add_argument("--measure", action="store_true", help="measure the running time again")
     given = parser.parse_args(arguments)
@@ -423,6 +360,8 @@ def main(arguments: list[str] | None = None) -> int:
             found = drift(name)
             status |= bool(found)
             print("\n".join(found) or f"{name}: agrees with its source")
+        elif not (given.lesson or given.all or stale(name)):
+            print(f"{name}: nothing has changed")
         else:
             start = time.perf_counter()
             build(name, at=given.level, measure=given.measure)

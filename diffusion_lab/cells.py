@@ -1,0 +1,122 @@
+"""The cells of a lesson: what learner, teacher and nbgrader see of them, and what is stored.
+
+``lessons`` builds the notebooks; this file turns the text of one cell into another, and removes
+from a notebook that has run what must not be stored.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from typing import Any
+
+__all__ = ["LANGUAGE", "checks_in", "for_learner", "for_teacher", "nbgrader", "tidy"]
+
+STUB = "...  # your turn"
+LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
+
+_REGION = re.compile(
+    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<body>.*?)^[ \t]*### END SOLUTION[^\n]*"
+    r"(?:\n[ \t]*### BEGIN STUB[^\n]*\n(?P<stub>.*?)^[ \t]*### END STUB[^\n]*)?",
+    re.MULTILINE | re.DOTALL,
+)
+_WRITTEN = re.compile(r"<!-- BEGIN SOLUTION -->.*?<!-- END SOLUTION -->", re.DOTALL)
+_CHECK = re.compile(r"^check\.(?P<task>\w+)\((?P<given>.*)\)[ \t]*;?[ \t]*$", re.MULTILINE)
+_BAR = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|\?it|it \[\d\d:\d\d")
+_WIDGET = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
+
+
+def checks_in(body: str) -> list[tuple[str, str]]:
+    """The checks that a cell calls, as (name, what is given): lines ``check.NAME(GIVEN)``."""
+    return _CHECK.findall(body)
+
+
+def nbgrader(cell_type: str, body: str, label: str, points: int) -> dict[str, Any]:
+    """What nbgrader reads: solution cells (with a region) and graded cells (with a check)."""
+    base = {"schema_version": 3, "grade_id": label, "task": False, "cell_type": cell_type}
+    if cell_type == "code" and "BEGIN SOLUTION" in body:
+        return base | {"grade": False, "solution": True, "locked": False}
+    if cell_type == "code" and checks_in(body):
+        return base | {"grade": True, "solution": False, "locked": True, "points": points}
+    return {}
+
+
+def for_learner(body: str) -> str:
+    """A cell with each solution region replaced by its stub."""
+    body = _WRITTEN.sub("*Your answer here.*", body)
+    return _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
+
+
+def for_teacher(body: str) -> str:
+    """A cell as the solution notebook shows it: no stub lines, checks with their hidden test."""
+    if "BEGIN SOLUTION" in body:
+        return _REGION.sub(lambda m: _without_stub(m[0]), body)
+    calls = checks_in(body)
+    if not calls:
+        return body
+    hidden = [f"check.{task}.hidden({given})" for task, given in calls]
+    return "\n".join([body, "### BEGIN HIDDEN TESTS", *hidden, "### END HIDDEN TESTS"])
+
+
+def _without_stub(region: str) -> str:
+    return region.split("### BEGIN STUB")[0].rstrip()
+
+
+def _stub(region: re.Match[str], after: str) -> str:
+    """What the learner finds instead of a region.
+
+    The commented lines of its STUB block, uncommented; else ``name = ...`` for each name that the
+    region sets and the notebook needs later; else ``...``.
+    """
+    indent = region["indent"]
+    if region["stub"] is not None:
+        lines = region["stub"].rstrip().split("\n")
+        return "\n".join(re.sub(r"^([ \t]*)# ?", r"\1", line) for line in lines)
+    given: list[str] = []
+    for node in ast.parse(textwrap.dedent(region["body"])).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            given += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            given.append(node.name)
+    needed = [n for n in dict.fromkeys(given) if not indent or re.search(rf"\b{n}\b", after)]
+    lines = [f"{indent}{n} = {STUB}" for n in needed] or [f"{indent}{STUB}"]
+    return "\n".join(lines)
+
+
+def tidy(notebook: Any) -> Any:
+    """Make a run notebook fit to store: no times, no widget state, progress bars dropped.
+
+    Outputs and execution counts stay. Works in place and returns the notebook.
+    """
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = dict(LANGUAGE)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for key in ("execution", "scrolled", "collapsed", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        kept: list[Any] = []
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = _settle(output.text, bars=output.name == "stdout")
+                last = kept[-1] if kept else None
+                if last and last.output_type == "stream" and last.name == output.name:
+                    last.text += output.text
+                elif output.text.strip():
+                    kept.append(output)
+                continue
+            if output.output_type in ("display_data", "execute_result"):
+                widget = [kind for kind in _WIDGET if output.data.pop(kind, None) is not None]
+                if widget and not set(output.data) - {"text/plain"}:
+                    continue
+            kept.append(output)
+        cell.outputs = kept
+    return notebook
+
+
+def _settle(text: str, *, bars: bool) -> str:
+    """Text as a terminal would leave it; progress-bar lines only where ``bars`` is true."""
+    lines = [line.split("\r")[-1] or line.rstrip("\r").split("\r")[-1] for line in text.split("\n")]
+    return "\n".join(line for line in lines if bars or not _BAR.search(line))
