@@ -1,0 +1,137 @@
+"""Checkpoints: weights as safetensors, with everything needed to use them in the header.
+
+No pickle is ever read. A file is written whole or not at all, and says what it is: network,
+schedule, kind of prediction, range of lambda seen in training, data set and its hash, recipe, cost
+and measured quality. Shipped files are checked against the sha256 in ``data/index.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab import nets, schedules
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import device as best_device
+from diffusion_lab.errors import CheckpointError, unknown
+from diffusion_lab.files import write_atomically
+
+__all__ = ["info", "load", "load_tensors", "save", "save_tensors", "shipped"]
+
+FORMAT = "diffusion-lab-1"
+
+
+# ---- tensors and a header -----------------------------------------------------------------------
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and a JSON header to one safetensors file, whole or not at all."""
+    from safetensors.torch import save as to_bytes
+
+    header = {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}
+    flat = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
+    write_atomically(Path(path), to_bytes(flat, metadata=header))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file of ``save_tensors``; CheckpointError if it is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            header = f.metadata() or {}
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        if header.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path} is a safetensors file but not one of this course "
+                f"(format {header.get('format')!r}, expected {FORMAT!r})"
+            )
+        return tensors, json.loads(header["about"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged and cannot be read ({error}): restore it, or train it again"
+        ) from error
+
+
+# ---- models -------------------------------------------------------------------------------------
+def save(path: str | Path, model: nn.Module, about: dict[str, Any]) -> None:
+    """Save a NetDenoiser or a plain network. ``about`` holds at least net = {name, **arguments}.
+
+    For a denoiser the schedule, kind, sd, shape, classes, lambda range and learned variance are
+    taken from it.
+    """
+    if isinstance(model, NetDenoiser):
+        about = about | {
+            "denoiser": {
+                "schedule": model.schedule.spec(),
+                "kind": model.kind,
+                "sd": model.sd,
+                "shape": model.shape,
+                "num_classes": model.num_classes,
+                "lam_range": model.lam_range,
+                "learned_var": model.learned_var,
+            }
+        }
+        model = model.net
+    save_tensors(path, dict(model.state_dict()), about)
+
+
+def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
+    """A shipped model by name (``load("fashion")``), or any checkpoint by path, ready to use.
+
+    Returns a NetDenoiser (or a Classifier) in eval mode without gradients, on ``device`` (by
+    default the best there is), with ``.about`` holding the header.
+    Raises CheckpointError for a missing, damaged or mismatched file, ValueError for a name that is
+    not shipped (the near match is suggested).
+    """
+    tensors, about = load_tensors(find(name))
+    spec = dict(about["net"])
+    net = nets.make(spec.pop("name"), **spec)
+    expected, given = net.state_dict(), tensors
+    wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
+    extra = [k for k in given if k not in expected]
+    if wrong or extra:
+        raise CheckpointError(
+            f"the weights in {name} do not fit the network {about['net']}: "
+            f"missing or of another shape {wrong[:3]}, not in the network {extra[:3]}"
+        )
+    net.load_state_dict(given)
+    model: nn.Module = net
+    if "denoiser" in about:
+        d = dict(about["denoiser"])
+        for key in ("shape", "lam_range"):
+            d[key] = None if d[key] is None else tuple(d[key])
+        model = NetDenoiser(net, schedules.make(**d.pop("schedule")), d.pop("kind"), **d)
+    model = model.eval().requires_grad_(False).to(device or best_device())
+    model.to(memory_format=torch.channels_last)  # convolutions run faster so
+    model.about = about
+    return model
+
+
+def find(name: str | Path) -> Path:
+    """The file of a shipped name, or the path itself if it looks like one."""
+    if isinstance(name, Path) or "/" in str(name) or str(name).endswith(".safetensors"):
+        return Path(name)
+    from diffusion_lab.data import store
+
+    if name not in shipped():
+        raise unknown("model", name, shipped())
+    return store.path(f"checkpoints/{name}.safetensors")
+
+
+def info(name: str | Path) -> dict[str, Any]:
+    """The header of a checkpoint: recipe, seed, steps, seconds, machine, metric, ..."""
+    return load_tensors(find(name))[1]
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with the course."""
+    from diffusion_lab.data import store
+
+    head, tail = "checkpoints/", ".safetensors"
+    return sorted(k[len(head) : -len(tail)] for k in store.index() if k.startswith(head) and k.endswith(tail))

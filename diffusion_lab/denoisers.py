@@ -1,0 +1,320 @@
+"""Denoisers: what a network (or a formula) says about the clean picture, and how to read it.
+
+A denoiser is a function ``(x_t, t, **condition) -> Prediction``. Whatever was predicted, it is one
+straight line in the output,
+
+    x_0 = a x_t + b out,
+
+and the kind of output is nothing but the pair (a, b):
+
+    x0:     a = 0                                 b = 1
+    eps:    a = 1/alpha                           b = -sigma/alpha
+    v:      a = alpha/(alpha^2 + sigma^2)         b = -sigma/(alpha^2 + sigma^2)
+    score:  a = 1/alpha                           b = sigma^2/alpha
+    edm:    a = alpha sd^2/(alpha^2 sd^2 + sigma^2)  b = sigma sd/sqrt(alpha^2 sd^2 + sigma^2)
+
+where v = alpha eps - sigma x_0 (Salimans & Ho 2022) and sd is the data's standard deviation
+(Karras et al. 2022, 2206.00364, here for any alpha). From x_0 everything else follows:
+
+    eps = (x_t - alpha x_0)/sigma,   v = alpha eps - sigma x_0,   score = -eps/sigma.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.errors import unknown
+from diffusion_lab.schedules import Schedule, Time
+
+__all__ = ["KINDS", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "affine", "expand"]
+
+KINDS = ("x0", "eps", "v", "score", "edm")
+Number = float | Tensor  # a coefficient: one for all pictures, or (B, 1, 1, 1)
+
+
+def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Number, Number]:
+    """(a, b) of x_0 = a x_t + b out. Raises ValueError for eps and score where alpha = 0."""
+    if kind == "x0":
+        return 0.0, 1.0
+    if kind in ("eps", "score"):
+        if not isinstance(alpha, Tensor) and alpha == 0:
+            raise ValueError(
+                f"a prediction of {kind} says nothing about x_0 where alpha = 0 "
+                "(zero terminal SNR): use a denoiser that predicts v, x0 or edm"
+            )
+        return 1 / alpha, (-sigma if kind == "eps" else sigma * sigma) / alpha
+    if kind == "v":
+        size = alpha * alpha + sigma * sigma
+        return alpha / size, -sigma / size
+    if kind == "edm":
+        size = alpha * alpha * sd * sd + sigma * sigma
+        return alpha * sd * sd / size, sigma * sd / size**0.5
+    raise unknown("kind of prediction", kind, KINDS)
+
+
+def expand(value: Number, like: Tensor) -> Number:
+    """A (B,) tensor of coefficients as (B, 1, ..., 1) in the dtype of ``like``; floats pass."""
+    if isinstance(value, Tensor):
+        return value.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+    return value
+
+
+class Prediction:
+    """One answer of a denoiser at x_t, readable as ``.x0 .eps .v .score`` (computed when asked).
+
+    ``alpha`` and ``sigma`` are floats, or tensors that broadcast against ``x_t``. ``var`` is an
+    optional learned interpolation weight of the log variance (2102.09672), in [0, 1] as a rule.
+    """
+
+    __slots__ = ("_x0", "a", "alpha", "b", "kind", "out", "sigma", "var", "x_t")
+
+    def __init__(
+        self,
+        x_t: Tensor,
+        alpha: Number,
+        sigma: Number,
+        out: Tensor,
+        kind: str,
+        *,
+        ab: tuple[Number, Number] | None = None,
+        var: Tensor | None = None,
+    ) -> None:
+        self.x_t, self.alpha, self.sigma, self.out, self.kind = x_t, alpha, sigma, out, kind
+        self.a, self.b = affine(kind, alpha, sigma) if ab is None else ab
+        self.var = var
+        self._x0: Tensor | None = None
+
+    def mix(self, cx: Number, c0: Number) -> Tensor:
+        """cx x_t + c0 x_0 in two operations, straight from the network's output."""
+        if isinstance(cx, Tensor) or isinstance(c0, Tensor) or isinstance(self.a, Tensor):
+            return (cx + c0 * self.a) * self.x_t + (c0 * self.b) * self.out
+        k = cx + c0 * self.a
+        if k == 0.0:
+            return self.out * (c0 * self.b)
+        return torch.add(self.x_t * k, self.out, alpha=c0 * self.b)
+
+    @property
+    def x0(self) -> Tensor:
+        """The predicted clean datum E[x_0 | x_t]."""
+        if self._x0 is None:
+            self._x0 = self.out if self.kind == "x0" else self.mix(0.0, 1.0)
+        return self._x0
+
+    @property
+    def eps(self) -> Tensor:
+        """The predicted noise."""
+        if self.kind == "eps":
+            return self.out
+        return self.mix(1 / self._noise(), -self.alpha / self._noise())
+
+    @property
+    def v(self) -> Tensor:
+        """alpha eps - sigma x_0."""
+        if self.kind == "v":
+            return self.out
+        ratio = self.alpha / self._noise()
+        return self.mix(ratio, -(ratio * self.alpha + self.sigma))
+
+    @property
+    def score(self) -> Tensor:
+        """grad log p_t(x_t) = (alpha x_0 - x_t) / sigma^2."""
+        if self.kind == "score":
+            return self.out
+        var = self._noise() * self._noise()
+        return self.mix(-1 / var, self.alpha / var)
+
+    @property
+    def lam(self) -> Number:
+        """log(alpha / sigma) of the noise level asked about."""
+        if isinstance(self.alpha, Tensor):
+            return (self.alpha / self.sigma).log()
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    def _noise(self) -> Number:
+        if not isinstance(self.sigma, Tensor) and self.sigma == 0:
+            raise ValueError("at sigma = 0 there is no noise to read: eps, v and score need t > 0")
+        return self.sigma
+
+    def with_x0(self, x0: Tensor) -> Prediction:
+        """The same question answered with another x_0; eps, v and score follow it."""
+        return Prediction(self.x_t, self.alpha, self.sigma, x0, "x0", var=self.var)
+
+    def with_out(self, out: Tensor) -> Prediction:
+        """The same reading of another output (used by guidance)."""
+        return Prediction(
+            self.x_t, self.alpha, self.sigma, out, self.kind, ab=(self.a, self.b), var=self.var
+        )
+
+    def clip(self, low: float = -1.0, high: float = 1.0) -> Prediction:
+        """x_0 clamped to the range of the data, with eps recomputed from it."""
+        return self.with_x0(self.x0.clamp(low, high))
+
+
+class Denoiser(nn.Module):
+    """Anything that answers ``(x_t, t, **condition) -> Prediction`` on a schedule.
+
+    ``nfe`` is the number of network evaluations that one call costs (2 with guidance, 0 for a
+    formula that stands in for no network would be a lie: exact denoisers count 1).
+    """
+
+    nfe: int = 1
+    lam_range: tuple[float, float] | None = None
+    num_classes: int | None = None
+    shape: tuple[int, ...] | None = None  # of one datum, without the batch
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def on(self, schedule: Schedule) -> Denoiser:
+        """The same denoiser for x_t of another schedule, asked where lambda is equal."""
+        return self if schedule == self.schedule else OnSchedule(self, schedule)
+
+    def levels(self, t: Time, like: Tensor) -> tuple[Number, Number]:
+        """(alpha, sigma) at t, ready to multiply ``like``."""
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        if isinstance(t, Tensor):
+            if t.ndim != 1 or len(t) not in (1, len(like)):
+                raise ValueError(
+                    f"t must be a float or a tensor of shape ({len(like)},), one time for each "
+                    f"picture; got shape {tuple(t.shape)}"
+                )
+            return expand(alpha, like), expand(sigma, like)
+        return alpha, sigma
+
+
+class OnSchedule(Denoiser):
+    """A denoiser asked on a schedule that it does not live on (same lambda, rescaled x).
+
+    With t' = t_A(lambda_B(t)) and r = alpha_A(t') / alpha_B(t), the point x_B r is distributed as
+    x_A at t', and x_0 = a x_A + b out = (a r) x_B + b out.
+    """
+
+    def __init__(self, inner: Denoiser, schedule: Schedule) -> None:
+        super().__init__(schedule)
+        self.inner = inner
+        self.nfe, self.lam_range = inner.nfe, inner.lam_range
+        self.num_classes, self.shape = inner.num_classes, inner.shape
+
+    def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
+        alpha, sigma = self.levels(t, x_t)
+        t_inner = self.inner.schedule.t_of_lam(self.schedule.lam(t))
+        alpha_in, _ = self.inner.levels(t_inner, x_t)
+        r = alpha_in / alpha
+        p = self.inner(x_t * r, t_inner, **condition)
+        return Prediction(x_t, alpha, sigma, p.out, p.kind, ab=(p.a * r, p.b), var=p.var)
+
+
+class NetDenoiser(Denoiser):
+    """A network read as ``kind``, with inputs scaled to unit size.
+
+    The network is called as ``net(x, lam, label)`` with x = x_t / sqrt(alpha^2 sd^2 + sigma^2)
+    (EDM's c_in; exactly x_t for a VP schedule with sd = 1), lam of shape (1,) or (B,) and label
+    (B,) or None, and returns (B, C, H, W), or (B, 2C, H, W) with ``learned_var``.
+
+    Args:
+        net: the network.
+        schedule: the schedule it is asked on.
+        kind: what its output means, one of ``KINDS``.
+        sd: standard deviation of the data in its own units ([-1, 1] for pictures).
+        shape: shape of one datum, checked at each call; None accepts any.
+        num_classes: with classes, labels 0..num_classes-1; ``num_classes`` itself is 'no class'.
+        lam_range: (lowest, highest) lambda seen in training; asking outside raises ValueError.
+        learned_var: the second half of the output is the variance weight of 2102.09672.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        kind: str = "edm",
+        *,
+        sd: float = 1.0,
+        shape: tuple[int, ...] | None = None,
+        num_classes: int | None = None,
+        lam_range: tuple[float, float] | None = None,
+        learned_var: bool = False,
+    ) -> None:
+        super().__init__(schedule)
+        if kind not in KINDS:
+            raise unknown("kind of prediction", kind, KINDS)
+        if not sd > 0:
+            raise ValueError(f"the standard deviation of the data must be > 0; got {sd}")
+        self.net, self.kind, self.sd = net, kind, sd
+        self.shape, self.num_classes = shape, num_classes
+        self.lam_range, self.learned_var = lam_range, learned_var
+        self._null: Tensor | None = None
+
+    def on(self, schedule: Schedule) -> Denoiser:
+        if self.kind != "edm":
+            return super().on(schedule)
+        return NetDenoiser(  # the edm reading is the same line on every schedule
+            self.net, schedule, "edm", sd=self.sd, shape=self.shape, num_classes=self.num_classes,
+            lam_range=self.lam_range, learned_var=self.learned_var,
+        )  # fmt: skip
+
+    def forward(self, x_t: Tensor, t: Time, *, label: Tensor | None = None) -> Prediction:
+        if self.shape is not None and tuple(x_t.shape[1:]) != self.shape:
+            raise ValueError(
+                f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
+                f"got {tuple(x_t.shape)}"
+            )
+        alpha, sigma = self.levels(t, x_t)
+        lam = self._lam(t, alpha, sigma, x_t)
+        size = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** 0.5
+        scaled = x_t if not isinstance(size, Tensor) and abs(size - 1) < 1e-7 else x_t / size
+        if self.num_classes is not None:
+            out = self.net(scaled, lam, self._label(label, x_t))
+        elif label is not None:
+            raise ValueError("this denoiser was trained without classes: call it without a label")
+        else:
+            out = self.net(scaled, lam)
+        var = None
+        if self.learned_var:
+            out, u = out.chunk(2, dim=1)
+            var = (u + 1) / 2
+        ab = affine(self.kind, alpha, sigma, self.sd)
+        return Prediction(x_t, alpha, sigma, out, self.kind, ab=ab, var=var)
+
+    def _lam(self, t: Time, alpha: Number, sigma: Number, x_t: Tensor) -> Tensor:
+        """lambda as a (1,) or (B,) tensor, checked against the range seen in training."""
+        if isinstance(alpha, Tensor):
+            lam = (alpha / sigma).log().reshape(-1).to(x_t.dtype)
+            ends = (lam.min().item(), lam.max().item()) if x_t.device.type == "cpu" else ()
+        else:
+            value = math.log(alpha / sigma) if alpha > 0 and sigma > 0 else (
+                math.inf if sigma == 0 else -math.inf
+            )  # fmt: skip
+            if not math.isfinite(value) and self.lam_range is not None:
+                # zero terminal SNR: the network saw this end as its lowest lambda
+                value = self.lam_range[0] if value < 0 else value
+            lam = torch.full((1,), value, dtype=x_t.dtype, device=x_t.device)
+            ends = (value,)
+        if self.lam_range is not None:
+            low, high = self.lam_range
+            for end in ends:
+                if not low - 1e-3 <= end <= high + 1e-3:
+                    raise ValueError(
+                        f"this network was trained for lambda in [{low:.3g}, {high:.3g}] and was "
+                        f"asked at {end:.3g} (t = {t if not isinstance(t, Tensor) else '...'}): "
+                        "lay the time grid with lam_range=denoiser.lam_range"
+                    )
+        return lam
+
+    def _label(self, label: Tensor | None, x_t: Tensor) -> Tensor:
+        if label is None:
+            if self._null is None or self._null.shape[0] != len(x_t):
+                self._null = torch.full((len(x_t),), self.num_classes, device=x_t.device)
+            return self._null
+        if label.dtype != torch.int64 or label.shape != (len(x_t),):
+            raise ValueError(
+                f"label must be int64 of shape ({len(x_t)},); "
+                f"got {label.dtype} of shape {tuple(label.shape)}"
+            )
+        return label

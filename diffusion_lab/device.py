@@ -1,0 +1,39 @@
+"""The one place where device, precision and random numbers are chosen."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+__all__ = ["device", "generator", "randn"]
+
+
+def device() -> torch.device:
+    """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it."""
+    name = os.environ.get("DIFFUSION_LAB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def generator(*seed: int) -> torch.Generator:
+    """A CPU generator for one purpose: ``generator(seed)`` or ``generator(seed, step, ...)``.
+
+    Several numbers are mixed into one seed, so that the noise of training step 7 can be drawn
+    without drawing that of steps 1 to 6 (resuming and several processes rest on this).
+    """
+    if not seed:
+        raise ValueError("give at least one seed")
+    mixed = 0
+    for number in seed:  # the finaliser of splitmix64, once for each number
+        mixed = (mixed + int(number) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return torch.Generator().manual_seed(mixed if len(seed) > 1 else int(seed[0]))
+
+
+def randn(shape: tuple[int, ...], gen: torch.Generator, like: Tensor | None = None) -> Tensor:
+    """Standard normal numbers drawn on the CPU (the same on every machine), then moved."""
+    noise = torch.randn(shape, generator=gen)
+    return noise if like is None else noise.to(like.device, like.dtype)

@@ -1,0 +1,209 @@
+"""Exact answers: data whose optimal denoiser is a formula.
+
+For a Gaussian mixture sum_k w_k N(m_k, S_k) the noised density is again a mixture,
+
+    p_t(x) = sum_k w_k N(x; alpha m_k, C_k),      C_k = alpha^2 S_k + sigma^2 I,
+
+with responsibilities r_k(x) proportional to w_k N(x; alpha m_k, C_k), so that
+
+    score(x)     = -sum_k r_k C_k^{-1} (x - alpha m_k)
+    E[x_0 | x]   = sum_k r_k [m_k + alpha S_k C_k^{-1} (x - alpha m_k)].
+
+For a finite data set (all S_k = 0) this is the ideal denoiser of the training set. Each has the
+interface of a network, so every sampler can be proved right before a network is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.schedules import Schedule, Time
+
+__all__ = ["ExactDenoiser", "FiniteData", "Gaussian", "GaussianMixture"]
+
+
+class ExactDenoiser(Denoiser):
+    """A formula ``x0(x_t, alpha, sigma, label) -> E[x_0 | x_t]`` with the interface of a network."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        x0: Callable[[Tensor, Any, Any, Tensor | None], Tensor],
+        *,
+        num_classes: int | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(schedule)
+        self.formula, self.num_classes, self.shape = x0, num_classes, shape
+
+    def forward(self, x_t: Tensor, t: Time, *, label: Tensor | None = None) -> Prediction:
+        if self.shape is not None and tuple(x_t.shape[1:]) != self.shape:
+            raise ValueError(f"x_t must have shape (B, {self.shape}); got {tuple(x_t.shape)}")
+        alpha, sigma = self.levels(t, x_t)
+        return Prediction(x_t, alpha, sigma, self.formula(x_t, alpha, sigma, label), "x0")
+
+
+class GaussianMixture:
+    """sum_k w_k N(m_k, S_k) in D dimensions, float64.
+
+    Args:
+        weights: (K,), positive, summing to 1 (normalised here).
+        means: (K, D).
+        covs: (K, D, D), symmetric and positive semi-definite.
+    """
+
+    def __init__(self, weights: Any, means: Any, covs: Any) -> None:
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.means = torch.as_tensor(means, dtype=torch.float64)
+        self.covs = torch.as_tensor(covs, dtype=torch.float64)
+        k, d = self.means.shape if self.means.ndim == 2 else (-1, -1)
+        if self.weights.shape != (k,) or self.covs.shape != (k, d, d):
+            raise ValueError(
+                "need weights (K,), means (K, D), covs (K, D, D); got "
+                f"{tuple(self.weights.shape)}, {tuple(self.means.shape)}, {tuple(self.covs.shape)}"
+            )
+        if not (self.weights > 0).all():
+            raise ValueError("the weights of a mixture must be positive")
+        self.weights = self.weights / self.weights.sum()
+        # S_k = U diag(e) U^T, so that C_k has the same U at every noise level
+        self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.covs)
+        if not (self.eigenvalues > -1e-10).all():
+            raise ValueError("the covariances of a mixture must be positive semi-definite")
+        self.eigenvalues = self.eigenvalues.clamp(min=0)
+        self.dim = d
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n exact draws, (n, D) float64."""
+        return self.sample_labelled(n, generator)[0]
+
+    def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n exact draws (n, D) and the component each came from (n,)."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        z = z * self.eigenvalues[k].sqrt()
+        return self.means[k] + torch.einsum("nij,nj->ni", self.eigenvectors[k], z), k
+
+    def _parts(self, x: Tensor, alpha: Any, sigma: Any, label: Tensor | None = None) -> Any:
+        """In each component's eigenbasis: (log of weight times density, offset, variance).
+
+        Shapes (B, K), (B, K, D), (B or 1, K, D).
+        """
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x must have shape (B, {self.dim}); got {tuple(x.shape)}")
+        x = x.double()
+        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1)
+                        for c in (alpha, sigma))  # fmt: skip
+        gap = x[:, None] - alpha * self.means  # (B, K, D)
+        gap = torch.einsum("kji,bkj->bki", self.eigenvectors, gap)
+        var = alpha**2 * self.eigenvalues + sigma**2
+        log_n = -0.5 * (gap**2 / var + var.log() + math.log(2 * math.pi)).sum(-1)
+        log_w = self.weights.log().expand_as(log_n)
+        if label is not None:
+            chosen = torch.arange(len(self.weights)) == label[:, None]
+            anyone = (label < 0) | (label >= len(self.weights))
+            log_w = torch.where(chosen | anyone[:, None], log_w, -torch.inf)
+        return log_w + log_n, gap, var
+
+    def log_prob(self, x: Tensor, alpha: Any = 1.0, sigma: Any = 0.0) -> Tensor:
+        """log p_t(x) in nats, (B,) float64; by default the density of the data."""
+        return self._parts(x, alpha, sigma)[0].logsumexp(-1)
+
+    def responsibilities(self, x: Tensor, alpha: Any = 1.0, sigma: Any = 0.0) -> Tensor:
+        """P(component k | x_t = x), (B, K)."""
+        return self._parts(x, alpha, sigma)[0].softmax(-1)
+
+    def score(self, x: Tensor, alpha: Any = 1.0, sigma: Any = 0.0) -> Tensor:
+        """grad_x log p_t(x), (B, D) float64."""
+        logs, gap, var = self._parts(x, alpha, sigma)
+        pull = torch.einsum("kij,bkj->bki", self.eigenvectors, -gap / var)
+        return (logs.softmax(-1)[..., None] * pull).sum(1)
+
+    def x0(self, x: Tensor, alpha: Any, sigma: Any, label: Tensor | None = None) -> Tensor:
+        """E[x_0 | x_t = x] (given the component, with a label), (B, D) in the dtype of x."""
+        logs, gap, var = self._parts(x, alpha, sigma, label)
+        a = torch.as_tensor(alpha, dtype=torch.float64).reshape(-1, 1, 1)
+        move = torch.einsum("kij,bkj->bki", self.eigenvectors, a * self.eigenvalues * gap / var)
+        mean = (logs.softmax(-1)[..., None] * (self.means + move)).sum(1)
+        return mean.to(x.dtype)
+
+    def posterior_cov(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """Cov[x_0 | x_t = x], (B, D, D) float64 (what the best reverse variance is made of)."""
+        logs, gap, var = self._parts(x, alpha, sigma)
+        r = logs.softmax(-1)
+        move = torch.einsum("kij,bkj->bki", self.eigenvectors, alpha * self.eigenvalues * gap / var)
+        centres = self.means + move  # (B, K, D)
+        inner = self.eigenvalues * sigma**2 / (alpha**2 * self.eigenvalues + sigma**2)  # (K, D)
+        within = torch.einsum("kij,kj,klj->kil", self.eigenvectors, inner, self.eigenvectors)
+        mean = (r[..., None] * centres).sum(1)
+        spread = centres - mean[:, None]
+        between = torch.einsum("bk,bki,bkj->bij", r, spread, spread)
+        return torch.einsum("bk,kij->bij", r, within) + between
+
+    def denoiser(self, schedule: Schedule) -> ExactDenoiser:
+        """The optimal denoiser; ``label`` picks one component (K = no label)."""
+        return ExactDenoiser(
+            schedule, self.x0, num_classes=len(self.weights), shape=(self.dim,)
+        )
+
+
+class Gaussian(GaussianMixture):
+    """N(m, S): mixture of one, with the probability-flow ODE solved in closed form."""
+
+    def __init__(self, mean: Any, cov: Any) -> None:
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        super().__init__([1.0], mean[None], torch.as_tensor(cov, dtype=torch.float64)[None])
+
+    def flow(self, x: Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> Tensor:
+        """Where the ODE carries x from (alpha_t, sigma_t) to (alpha_s, sigma_s).
+
+        x_s = alpha_s m + C_s^{1/2} C_t^{-1/2} (x_t - alpha_t m); all C share eigenvectors.
+        """
+        u, e, m = self.eigenvectors[0], self.eigenvalues[0], self.means[0]
+        stretch = ((alpha_s**2 * e + sigma_s**2) / (alpha_t**2 * e + sigma_t**2)).sqrt()
+        z = (x.double() - alpha_t * m) @ u
+        return ((z * stretch) @ u.T + alpha_s * m).to(x.dtype)
+
+
+class FiniteData:
+    """The uniform distribution on the pictures of a data set: the ideal denoiser memorises.
+
+    E[x_0 | x_t] = sum_i softmax_i(-|x_t - alpha x_i|^2 / 2 sigma^2) x_i, over the pictures of the
+    label's class if a label is given.
+    """
+
+    def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
+        if len(x) == 0:
+            raise ValueError("a finite data set needs at least one picture")
+        self.x, self.labels = x, labels
+        self.flat = x.flatten(1)
+        self.norms = (self.flat.double() ** 2).sum(1)
+
+    def log_weights(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        """-|x_t - alpha x_i|^2 / 2 sigma^2 up to a constant of x_t, (B, N) float64."""
+        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1)
+                        for c in (alpha, sigma))  # fmt: skip
+        cross = (x_t.flatten(1) @ self.flat.T.to(x_t.dtype)).double()
+        return (alpha * cross - 0.5 * alpha**2 * self.norms) / sigma**2
+
+    def x0(self, x_t: Tensor, alpha: Any, sigma: Any, label: Tensor | None = None) -> Tensor:
+        """E[x_0 | x_t], the shape and dtype of x_t."""
+        logs = self.log_weights(x_t, alpha, sigma)
+        if label is not None:
+            if self.labels is None:
+                raise ValueError("this data set was given without labels")
+            same = self.labels == label[:, None]
+            nobody = ~same.any(1, keepdim=True)  # 'no class' stands for all pictures
+            logs = torch.where(same | nobody, logs, -torch.inf)
+        mean = logs.softmax(1).to(x_t.dtype) @ self.flat.to(x_t.dtype)
+        return mean.reshape(x_t.shape)
+
+    def denoiser(self, schedule: Schedule) -> ExactDenoiser:
+        """The denoiser that minimises the training loss on exactly these pictures."""
+        classes = None if self.labels is None else int(self.labels.max()) + 1
+        return ExactDenoiser(schedule, self.x0, num_classes=classes, shape=tuple(self.x.shape[1:]))

@@ -1,0 +1,46 @@
+"""The pieces that several networks share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LevelEmbedding", "zero"]
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with all its parameters set to 0: a residual branch that starts as nothing."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module
+
+
+class LevelEmbedding(nn.Module):
+    """What the network is told of the noise level and the class, as one vector of ``width``.
+
+    lambda becomes sines and cosines of geometrically spaced frequencies (what a 'time embedding'
+    is), the class a learned vector, both enter one small MLP. Input lam (B,) or (1,), label (B,)
+    or None; output (B, width), or (1, width) without a label.
+    """
+
+    def __init__(self, width: int, num_classes: int | None = None, frequencies: int = 16) -> None:
+        super().__init__()
+        # lambda runs over about [-4, 5]: periods from 64 (the whole range) down to about 1
+        omega = 2 * math.pi * torch.logspace(-6, 0, frequencies, base=2.0)
+        self.register_buffer("omega", omega, persistent=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.classes = None
+        if num_classes is not None:
+            self.classes = nn.Embedding(num_classes + 1, width)  # the last row is 'no class'
+            nn.init.normal_(self.classes.weight, std=0.5)
+
+    def forward(self, lam: Tensor, label: Tensor | None = None) -> Tensor:
+        angle = lam[:, None] * self.omega.to(lam.dtype)
+        h = self.mlp[0](torch.cat([angle.sin(), angle.cos()], dim=1))
+        if self.classes is not None and label is not None:
+            h = h + self.classes(label)
+        return nn.functional.silu(self.mlp[2](self.mlp[1](h)))

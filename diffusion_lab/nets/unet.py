@@ -1,0 +1,153 @@
+"""The image network: a small U-Net that spends its multiplications where they count.
+
+A 28x28 picture is first folded into 14x14 with 4 channels (pixel-unshuffle), so no convolution ever
+runs at full resolution; two levels follow (14x14 and 7x7 by default), attention on the coarsest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion_lab.nets.layers import LevelEmbedding, zero
+
+__all__ = ["UNet"]
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(8, channels // 4), channels, affine=False)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a scale and shift that depend on noise level and class."""
+
+    def __init__(self, c_in: int, c_out: int, emb: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(min(8, c_in // 4), c_in), _norm(c_out)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.told = nn.Linear(emb, 2 * c_out)
+        self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.told(emb)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of one feature map (B, C, H, W)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(min(8, channels // 4), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(3, 4).unbind(1)  # each (B, heads, HW, C / heads)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class UNet(nn.Module):
+    """x (B, channels, H, W), lam (B,) or (1,), label (B,) or None -> (B, out_channels, H, W).
+
+    Args:
+        channels, out_channels: of the picture and of the answer (the same by default).
+        widths: channels of each level, fine to coarse; each level halves height and width.
+        blocks: residual blocks on each level, on the way down and again on the way up; one map a
+            level is kept for the way up.
+        patch: the picture is folded by this factor first (1: not at all).
+        attention: for each level, whether its blocks are followed by attention.
+        emb: width of the embedding of noise level and class.
+        num_classes: number of classes, or None.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        out_channels: int | None = None,
+        widths: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        patch: int = 2,
+        attention: Sequence[bool] = (False, True),
+        emb: int = 128,
+        heads: int = 4,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(attention) != len(widths):
+            raise ValueError(f"attention must say yes or no for each of the {len(widths)} levels")
+        self.patch, self.fold = patch, patch * 2 ** (len(widths) - 1)
+        self.level = LevelEmbedding(emb, num_classes)
+        self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        c = widths[0]
+        for i, width in enumerate(widths):
+            if i:
+                self.down.append(nn.Conv2d(c, width, 3, stride=2, padding=1))
+            self.down.append(_Level(width, width, emb, blocks, heads if attention[i] else 0))
+            c = width
+        for i in reversed(range(len(widths))):
+            self.up.append(
+                _Level(2 * widths[i], widths[i], emb, blocks, heads if attention[i] else 0)
+            )
+            if i:
+                self.up.append(_Upsample(widths[i], widths[i - 1]))
+        self.norm = nn.GroupNorm(min(8, widths[0] // 4), widths[0])
+        self.last = zero(nn.Conv2d(widths[0], (out_channels or channels) * patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.shape[-1] % self.fold or x.shape[-2] % self.fold:
+            raise ValueError(
+                f"height and width must be multiples of {self.fold}; got {tuple(x.shape[-2:])}"
+            )
+        emb = self.level(lam, label)
+        h = self.first(F.pixel_unshuffle(x, self.patch))
+        kept = []
+        for layer in self.down:
+            if isinstance(layer, _Level):
+                kept.append(h := layer(h, emb))
+            else:
+                h = layer(h)
+        for layer in self.up:
+            if isinstance(layer, _Level):
+                h = layer(torch.cat([h, kept.pop()], dim=1), emb)
+            else:
+                h = layer(h)
+        return F.pixel_shuffle(self.last(F.silu(self.norm(h))), self.patch)
+
+
+class _Level(nn.Module):
+    """The residual blocks of one resolution, followed by attention where heads > 0."""
+
+    def __init__(self, c_in: int, c_out: int, emb: int, blocks: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            [ResBlock(c_in if j == 0 else c_out, c_out, emb) for j in range(blocks)]
+        )
+        self.attention = Attention(c_out, heads) if heads else None
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, emb)
+        return x if self.attention is None else self.attention(x)
+
+
+class _Upsample(nn.Module):
+    """Twice the height and width by repeating pixels, then a convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,155 @@
+"""What is minimised: a squared error with a weight on t, and how t is drawn.
+
+All losses are one loss. With x0_hat the denoiser's answer,
+
+    L = E_{t, eps}  w(t) |x_0 - x0_hat(x_t, t)|^2,
+
+and only w differs. Since x_0 = a x_t + b out, the error of the native output is |d out|^2 =
+|d x_0|^2 / b^2, so a weight on x_0 becomes w b^2 on the output: SNR times smaller on eps,
+(alpha^2 + sigma^2)^2 / sigma^2 times smaller on v. Weights on |d x_0|^2:
+
+    simple    SNR                        |eps - eps_hat|^2, DDPM eq 14, the survey's eq 7
+    vlb       -SNR d lambda/dt           the continuous bound (Kingma et al. 2021, 2107.00630)
+    p2        SNR / (k + SNR)^gamma      Choi et al. 2022, 2204.00227
+    min-snr   min(SNR, g)                Hang et al. 2023, 2303.09556
+    edm       1/sd^2 + SNR               Karras et al. 2022: (s^2 + sd^2)/(s sd)^2, s = sigma/alpha
+    x0        1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.bound import vlb_term
+from diffusion_lab.denoisers import Denoiser, affine, expand
+from diffusion_lab.errors import unknown
+from diffusion_lab.schedules import Schedule
+
+__all__ = ["TIMES", "WEIGHTS", "DiffusionLoss", "Weighting", "draw_times", "noised"]
+
+WEIGHTS: dict[str, dict[str, float]] = {  # name -> its parameters with their defaults
+    "simple": {}, "vlb": {}, "p2": {"k": 1.0, "gamma": 1.0}, "min-snr": {"g": 5.0},
+    "edm": {"sd": 0.5}, "x0": {},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A weight on t, readable in units of x0, eps, v or any other output.
+
+    ``Weighting("p2", {"k": 1, "gamma": 0.5}).on("eps", schedule, t)``; t is (B,), result (B,)
+    float64. For p2 with k = gamma = 1 on a VP schedule, the weight on eps is 1 - abar.
+    """
+
+    name: str = "simple"
+    parameters: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in WEIGHTS:
+            raise unknown("weighting", self.name, WEIGHTS)
+        for key in self.parameters:
+            if key not in WEIGHTS[self.name]:
+                raise unknown(f"parameter of the weighting {self.name!r}", key, WEIGHTS[self.name])
+
+    def on(self, kind: str, schedule: Schedule, t: Tensor, sd: float = 1.0) -> Tensor:
+        """The weight on the squared error of ``kind`` (one of ``denoisers.KINDS``)."""
+        alpha, sigma = schedule.alpha_sigma(t)
+        _, b = affine(kind, alpha, sigma, sd)
+        return self._x0(schedule, t, (alpha / sigma) ** 2) * b**2
+
+    def _x0(self, schedule: Schedule, t: Tensor, snr: Tensor) -> Tensor:
+        p = WEIGHTS[self.name] | self.parameters
+        if self.name == "simple":
+            return snr
+        if self.name == "vlb":
+            _, g2 = schedule.drift_diffusion(t)  # g^2 = -2 sigma^2 d lambda / dt
+            return 0.5 * snr * g2 / schedule.sigma(t) ** 2
+        if self.name == "p2":
+            return snr / (p["k"] + snr) ** p["gamma"]
+        if self.name == "min-snr":
+            return snr.clamp(max=p["g"])
+        if self.name == "edm":
+            return 1 / p["sd"] ** 2 + snr
+        return torch.ones_like(snr)
+
+
+def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
+    """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
+    if x0.shape != eps.shape:
+        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
+    if t.shape != (len(x0),):
+        raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
+    alpha, sigma = schedule.alpha_sigma(t)
+    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+
+
+class DiffusionLoss(nn.Module):
+    """The loss of one batch, picture by picture.
+
+    ``forward(x0 (B, ...), t (B,), eps like x0, label (B,) or None) -> (B,)``, averaged over the
+    pixels. The error is taken on the network's own output, where it has unit size. With
+    ``hybrid`` (2102.09672) the term of the bound at t, in bits/dim, is added with the factor T/1000
+    and with its mean held fixed, so that it trains the learned variance only.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, weighting: Weighting, *, hybrid: bool = False, levels: int = 256
+    ) -> None:
+        super().__init__()
+        if hybrid and not getattr(denoiser, "learned_var", False):
+            raise ValueError("the hybrid loss trains a variance: build the denoiser learned_var=True")
+        if hybrid and denoiser.schedule.T is None:
+            raise ValueError("the hybrid loss needs a schedule on T steps, such as linear(1000)")
+        self.denoiser, self.weighting, self.hybrid, self.levels = denoiser, weighting, hybrid, levels
+
+    def forward(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None) -> Tensor:
+        schedule = self.denoiser.schedule
+        x_t = noised(x0, eps, schedule, t)
+        pred = self.denoiser(x_t, t) if label is None else self.denoiser(x_t, t, label=label)
+        target = eps if pred.kind == "eps" else (x0 - pred.a * x_t) / pred.b
+        error = (pred.out - target).square().flatten(1).mean(1)
+        sd = getattr(self.denoiser, "sd", 1.0)
+        loss = error * self.weighting.on(pred.kind, schedule, t, sd).to(error.dtype)
+        if self.hybrid:
+            bits = vlb_term(pred.with_out(pred.out.detach()), x0, schedule, t, levels=self.levels)
+            loss = loss + (schedule.T / 1000) * bits
+        return loss
+
+
+TIMES = ("uniform", "grid", "lognormal")
+
+
+def draw_times(
+    schedule: Schedule,
+    n: int,
+    generator: torch.Generator,
+    *,
+    law: str = "uniform",
+    lam_range: tuple[float, float] | None = None,
+    **parameters: Any,
+) -> Tensor:
+    """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, or
+    ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``.
+    """
+    if law not in TIMES:
+        raise unknown("law of t", law, TIMES)
+    if law == "grid":
+        if schedule.T is None:
+            raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")
+        steps = torch.randint(1, schedule.T + 1, (n,), generator=generator)
+        return steps.double() / schedule.T
+    if law == "uniform":
+        # one stratified draw: evenly spread over [0, 1], each still uniform by itself
+        u = torch.rand(1, generator=generator, dtype=torch.float64)
+        t = (torch.randperm(n, generator=generator).double() + u) / n
+    else:
+        mean, std = parameters.get("mean", -1.2), parameters.get("std", 1.2)
+        log_sigma = mean + std * torch.randn(n, generator=generator, dtype=torch.float64)
+        t = schedule.t_of_lam(-log_sigma)
+    low, high = (-math.inf, math.inf) if lam_range is None else lam_range
+    return t.clamp(schedule.t_of_lam(high), schedule.t_of_lam(low))

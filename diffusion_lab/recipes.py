@@ -1,0 +1,127 @@
+"""Recipes: everything that fixes a training, in one dictionary.
+
+``diffusion-lab train NAME`` runs one from nothing; the shipped checkpoints record theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from diffusion_lab.errors import unknown
+
+__all__ = ["RECIPES", "Recipe", "get"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. Times in optimiser steps; ``sd`` None takes the data's own std.
+
+    task: "diffusion" or "classifier". times: the law of t with its parameters. decay: share of the
+    steps after which the learning rate falls linearly to 0. null: share of labels dropped, so that
+    one network learns both the conditional and the unconditional answer. sampler: what draws the
+    best pictures from the result.
+    """
+
+    name: str
+    about: str
+    task: str = "diffusion"
+    data: str = "fashion"
+    full: bool = False
+    net: dict[str, Any] = field(default_factory=lambda: {"name": "unet"})
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "edm", "sigma_max": 20.0})
+    kind: str = "edm"
+    sd: float | None = None
+    lam_range: tuple[float, float] | None = (-2.9957, 4.6052)  # sigma/alpha from 20 down to 0.01
+    weighting: dict[str, Any] = field(default_factory=lambda: {"name": "edm"})
+    times: dict[str, Any] = field(
+        default_factory=lambda: {"law": "lognormal", "mean": -0.6, "std": 1.2}
+    )
+    hybrid: bool = False
+    conditional: bool = True
+    null: float = 0.1
+    batch: int = 32
+    steps: int = 4000
+    lr: float = 2.5e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    decay: float = 0.5
+    warmup: int = 100
+    ema: float = 0.999
+    seed: int = 0
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> Recipe:
+        """The same recipe with some fields changed; unknown fields suggest the near match."""
+        known = asdict(self)
+        for key in changes:
+            if key not in known:
+                raise unknown("field of a recipe", key, known)
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the header of a checkpoint."""
+        return asdict(self)
+
+
+_FEW_STEPS = {
+    "sampler": "dpmpp", "steps": 8, "scale": 2.0, "spacing": "karras",
+    "lam_range": (-2.9957, 3.912),
+}  # fmt: skip
+
+_VP1000 = {"name": "linear", "T": 1000}
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r
+    for r in (
+        Recipe(
+            "fashion",
+            "class-conditional Fashion-MNIST with a null class, EDM preconditioning, few steps",
+            steps=28_000,
+            sampler=_FEW_STEPS,
+        ),
+        Recipe(
+            "fashion-1min",
+            "the same at what one minute of two cores allows (lesson 03 trains it live)",
+            steps=1_000,
+            sampler=_FEW_STEPS,
+        ),
+        Recipe(
+            "fashion-vp1000",
+            "Fashion-MNIST on the linear schedule of 1000 steps, eps with learned variance",
+            schedule=_VP1000, kind="eps", sd=1.0, lam_range=None,
+            weighting={"name": "simple"}, times={"law": "grid"}, hybrid=True, conditional=False,
+            net={"name": "unet", "out_channels": 2}, batch=32, steps=24_000, lr=1.5e-3,
+            sampler={"sampler": "ddim", "steps": 50},
+        ),
+        Recipe(
+            "digits",
+            "class-conditional 8x8 digits with a null class",
+            data="digits",
+            net={"name": "unet", "patch": 1, "widths": (32, 64)},
+            steps=12_000, batch=64, lr=2e-3,
+            sampler=_FEW_STEPS,
+        ),
+        Recipe(
+            "fashion-features",
+            "the frozen classifier in whose 64 features Fashion-MNIST pictures are compared",
+            task="classifier", full=True, net={"name": "classifier", "width": 16},
+            conditional=False,
+            batch=128, steps=2_400, lr=2e-3, weight_decay=1e-2, decay=0.2, ema=0.995,
+        ),
+        Recipe(
+            "digits-features",
+            "the frozen classifier in whose 64 features digits are compared",
+            task="classifier", data="digits", net={"name": "classifier", "width": 16, "pools": 1},
+            conditional=False, batch=64, steps=1_200, lr=2e-3, weight_decay=1e-2, decay=0.2,
+            ema=0.99,
+        ),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Recipe:
+    """A recipe by name; unknown names suggest the near match."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]

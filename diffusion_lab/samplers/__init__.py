@@ -1,0 +1,96 @@
+"""Samplers: a step from a paper, a time grid, and the walk that joins them.
+
+    states = walk(ddim(), denoiser, x, grid(denoiser.schedule, 20))      # watch it
+    result = generate(denoiser, 64, sampler="ddim", steps=20, seed=0)     # or just have pictures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.device import generator
+from diffusion_lab.errors import unknown
+from diffusion_lab.guidance import guided
+from diffusion_lab.samplers.ddim import ddim
+from diffusion_lab.samplers.ddpm import ddpm
+from diffusion_lab.samplers.dpm_solver import dpmpp_2m
+from diffusion_lab.samplers.walk import Result, State, gaussian, sample, walk
+from diffusion_lab.schedules import grid
+
+__all__ = [
+    "SAMPLERS", "Result", "State", "ddim", "ddpm", "dpmpp_2m", "gaussian", "generate", "sample",
+    "start_noise", "walk",
+]  # fmt: skip
+
+SAMPLERS: dict[str, Callable[..., Any]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m}
+
+
+def start_noise(denoiser: Denoiser, n: int, t: float, gen: torch.Generator, like: Tensor) -> Tensor:
+    """n draws of the noise that sampling starts from at time t, shaped as the denoiser's data."""
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"the number of samples must be a whole number >= 1; got {n!r}")
+    if denoiser.shape is None:
+        raise ValueError("this denoiser does not know the shape of its data: draw x yourself")
+    z = torch.randn((n, *denoiser.shape), generator=gen) * denoiser.schedule.prior_std(t)
+    return z.to(like)
+
+
+def generate(
+    denoiser: Denoiser,
+    n: int,
+    *,
+    sampler: str = "dpmpp",
+    steps: int = 20,
+    spacing: str | None = None,
+    lam_range: tuple[float, float] | None = None,
+    scale: float | None = None,
+    label: Tensor | None = None,
+    seed: int = 0,
+    batch: int = 500,
+    bar: bool = False,
+    keep: bool = False,
+    **options: Any,
+) -> Result:
+    """n samples: the whole way from a seed to data, in batches of ``batch``.
+
+    Args:
+        sampler: one of ``SAMPLERS``; further ``options`` go to its step (``eta``, ``variance``).
+        spacing: of the time grid; karras for schedules without alpha, else uniform.
+        lam_range: where the grid may ask; the denoiser's own range by default.
+        scale: guidance (1 conditional, 0 unconditional); None calls the denoiser as it is.
+        label: (n,) int64 classes, for a conditional denoiser.
+
+    Returns a Result with x (n, ...) on the denoiser's device; ``nfe`` counts calls for one sample.
+    """
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    if label is not None and label.shape != (n,):
+        raise ValueError(f"label must have shape ({n},); got {tuple(label.shape)}")
+    if scale is not None and scale != 1 and label is not None:
+        denoiser = guided(denoiser, scale)
+    step = SAMPLERS[sampler](**options)
+    schedule = denoiser.schedule
+    if spacing is None:
+        spacing = "uniform" if schedule.vp else "karras"
+    times = grid(schedule, steps, spacing, lam_range=lam_range or denoiser.lam_range)
+    like = next(denoiser.parameters(), torch.zeros(()))
+    gen = generator(seed)
+    x = start_noise(denoiser, n, times[0], gen, like)
+    noise = gaussian(gen)
+    results = []
+    for begin in range(0, n, batch):
+        part = slice(begin, begin + batch)
+        condition = {} if label is None else {"label": label[part].to(like.device)}
+        states = walk(step, denoiser, x[part], times, noise=noise, **condition)
+        results.append(sample(states, bar=bar, keep=keep))
+    return Result(
+        torch.cat([r.x for r in results]),
+        results[0].nfe,
+        sum(r.seconds for r in results),
+        results[0].path,
+    )

@@ -1,0 +1,42 @@
+"""Ancestral sampling (Ho, Jain & Abbeel 2020, 2006.11239, Algorithm 2; any pair of times).
+
+    x_s = c_t x_t + c_0 x0_hat + S z,     z ~ N(0, I), z = 0 at the last step,
+
+the posterior q(x_s | x_t, x_0) of the survey's eq 3 with x_0 replaced by the denoiser's answer
+(eqs 2 and 6), S^2 the posterior variance ("small"), V_ts ("large", DDPM's beta_t), or learned.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from diffusion_lab.bound import VARIANCES, reverse_variance
+from diffusion_lab.errors import unknown
+from diffusion_lab.samplers.walk import Step
+from diffusion_lab.schedules import posterior
+
+__all__ = ["ddpm"]
+
+
+def ddpm(variance: str = "small", clip: tuple[float, float] | None = None) -> Step:
+    """The ancestral step. ``clip`` clamps x0_hat first (the mean then follows the clamped x0_hat).
+
+    One network call a step. Raises ValueError for an unknown variance.
+    """
+    if variance not in VARIANCES:
+        raise unknown("variance", variance, VARIANCES)
+
+    def step(ask, x, t, s, history, noise) -> Tensor:
+        p = ask(x, t)
+        if clip is not None:
+            p = p.clip(*clip)
+        c_t, c_0, bt, v_ts = posterior(p.alpha, p.sigma, *ask.schedule.alpha_sigma(s))
+        mean = p.mix(c_t, c_0)
+        if bt == 0:  # s is clean data: nothing is added
+            return mean
+        var = reverse_variance(p, v_ts, bt, variance)
+        if isinstance(var, Tensor):
+            return mean.addcmul(var.sqrt(), noise(x))
+        return mean.add(noise(x), alpha=var**0.5)
+
+    return step

@@ -1,0 +1,206 @@
+"""The one loop that every sampler shares: from noise to data along a time grid.
+
+A paper contributes a *step*, a function
+
+    step(ask, x, t, s, history, noise) -> x_s
+
+that moves x from time t to s < t. ``ask(x, t)`` is the denoiser with its condition (each call is
+counted and kept in ``history``), ``noise(like)`` draws what a stochastic step needs. ``walk`` runs a
+step over a grid and yields its states, so progress bars, animations, counts and corrections need no
+second copy of the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.schedules import Schedule
+
+__all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "sample", "walk"]
+
+Noise = Callable[[int, Tensor], Tensor]  # (number of the draw, like) -> noise of that shape
+Step = Callable[..., Tensor]
+
+
+@dataclass(slots=True)
+class State:
+    """After i of n steps: x at time s, reached from t. ``pred`` is the denoiser's last answer."""
+
+    x: Tensor
+    t: float
+    s: float
+    i: int
+    n: int | None
+    pred: Prediction | None
+    nfe: int
+
+
+class Ask:
+    """A denoiser bound to its condition, which counts its calls and keeps the last answers.
+
+    ``history`` holds (t, Prediction), newest last, at most ``keep`` of them: what multistep methods
+    look back on.
+    """
+
+    __slots__ = ("condition", "denoiser", "history", "keep", "nfe", "schedule")
+
+    def __init__(self, denoiser: Denoiser, condition: dict[str, Any], keep: int = 4) -> None:
+        self.denoiser, self.condition, self.keep = denoiser, condition, keep
+        self.schedule: Schedule = denoiser.schedule
+        self.history: list[tuple[float, Prediction]] = []
+        self.nfe = 0
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        pred = self.denoiser.forward(x, t, **self.condition)
+        self.nfe += self.denoiser.nfe
+        history = self.history
+        history.append((t, pred))
+        if len(history) > self.keep:
+            del history[0]
+        return pred
+
+
+def gaussian(generator: torch.Generator) -> Noise:
+    """Standard normal noise, drawn on the CPU in whole batches and moved to the sample's device."""
+
+    def draw(i: int, like: Tensor) -> Tensor:
+        z = torch.randn(like.shape, generator=generator)
+        return z if like.device.type == "cpu" and like.dtype == z.dtype else z.to(like)
+
+    return draw
+
+
+def _no_noise(i: int, like: Tensor) -> Tensor:
+    raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
+
+
+def check_grid(times: Sequence[float]) -> list[float]:
+    """The grid as floats. ValueError unless it falls strictly within [0, 1]."""
+    times = [float(t) for t in times]
+    if len(times) < 2:
+        raise ValueError(f"a time grid needs at least two times, start and end; got {times}")
+    for i, t in enumerate(times):
+        if not (math.isfinite(t) and 0.0 <= t <= 1.0):
+            raise ValueError(f"time number {i} of the grid is {t}; times must lie in [0, 1]")
+        if i and not t < times[i - 1]:
+            raise ValueError(
+                f"a time grid must fall from noise to data; time number {i} is {t:g} after "
+                f"{times[i - 1]:g}"
+            )
+    return times
+
+
+def walk(
+    step: Step,
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Sequence[float] | Callable[[State], float | None],
+    *,
+    noise: Noise | None = None,
+    project: Callable[[Tensor, float], Tensor] | None = None,
+    grad: bool = False,
+    start: float = 1.0,
+    **condition: Any,
+) -> Iterator[State]:
+    """Run ``step`` over ``grid`` from x at the first time; yields a State before and after each step.
+
+    Args:
+        grid: falling times in [0, 1]; or a function of the State that gives the next time (up or
+            down) or None to stop, for samplers that decide on the way, with ``start`` as first time.
+        noise: where stochastic steps get their noise, see ``gaussian``.
+        project: correction ``(x, s) -> x`` after each step (inpainting, ILVR, ...).
+        grad: keep the graph, for methods that differentiate through the walk.
+        condition: passed on to the denoiser (``label=...``).
+
+    Never write to a yielded tensor. Raises ValueError for a bad grid, a NaN-free check is the
+    caller's (``sample`` does it at the end).
+    """
+    if not x.is_floating_point() or len(x) == 0:
+        raise ValueError(
+            f"x must be a float tensor with at least one sample; got {x.dtype} {tuple(x.shape)}"
+        )
+    free = callable(grid)
+    times = None if free else check_grid(grid)
+    return _walk(step, Ask(denoiser, condition), x, grid if free else times, free, noise, project,
+                 grad, start)  # fmt: skip
+
+
+def _walk(
+    step: Step, ask: Ask, x: Tensor, grid: Any, free: bool, noise: Noise | None,
+    project: Callable | None, grad: bool, start: float,
+) -> Iterator[State]:  # fmt: skip
+    draws = 0
+    source = noise or _no_noise
+
+    def draw(like: Tensor) -> Tensor:
+        nonlocal draws
+        draws += 1
+        return source(draws - 1, like)
+
+    n = None if free else len(grid) - 1
+    t = start if free else grid[0]
+    state = State(x, t, t, 0, n, None, 0)
+    yield state
+    i = 0
+    while True:
+        s = grid(state) if free else (grid[i + 1] if i < n else None)
+        if s is None:
+            return
+        # inside the loop, not around the yield: a no_grad block would leak into the caller
+        with torch.set_grad_enabled(grad):
+            x = step(ask, x, t, s, ask.history, draw)
+            if project is not None:
+                x = project(x, s)
+        i += 1
+        pred = ask.history[-1][1] if ask.history else None
+        state = State(x, t, s, i, n, pred, ask.nfe)
+        t = s
+        yield state
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a walk ended with. ``path`` holds all states if they were asked for."""
+
+    x: Tensor
+    nfe: int
+    seconds: float
+    path: list[State]
+
+
+def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) -> Result:
+    """Run a walk to its end, with a progress bar or keeping its path.
+
+    Raises FloatingPointError if the result is not finite.
+    """
+    begin = time.perf_counter()
+    path: list[State] = []
+    last: State | None = None
+    if bar:
+        from tqdm.auto import tqdm
+
+        progress = tqdm(total=None, unit="step", desc="sampling")
+    for last in states:
+        if keep:
+            path.append(last)
+        if bar:
+            progress.total = last.n
+            progress.update(last.i - progress.n)
+    if bar:
+        progress.close()
+    if last is None:
+        raise ValueError("the walk yielded no state")
+    if not bool(torch.isfinite(last.x).all()):
+        raise FloatingPointError(
+            f"the sample is not finite after {last.i} steps: the denoiser returned NaN or infinity, "
+            "or the steps are too long for this sampler"
+        )
+    return Result(last.x, last.nfe, time.perf_counter() - begin, path)

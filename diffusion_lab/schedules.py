@@ -1,0 +1,484 @@
+"""Noise schedules: how fast a picture is destroyed.
+
+Every Gaussian process of the course is written as
+
+    x_t = alpha_t x_0 + sigma_t eps,      eps ~ N(0, I),      t in [0, 1],
+
+with t = 0 the data. A schedule is nothing but the pair (alpha_t, sigma_t); what a sampler
+needs of it is mostly the half log signal-to-noise ratio
+
+    lambda_t = log(alpha_t / sigma_t) = 0.5 log SNR_t,
+
+which falls as t grows. Discrete DDPM with T steps lives on the grid t_i = i / T, i = 1..T,
+with abar_0 = 1, so alpha = sqrt(abar_i) and sigma = sqrt(1 - abar_i) there.
+
+All functions take t as a float (samplers: plain Python arithmetic, no tensors in the loop) or as a
+tensor (training: one t for every picture) and compute in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.errors import unknown
+
+__all__ = [
+    "EDM",
+    "SPACINGS",
+    "VE",
+    "Cosine",
+    "Linear",
+    "Schedule",
+    "Sigmoid",
+    "Table",
+    "cosine",
+    "grid",
+    "linear",
+    "make",
+    "posterior",
+    "zero_terminal_snr",
+]
+
+Time = TypeVar("Time", float, Tensor)  # a float in loops, a (B,) tensor in training
+INF = math.inf
+
+
+# ---- arithmetic that works on floats and on tensors ---------------------------------------------
+def _lib(t: Any) -> ModuleType:
+    return torch if isinstance(t, Tensor) else math
+
+
+def _log(x: Time) -> Time:
+    """log with log(0) = -inf for floats, as torch has it."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -INF
+
+
+def _log_sigma_vp(log_alpha: Time) -> Time:
+    """log sqrt(1 - alpha^2) from log alpha, exact near alpha = 1."""
+    return 0.5 * _log(-_lib(log_alpha).expm1(2 * log_alpha))
+
+
+def _log_alpha_vp(lam: Time) -> Time:
+    """log alpha from lambda when alpha^2 + sigma^2 = 1: alpha^2 = 1 / (1 + e^{-2 lambda})."""
+    if isinstance(lam, Tensor):
+        return -0.5 * torch.nn.functional.softplus(-2 * lam)
+    y = -2 * lam
+    return -0.5 * (max(y, 0.0) + math.log1p(math.exp(-abs(y))))
+
+
+def _check_time(t: Time) -> Time:
+    if isinstance(t, Tensor):
+        if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
+            raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
+        return t.double()
+    if not 0.0 <= t <= 1.0:
+        raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")
+    return float(t)
+
+
+# ---- the schedules ------------------------------------------------------------------------------
+class Schedule:
+    """The pair (alpha_t, sigma_t). Subclasses give ``_logs(t)`` and ``_t_of_lam(lam)``."""
+
+    T: int | None = None  # number of training steps, for schedules that live on a grid
+    vp: bool = True  # alpha^2 + sigma^2 = 1
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        """(log alpha, log sigma) at t."""
+        raise NotImplementedError
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        raise NotImplementedError
+
+    def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
+        """(alpha_t, sigma_t). Raises ValueError where t is outside [0, 1]."""
+        log_alpha, log_sigma = self._logs(_check_time(t))
+        lib = _lib(t)
+        return lib.exp(log_alpha), lib.exp(log_sigma)
+
+    def alpha(self, t: Time) -> Time:
+        """alpha_t, the share of the data that is left."""
+        return self.alpha_sigma(t)[0]
+
+    def sigma(self, t: Time) -> Time:
+        """sigma_t, the standard deviation of the noise."""
+        return self.alpha_sigma(t)[1]
+
+    def lam(self, t: Time) -> Time:
+        """lambda_t = log(alpha_t / sigma_t); +inf where there is no noise, -inf where no data."""
+        log_alpha, log_sigma = self._logs(_check_time(t))
+        return log_alpha - log_sigma
+
+    def snr(self, t: Time) -> Time:
+        """alpha_t^2 / sigma_t^2 = e^{2 lambda}."""
+        lam = self.lam(t)
+        if isinstance(lam, Tensor):
+            return torch.exp(2 * lam)
+        return math.exp(2 * lam) if lam < 350 else INF
+
+    def t_of_lam(self, lam: Time) -> Time:
+        """The time at which lambda_t = lam, clipped to [0, 1]."""
+        if isinstance(lam, Tensor):
+            return self._t_of_lam(lam.double()).clamp(0.0, 1.0)
+        if lam == INF:
+            return 0.0
+        if lam == -INF:
+            return 1.0
+        return min(max(self._t_of_lam(float(lam)), 0.0), 1.0)
+
+    def drift_diffusion(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, g^2) of dx = f x dt + g dw with these marginals (Song et al. 2020, 2011.13456).
+
+        f = d log alpha / dt and g^2 = -2 sigma^2 d lambda / dt, differentiated automatically.
+        """
+        with torch.enable_grad():
+            t = _check_time(t).detach().requires_grad_(True)
+            log_alpha, log_sigma = self._logs(t)
+            zero = 0.0 * t.sum()
+            (f,) = torch.autograd.grad(log_alpha.sum() + zero, t, retain_graph=True)
+            (dlam,) = torch.autograd.grad((log_alpha - log_sigma).sum(), t)
+        return f, (-2 * dlam * (2 * log_sigma).exp()).detach()
+
+    def prior_std(self, t: float = 1.0) -> float:
+        """Standard deviation from which sampling starts: 1 for VP, sigma_t otherwise."""
+        return 1.0 if self.vp else self.sigma(t)
+
+    def spec(self) -> dict[str, Any]:
+        """What ``make`` needs to build this schedule again (stored in checkpoints)."""
+        return {"name": type(self).__name__.lower(), **vars(self)}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.spec().items() if k not in ("name", "abar"))
+        return f"{type(self).__name__}({inside})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+class Linear(Schedule):
+    """Continuous VP with beta(t) = b0 + t (b1 - b0): log alpha = -t^2 (b1 - b0)/4 - t b0/2."""
+
+    def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
+        if not 0 < b0 < b1:
+            raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
+        self.b0, self.b1 = b0, b1
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        log_alpha = -0.25 * t * t * (self.b1 - self.b0) - 0.5 * t * self.b0
+        return log_alpha, _log_sigma_vp(log_alpha)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        q = -4 * (self.b1 - self.b0) * _log_alpha_vp(lam)
+        root = _lib(lam).sqrt(self.b0**2 + q)
+        return q / ((root + self.b0) * (self.b1 - self.b0))
+
+
+class Cosine(Schedule):
+    """alpha_t = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)); alpha_1 = 0 exactly (2102.09672)."""
+
+    def __init__(self, s: float = 0.008) -> None:
+        if not 0 < s < 1:
+            raise ValueError(f"the cosine offset s must lie in (0, 1); got {s}")
+        self.s = s
+
+    def _norm(self) -> float:
+        return math.cos(0.5 * math.pi * self.s / (1 + self.s))
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        # cos(pi/2 (t+s)/(1+s)) = sin(pi/2 (1-t)/(1+s)), which is exactly 0 at t = 1
+        sine = _lib(t).sin(0.5 * math.pi * (1 - t) / (1 + self.s))
+        log_alpha = _log(sine) - math.log(self._norm())
+        if isinstance(t, Tensor):
+            log_alpha = log_alpha.clamp(max=0.0)
+        else:
+            log_alpha = min(log_alpha, 0.0)
+        return log_alpha, _log_sigma_vp(log_alpha)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        lib = _lib(lam)
+        alpha = lib.exp(_log_alpha_vp(lam))
+        return 1 - (1 + self.s) * (2 / math.pi) * lib.asin(alpha * self._norm())
+
+
+class Sigmoid(Schedule):
+    """abar(t) = (S(e/tau) - S((t(e-s)+s)/tau)) / (S(e/tau) - S(s/tau)), S logistic (2301.10972)."""
+
+    floor = 1e-9  # abar at t = 1, so that lambda stays finite
+
+    def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
+        if not (start < end and tau > 0):
+            raise ValueError(f"need start < end and tau > 0; got {start}, {end}, {tau}")
+        self.start, self.end, self.tau = start, end, tau
+
+    def _ends(self) -> tuple[float, float]:
+        return tuple(1 / (1 + math.exp(-x / self.tau)) for x in (self.start, self.end))
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        low, high = self._ends()
+        z = (t * (self.end - self.start) + self.start) / self.tau
+        noise = (1 / (1 + _lib(t).exp(-z)) - low) / (high - low)  # sigma^2, exactly 0 at t = 0
+        if isinstance(t, Tensor):
+            noise = noise.clamp(0.0, 1.0 - self.floor)
+            return 0.5 * torch.log1p(-noise), 0.5 * torch.log(noise)
+        noise = min(max(noise, 0.0), 1.0 - self.floor)
+        return 0.5 * math.log1p(-noise), 0.5 * _log(noise)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        low, high = self._ends()
+        lib = _lib(lam)
+        noise = lib.exp(2 * (_log_alpha_vp(lam) - lam))  # sigma^2 = alpha^2 e^{-2 lambda}
+        p = low + noise * (high - low)
+        z = lib.log(p / (1 - p))
+        return (z * self.tau - self.start) / (self.end - self.start)
+
+
+class VE(Schedule):
+    """Variance exploding: alpha = 1, sigma_t = smin (smax/smin)^t (2011.13456)."""
+
+    vp = False
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max; got {sigma_min}, {sigma_max}")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        return 0.0 * t, math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+class EDM(Schedule):
+    """alpha = 1, sigma_t = sigma_max t^rho: Karras et al.'s grid is uniform in this t (2206.00364).
+
+    Unlike VE it reaches sigma = 0, so the last step of a sampler lands on clean data.
+    """
+
+    vp = False
+
+    def __init__(self, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+        if not (sigma_max > 0 and rho > 0):
+            raise ValueError(f"need sigma_max > 0 and rho > 0; got {sigma_max}, {rho}")
+        self.sigma_max, self.rho = sigma_max, rho
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        return 0.0 * t, math.log(self.sigma_max) + self.rho * _log(t)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        return _lib(lam).exp((-lam - math.log(self.sigma_max)) / self.rho)
+
+
+class Table(Schedule):
+    """Any list of betas: abar_i = prod_{j<=i} (1 - beta_j) at t_i = i/T, abar_0 = 1.
+
+    Between grid points abar is interpolated linearly, so that any t in [0, 1] has a meaning.
+    """
+
+    def __init__(self, betas: Sequence[float] | Tensor | None = None, *, abar: Any = None) -> None:
+        if (betas is None) == (abar is None):
+            raise ValueError("give either betas or abar, not both")
+        if abar is None:
+            beta = torch.as_tensor(betas, dtype=torch.float64)
+            if beta.ndim != 1 or not ((beta > 0) & (beta <= 1)).all():
+                raise ValueError("betas must be a list of numbers in (0, 1]")
+            abar = torch.cumprod(1 - beta, 0)
+        table = torch.as_tensor(abar, dtype=torch.float64)
+        if table.ndim != 1 or len(table) == 0:
+            raise ValueError(f"abar must be a list of T numbers; got shape {tuple(table.shape)}")
+        steps = torch.diff(table, prepend=torch.ones(1, dtype=torch.float64))
+        if not ((table >= 0).all() and (steps < 0).all()):
+            raise ValueError("abar must fall strictly from below 1 and stay >= 0")
+        self.abar = [1.0, *table.tolist()]
+        self.T = len(table)
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": "table", "abar": self.abar[1:]}
+
+    def __repr__(self) -> str:
+        return f"Table(T={self.T}, abar_1={self.abar[1]:.6g}, abar_T={self.abar[-1]:.6g})"
+
+    def betas(self) -> Tensor:
+        """beta_1..beta_T, shape (T,), float64."""
+        abar = torch.tensor(self.abar, dtype=torch.float64)
+        return 1 - abar[1:] / abar[:-1]
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        if isinstance(t, Tensor):
+            place = t * self.T
+            i = place.long().clamp(max=self.T - 1)
+            table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
+            # a grid time such as 0.3 * 1000 may come out as 299.99...: snap it
+            near = place.round()
+            place = torch.where((place - near).abs() < 1e-4, near, place)
+            w = (place - i).clamp(0.0, 1.0)
+            abar = (1 - w) * table[i] + w * table[i + 1]
+            return 0.5 * abar.log(), 0.5 * torch.log1p(-abar)
+        place = t * self.T
+        near = round(place)
+        if abs(place - near) < 1e-4:
+            abar = self.abar[near]
+        else:
+            i = int(place)
+            abar = self.abar[i] + (place - i) * (self.abar[i + 1] - self.abar[i])
+        return 0.5 * _log(abar), 0.5 * _log(1 - abar)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        lib = _lib(lam)
+        target = lib.exp(2 * _log_alpha_vp(lam))
+        falling = torch.tensor(self.abar, dtype=torch.float64)
+        query = torch.as_tensor(target, dtype=torch.float64)
+        rising = falling.flip(0).to(query.device)
+        # index of the first table entry (going up from abar_T) that is >= target
+        j = torch.searchsorted(rising, query.contiguous()).clamp(1, self.T)
+        lower, upper = rising[j - 1], rising[j]
+        t = (self.T - j + (upper - query) / (upper - lower)) / self.T
+        return t if isinstance(lam, Tensor) else float(t)
+
+
+# ---- ways to make one ---------------------------------------------------------------------------
+def linear(T: int | None = None) -> Schedule:
+    """The DDPM schedule: T betas from 1e-4 to 0.02 (scaled by 1000/T), or its continuous form."""
+    if T is None:
+        return Linear()
+    _check_steps(T)
+    scale = 1000 / T
+    return Table(torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999))
+
+
+def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """Nichol & Dhariwal's schedule: T betas clipped at ``max_beta``, or its continuous form."""
+    if T is None:
+        return Cosine(s)
+    _check_steps(T)
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    h = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return Table((1 - h[1:] / h[:-1]).clamp(max=max_beta))
+
+
+def zero_terminal_snr(schedule: Schedule) -> Table:
+    """Shift and scale sqrt(abar) so that abar_T = 0 and abar_1 stays (Lin et al., 2305.08891)."""
+    if not isinstance(schedule, Table):
+        raise ValueError(f"zero_terminal_snr needs a schedule on T steps; got {schedule!r}")
+    root = torch.tensor(schedule.abar[1:], dtype=torch.float64).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return Table(abar=root**2)
+
+
+_MAKERS = {
+    "linear": Linear, "cosine": Cosine, "sigmoid": Sigmoid, "ve": VE, "edm": EDM, "table": Table
+}  # fmt: skip
+
+
+def make(name: str, **parameters: Any) -> Schedule:
+    """Build a schedule by name: linear, cosine, sigmoid, ve, edm or table.
+
+    ``T=1000`` with linear or cosine gives the table of that many steps.
+    """
+    if name not in _MAKERS:
+        raise unknown("schedule", name, _MAKERS)
+    if "T" in parameters and name in ("linear", "cosine"):
+        return {"linear": linear, "cosine": cosine}[name](**parameters)
+    return _MAKERS[name](**parameters)
+
+
+def _check_steps(steps: int) -> None:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"the number of steps must be a whole number >= 1; got {steps!r}")
+
+
+# ---- two times at once --------------------------------------------------------------------------
+def posterior(
+    alpha_t: Time, sigma_t: Time, alpha_s: Time, sigma_s: Time
+) -> tuple[Time, Time, Time, Time]:
+    """q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I) for s < t; returns (c_t, c_0, var, V_ts).
+
+    With V_ts = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, the variance of q(x_t | x_s) (DDPM's
+    beta_t when s = t - 1/T):  c_t = (alpha_t/alpha_s) sigma_s^2 / sigma_t^2,
+    c_0 = alpha_s V_ts / sigma_t^2,  var = V_ts sigma_s^2 / sigma_t^2  (the survey's eq 3).
+    """
+    ratio = alpha_t / alpha_s
+    kept = ratio * ratio * sigma_s * sigma_s
+    v_ts = sigma_t * sigma_t - kept
+    var_t = sigma_t * sigma_t
+    return ratio * sigma_s * sigma_s / var_t, alpha_s * v_ts / var_t, v_ts * (
+        sigma_s * sigma_s
+    ) / var_t, v_ts
+
+
+# ---- time grids ---------------------------------------------------------------------------------
+SPACINGS = ("uniform", "quadratic", "lambda", "karras")
+
+
+def grid(
+    schedule: Schedule,
+    steps: int,
+    spacing: str = "uniform",
+    *,
+    lam_range: tuple[float, float] | None = None,
+    rho: float = 7.0,
+) -> list[float]:
+    """Times t_0 > t_1 > ... > t_n = 0 for n = ``steps`` moves, one network call each.
+
+    spacing: ``uniform`` in t, ``quadratic`` in t, uniform in ``lambda``, or ``karras`` (uniform in
+    (sigma/alpha)^(1/rho), 2206.00364). ``lam_range`` = (lowest, highest) lambda at which the
+    denoiser may be asked; every time but the last is clipped to it. On a T-step schedule, uniform
+    and quadratic times are rounded to the grid i/T.
+    """
+    _check_steps(steps)
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
+    if schedule.T is not None and steps > schedule.T and spacing in ("uniform", "quadratic"):
+        raise ValueError(f"{steps} steps asked of a schedule with only {schedule.T}")
+    low, high = _lam_ends(schedule, lam_range)
+    first, last = schedule.t_of_lam(low), schedule.t_of_lam(high)  # noisiest, cleanest
+    if spacing in ("uniform", "quadratic"):
+        power = 1 if spacing == "uniform" else 2
+        times = [first * (1 - i / steps) ** power for i in range(steps)]
+        if schedule.T is not None:
+            whole = [round(t * schedule.T) for t in times]
+            for i in range(steps - 1, -1, -1):  # distinct and at least 1: room for those that follow
+                floor = 1 if i == steps - 1 else whole[i + 1] + 1
+                whole[i] = max(whole[i], floor)
+            times = [i / schedule.T for i in whole]
+        times = [max(t, last) for t in times]
+    else:
+        share = [i / max(steps - 1, 1) for i in range(steps)]
+        if spacing == "lambda":
+            lams = [low + w * (high - low) for w in share]
+        else:
+            big, small = math.exp(-low / rho), math.exp(-high / rho)
+            lams = [-rho * math.log(big + w * (small - big)) for w in share]
+        times = [schedule.t_of_lam(lam) for lam in lams]
+        times[0] = first
+    if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+        raise ValueError(
+            f"{steps} {spacing} steps do not fit between lambda {low:.3g} and {high:.3g}: "
+            "ask for fewer steps"
+        )
+    return [*times, 0.0]
+
+
+def _lam_ends(schedule: Schedule, lam_range: tuple[float, float] | None) -> tuple[float, float]:
+    """The lambdas between which a grid is laid: the schedule's own ends, cut where infinite."""
+    smallest = 1 / schedule.T if schedule.T is not None else 1e-3
+    low = schedule.lam(1.0)
+    high = schedule.lam(smallest) if schedule.vp else schedule.lam(0.0)
+    if high == INF:
+        high = -math.log(0.002)  # EDM's sigma_min
+    if lam_range is not None:
+        if not lam_range[0] < lam_range[1]:
+            raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
+        low, high = max(low, lam_range[0]), min(high, lam_range[1])
+    return low, high
