@@ -134,4 +134,6 @@ def shipped() -> list[str]:
     from diffusion_lab.data import store
 
     head, tail = "checkpoints/", ".safetensors"
-    return sorted(k[len(head) : -len(tail)] for k in store.index() if k.startswith(head) and k.endswith(tail))
+    return sorted(
+        k[len(head) : -len(tail)] for k in store.index() if k.startswith(head) and k.endswith(tail)
+    )

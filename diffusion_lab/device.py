@@ -12,7 +12,9 @@ __all__ = ["device", "generator", "randn"]
 
 def device() -> torch.device:
     """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it."""
-    name = os.environ.get("DIFFUSION_LAB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = os.environ.get("DIFFUSION_LAB_DEVICE") or (
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
     return torch.device(name)
 
 

@@ -147,9 +147,7 @@ class GaussianMixture:
 
     def denoiser(self, schedule: Schedule) -> ExactDenoiser:
         """The optimal denoiser; ``label`` picks one component (K = no label)."""
-        return ExactDenoiser(
-            schedule, self.x0, num_classes=len(self.weights), shape=(self.dim,)
-        )
+        return ExactDenoiser(schedule, self.x0, num_classes=len(self.weights), shape=(self.dim,))
 
 
 class Gaussian(GaussianMixture):
@@ -159,7 +157,9 @@ class Gaussian(GaussianMixture):
         mean = torch.as_tensor(mean, dtype=torch.float64)
         super().__init__([1.0], mean[None], torch.as_tensor(cov, dtype=torch.float64)[None])
 
-    def flow(self, x: Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> Tensor:
+    def flow(
+        self, x: Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float
+    ) -> Tensor:
         """Where the ODE carries x from (alpha_t, sigma_t) to (alpha_s, sigma_s).
 
         x_s = alpha_s m + C_s^{1/2} C_t^{-1/2} (x_t - alpha_t m); all C share eigenvectors.

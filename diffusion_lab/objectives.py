@@ -102,10 +102,17 @@ class DiffusionLoss(nn.Module):
     ) -> None:
         super().__init__()
         if hybrid and not getattr(denoiser, "learned_var", False):
-            raise ValueError("the hybrid loss trains a variance: build the denoiser learned_var=True")
+            raise ValueError(
+                "the hybrid loss trains a variance: build the denoiser learned_var=True"
+            )
         if hybrid and denoiser.schedule.T is None:
             raise ValueError("the hybrid loss needs a schedule on T steps, such as linear(1000)")
-        self.denoiser, self.weighting, self.hybrid, self.levels = denoiser, weighting, hybrid, levels
+        self.denoiser, self.weighting, self.hybrid, self.levels = (
+            denoiser,
+            weighting,
+            hybrid,
+            levels,
+        )
 
     def forward(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None) -> Tensor:
         schedule = self.denoiser.schedule

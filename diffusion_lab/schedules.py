@@ -156,7 +156,9 @@ class Schedule:
         return {"name": type(self).__name__.lower(), **vars(self)}
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in self.spec().items() if k not in ("name", "abar"))
+        inside = ", ".join(
+            f"{k}={v!r}" for k, v in self.spec().items() if k not in ("name", "abar")
+        )
         return f"{type(self).__name__}({inside})"
 
     def __eq__(self, other: object) -> bool:
@@ -354,7 +356,9 @@ def linear(T: int | None = None) -> Schedule:
         return Linear()
     _check_steps(T)
     scale = 1000 / T
-    return Table(torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999))
+    return Table(
+        torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999)
+    )
 
 
 def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
@@ -412,9 +416,12 @@ def posterior(
     kept = ratio * ratio * sigma_s * sigma_s
     v_ts = sigma_t * sigma_t - kept
     var_t = sigma_t * sigma_t
-    return ratio * sigma_s * sigma_s / var_t, alpha_s * v_ts / var_t, v_ts * (
-        sigma_s * sigma_s
-    ) / var_t, v_ts
+    return (
+        ratio * sigma_s * sigma_s / var_t,
+        alpha_s * v_ts / var_t,
+        v_ts * (sigma_s * sigma_s) / var_t,
+        v_ts,
+    )
 
 
 # ---- time grids ---------------------------------------------------------------------------------
@@ -448,7 +455,9 @@ def grid(
         times = [first * (1 - i / steps) ** power for i in range(steps)]
         if schedule.T is not None:
             whole = [round(t * schedule.T) for t in times]
-            for i in range(steps - 1, -1, -1):  # distinct and at least 1: room for those that follow
+            for i in range(
+                steps - 1, -1, -1
+            ):  # distinct and at least 1: room for those that follow
                 floor = 1 if i == steps - 1 else whole[i + 1] + 1
                 whole[i] = max(whole[i], floor)
             times = [i / schedule.T for i in whole]

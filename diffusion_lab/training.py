@@ -244,7 +244,9 @@ def train(
     accelerator.wait_for_everyone()
 
 
-def about(recipe: Recipe, data: Dataset, steps: int, seconds: float, model: nn.Module) -> dict[str, Any]:
+def about(
+    recipe: Recipe, data: Dataset, steps: int, seconds: float, model: nn.Module
+) -> dict[str, Any]:
     """The header of a finished checkpoint."""
     net = model.net if isinstance(model, NetDenoiser) else model
     return {

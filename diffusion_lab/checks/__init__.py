@@ -327,7 +327,7 @@ def _compare(wanted: Any, given: Any, tolerance: float) -> str | None:
     if len(left) != len(right):
         return f"{len(left)} values should come back, but {len(right)} did."
     for a, b in zip(left, right, strict=True):
-        if isinstance(a, str) or isinstance(b, str):
+        if isinstance(a, str) and isinstance(b, str):
             if a != b:
                 return f"{b!r} came back where {a!r} was expected."
             continue

@@ -27,7 +27,11 @@ class Guided(Denoiser):
         if inner.num_classes is None:
             raise ValueError("guidance needs a denoiser trained with classes and a null class")
         self.inner, self.scale, self.nfe = inner, scale, 2 * inner.nfe
-        self.lam_range, self.num_classes, self.shape = inner.lam_range, inner.num_classes, inner.shape
+        self.lam_range, self.num_classes, self.shape = (
+            inner.lam_range,
+            inner.num_classes,
+            inner.shape,
+        )
         self._labels: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x_t: Tensor, t: Time, *, label: Tensor, **condition: Any) -> Prediction:

@@ -12,7 +12,12 @@ class Classifier(nn.Module):
     """Pictures (B, C, H, W) in [-1, 1] -> class scores (B, classes); ``features`` -> (B, 64)."""
 
     def __init__(
-        self, channels: int = 1, num_classes: int = 10, width: int = 16, pools: int = 2, features: int = 64
+        self,
+        channels: int = 1,
+        num_classes: int = 10,
+        width: int = 16,
+        pools: int = 2,
+        features: int = 64,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []

@@ -1,7 +1,7 @@
 """Samplers: a step from a paper, a time grid, and the walk that joins them.
 
-    states = walk(ddim(), denoiser, x, grid(denoiser.schedule, 20))      # watch it
-    result = generate(denoiser, 64, sampler="ddim", steps=20, seed=0)     # or just have pictures
+states = walk(ddim(), denoiser, x, grid(denoiser.schedule, 20))      # watch it
+result = generate(denoiser, 64, sampler="ddim", steps=20, seed=0)     # or just have pictures
 """
 
 from __future__ import annotations

@@ -1,0 +1,9 @@
+"""Measures of quality and of cost."""
+
+from diffusion_lab.metrics.cost import Cost, count_flops, count_parameters, measure
+from diffusion_lab.metrics.frechet import Reference, fd, features, frechet, noise_anchor, reference
+
+__all__ = [
+    "Cost", "Reference", "count_flops", "count_parameters", "fd", "features", "frechet", "measure",
+    "noise_anchor", "reference",
+]  # fmt: skip
