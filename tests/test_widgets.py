@@ -1,0 +1,141 @@
+"""Widgets: driven without a front end, and still a figure where nothing runs."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+import torch
+
+from diffusion_lab import plots, widgets
+from diffusion_lab.widgets import choice, explore, player, slider, toggle
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        widgets, "_display", lambda bundle, metadata=None: seen.append((bundle, metadata))
+    )
+    return seen
+
+
+def draw(t, kind="linear", on=True):
+    if t > 0.95:
+        raise ValueError("t is <too> large")
+    return plots.lines([0, 1], {kind: [0, t]}, xlabel="time t", ylabel="alpha")
+
+
+def explorer(**more):
+    options = {
+        "t": slider("time t", 0.3, 0, 1, 0.01, unit="of the way"),
+        "kind": choice("schedule", ["linear", "cosine"]),
+        "on": toggle("with noise", True),
+        "alt": lambda t, kind, on: f'a "{kind}" line to {t:.2f}',
+        "caption": "The line rises.",
+    }
+    return explore(draw, **(options | more))
+
+
+def test_set_redraws():
+    seen = explorer()
+    first = seen.data
+    assert seen.redraws == 1 and first.startswith(b"\x89PNG")
+    assert seen.values == {"t": 0.3, "kind": "linear", "on": True}
+    seen.set(t=0.7)
+    assert seen.redraws == 2 and seen.data != first and seen.values["t"] == 0.7
+    seen.set(kind="cosine")
+    assert 'alt="a &quot;cosine&quot; line to 0.70"' in seen.screen.value
+    assert base64.b64encode(seen.data).decode() in seen.screen.value
+    seen.set(t=0.3, kind="linear")
+    assert seen.data == first
+
+
+def test_children_move_it_too():
+    seen = explorer()
+    seen.children[0].children[1].value = 0.5
+    assert seen.values["t"] == 0.5 and seen.redraws == 2
+
+
+def test_each_control_has_a_label_with_its_unit_and_waits_for_the_hand():
+    row, listed, ticked, _ = explorer().children
+    label, control = row.children
+    assert label.value == "time t (of the way)" and control.tooltip == label.value
+    assert control.continuous_update is False
+    assert listed.children[0].value == "schedule"
+    assert ticked.children[0].description == "with noise"
+
+
+def test_an_error_is_shown_and_mends_itself():
+    seen = explorer()
+    seen.set(t=0.99)
+    assert seen.error == "ValueError: t is <too> large"
+    assert seen.screen.value == "<pre>ValueError: t is &lt;too&gt; large</pre>"
+    seen.set(t=0.2)
+    assert seen.error == "" and "<img" in seen.screen.value
+
+
+def test_first_drawing_may_raise():
+    with pytest.raises(ValueError, match="too"):
+        explorer(t=slider("time t", 1.0, 0, 1, 0.01))
+
+
+def test_display_holds_widget_figure_alt_and_caption(shown, capsys):
+    seen = explorer()
+    seen._ipython_display_()
+    ((bundle, metadata),) = shown
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == seen.box.model_id
+    assert base64.b64decode(bundle["image/png"]) == seen.data
+    assert metadata == {"image/png": {"alt": 'a "linear" line to 0.30'}}
+    assert capsys.readouterr().out == "The line rises.\n"
+
+
+def test_no_figure_is_left_open():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    explorer().set(t=0.4)
+    assert plt.get_fignums() == before
+
+
+def test_player(shown):
+    frames = [torch.full((4, 1, 3, 3), value) for value in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    seen = player(frames, titles=["1", "0.75", "0.5", "0.25", "0"], alt="fades in", caption="Look.")
+    assert seen.values == {"step": 4}
+    play = seen.children[0]
+    assert (play.min, play.max, play.value) == (0, 4, 4)
+    shots = {seen.set(step=i).data for i in range(5)}
+    assert len(shots) == 5
+    seen = player(frames, alt="fades in", caption="Look.")
+    seen._ipython_display_()
+    assert shown[0][1]["image/png"]["alt"] == "fades in"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: explore(draw, alt="a", caption="c"), "at least one control"),
+        (lambda: explorer().set(s=1), "unknown control 's'"),
+        (lambda: slider("time", 2, 0, 1, 0.1), "value 2"),
+        (lambda: slider("time", 0, 0, 1, 0), "step 0"),
+        (lambda: choice("kind", []), "at least one option"),
+        (lambda: choice("kind", ["linear"], "liner"), "Did you mean 'linear'"),
+        (lambda: player([torch.zeros(1, 1, 2, 2)], alt="a", caption="c"), "at least two frames"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_draw_must_return_a_figure():
+    with pytest.raises(TypeError, match="must return a figure"):
+        explore(lambda t: None, t=slider("t", 0, 0, 1, 1), alt="a", caption="c")
+
+
+def test_whole_numbers_stay_whole():
+    seen = explore(
+        lambda n: plots.lines([0, 1], {"a": [0, n]}, xlabel="x", ylabel="y"),
+        n=slider("steps", 3, 1, 9, 1), alt="a", caption="c",
+    )  # fmt: skip
+    assert seen.set(n=5).values == {"n": 5} and isinstance(seen.values["n"], int)
