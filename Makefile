@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 EXTRAS := dev,peers
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
 LAB_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -54,6 +55,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  exit 1; }
 	@echo "Installing the course and its dependencies in $(VENV): a few gigabytes, some minutes, once."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@# JupyterLab asks on first start whether it may fetch news: in this environment it does not.
+	@$(BIN)/jupyter labextension disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1 || true
 	@touch $@
 
 lab: setup

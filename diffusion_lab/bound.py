@@ -47,7 +47,7 @@ def kl(mean_p: Tensor, var_p: Tensor, mean_q: Tensor, var_q: Tensor) -> Tensor:
 
 
 def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor, levels: int) -> Tensor:
-    """-log of N(mean, std^2) integrated over the bin of each value of x0, in nats, element by element.
+    """-log of N(mean, std^2) integrated over the bin of each value of x0, in nats, elementwise.
 
     x0 has ``levels`` equally spaced values in [-1, 1]; bins are 2/(levels-1) wide, and the outer
     ones reach to infinity. The bins' probabilities sum to 1.

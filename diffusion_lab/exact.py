@@ -29,7 +29,7 @@ __all__ = ["ExactDenoiser", "FiniteData", "Gaussian", "GaussianMixture"]
 
 
 class ExactDenoiser(Denoiser):
-    """A formula ``x0(x_t, alpha, sigma, label) -> E[x_0 | x_t]`` with the interface of a network."""
+    """A formula ``x0(x_t, alpha, sigma, label) -> E[x_0 | x_t]`` with a network's interface."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ tensor (training: one t for every picture) and compute in float64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from types import ModuleType
@@ -471,7 +472,7 @@ def grid(
             lams = [-rho * math.log(big + w * (small - big)) for w in share]
         times = [schedule.t_of_lam(lam) for lam in lams]
         times[0] = first
-    if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+    if any(a <= b for a, b in itertools.pairwise(times)):
         raise ValueError(
             f"{steps} {spacing} steps do not fit between lambda {low:.3g} and {high:.3g}: "
             "ask for fewer steps"

@@ -2,8 +2,8 @@
 
     out = out_null + scale (out_class - out_null)
 
-with scale 1 the conditional and 0 the unconditional answer (their w is scale - 1). Both answers come
-from one network call on twice the batch, and count as two evaluations.
+with scale 1 the conditional and 0 the unconditional answer (their w is scale - 1). Both answers
+come from one network call on twice the batch, and count as two evaluations.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     FD = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})        (Heusel et al. 2017, 1706.08500)
 
-the squared Wasserstein-2 distance between Gaussians of the same means and covariances. It is not the
-FID of papers, which needs InceptionV3: values compare only with values of the same features, the
-same reference and the same number of pictures. To give them a scale, they are also quoted in units
-of the anchor A, the FD of as many real (training) pictures with noise of standard deviation 0.1 added.
+the squared Wasserstein-2 distance between Gaussians of the same means and covariances. It is not
+the FID of papers, which needs InceptionV3: values compare only with values of the same features,
+the same reference and the same number of pictures. To give them a scale, they are also quoted in
+units of the anchor A, the FD of as many real (training) pictures with noise of standard deviation
+0.1 added.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def features(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
 
 @lru_cache(maxsize=4)
 def reference(name: str = "fashion") -> Reference:
-    """The shipped statistics of the full test set (10,000 pictures of Fashion-MNIST, 297 digits)."""
+    """The shipped statistics of the full test set (10,000 of Fashion-MNIST, 297 digits)."""
     if name not in NETS:
         raise unknown("data set with reference statistics", name, NETS)
     tensors, about = checkpoints.load_tensors(

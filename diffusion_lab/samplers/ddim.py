@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffusion_lab.samplers.walk import Step
+from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import posterior
 
 __all__ = ["ddim"]
 
 
 def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
-    """The DDIM step with noise share ``eta`` >= 0; ``clip`` clamps x0_hat and recomputes eps_hat."""
+    """The DDIM step with noise share ``eta`` in [0, 1]; ``clip`` clamps x0_hat, eps_hat follows."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
 
-    def step(ask, x, t, s, history, noise) -> Tensor:
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
         if clip is not None:
             p = p.clip(*clip)
@@ -32,6 +32,6 @@ def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
         towards = (sigma_s**2 - std**2) ** 0.5
         # eps_hat = (x_t - alpha x0_hat) / sigma, so all of it is cx x_t + c0 x0_hat
         mean = p.mix(towards / p.sigma, alpha_s - towards * p.alpha / p.sigma)
-        return mean.add(noise(x), alpha=std) if std else mean
+        return mean.add(ask.noise(x), alpha=std) if std else mean
 
     return step

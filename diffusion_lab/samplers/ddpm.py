@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.bound import VARIANCES, reverse_variance
 from diffusion_lab.errors import unknown
-from diffusion_lab.samplers.walk import Step
+from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import posterior
 
 __all__ = ["ddpm"]
@@ -26,7 +26,7 @@ def ddpm(variance: str = "small", clip: tuple[float, float] | None = None) -> St
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
 
-    def step(ask, x, t, s, history, noise) -> Tensor:
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
         if clip is not None:
             p = p.clip(*clip)
@@ -36,7 +36,7 @@ def ddpm(variance: str = "small", clip: tuple[float, float] | None = None) -> St
             return mean
         var = reverse_variance(p, v_ts, bt, variance)
         if isinstance(var, Tensor):
-            return mean.addcmul(var.sqrt(), noise(x))
-        return mean.add(noise(x), alpha=var**0.5)
+            return mean.addcmul(var.sqrt(), ask.noise(x))
+        return mean.add(ask.noise(x), alpha=var**0.5)
 
     return step

@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from diffusion_lab.samplers.walk import Step
+from diffusion_lab.samplers.walk import Ask, Step
 
 __all__ = ["dpmpp_2m"]
 
@@ -22,12 +22,12 @@ __all__ = ["dpmpp_2m"]
 def dpmpp_2m(clip: tuple[float, float] | None = None) -> Step:
     """The DPM-Solver++(2M) step; ``clip`` clamps x0_hat (its dynamic threshold's simple form)."""
 
-    def step(ask, x, t, s, history, noise) -> Tensor:
-        before = history[-1][1] if history else None
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        before = ask.history[-1][1] if ask.history else None
         p = ask(x, t)
         if clip is not None:
             p = p.clip(*clip)
-            history[-1] = (t, p)
+            ask.history[-1] = (t, p)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         if sigma_s == 0:
             return p.mix(0.0, alpha_s)

@@ -2,12 +2,12 @@
 
 A paper contributes a *step*, a function
 
-    step(ask, x, t, s, history, noise) -> x_s
+    step(ask, x, t, s) -> x_s
 
-that moves x from time t to s < t. ``ask(x, t)`` is the denoiser with its condition (each call is
-counted and kept in ``history``), ``noise(like)`` draws what a stochastic step needs. ``walk`` runs a
-step over a grid and yields its states, so progress bars, animations, counts and corrections need no
-second copy of the loop.
+that moves x from time t to s < t. ``ask(x, t)`` is the denoiser with its condition: each call is
+counted and kept in ``ask.history``; ``ask.noise(like)`` draws what a stochastic step needs.
+``walk`` runs a step over a grid and yields its states, so progress bars, animations, counts and
+corrections need no second copy of the loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from diffusion_lab.schedules import Schedule
 __all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "sample", "walk"]
 
 Noise = Callable[[int, Tensor], Tensor]  # (number of the draw, like) -> noise of that shape
-Step = Callable[..., Tensor]
 
 
 @dataclass(slots=True)
@@ -44,16 +43,23 @@ class State:
 
 
 class Ask:
-    """A denoiser bound to its condition, which counts its calls and keeps the last answers.
+    """A denoiser bound to its condition and its source of noise, which counts its calls.
 
     ``history`` holds (t, Prediction), newest last, at most ``keep`` of them: what multistep methods
-    look back on.
+    look back on. ``nfe`` counts network evaluations, ``draws`` the calls of ``noise``.
     """
 
-    __slots__ = ("condition", "denoiser", "history", "keep", "nfe", "schedule")
+    __slots__ = ("condition", "denoiser", "draws", "history", "keep", "nfe", "schedule", "source")
 
-    def __init__(self, denoiser: Denoiser, condition: dict[str, Any], keep: int = 4) -> None:
-        self.denoiser, self.condition, self.keep = denoiser, condition, keep
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        condition: dict[str, Any] | None = None,
+        source: Noise | None = None,
+        keep: int = 4,
+    ) -> None:
+        self.denoiser, self.condition, self.keep = denoiser, condition or {}, keep
+        self.source, self.draws = source, 0
         self.schedule: Schedule = denoiser.schedule
         self.history: list[tuple[float, Prediction]] = []
         self.nfe = 0
@@ -67,6 +73,16 @@ class Ask:
             del history[0]
         return pred
 
+    def noise(self, like: Tensor) -> Tensor:
+        """The next draw of noise; ValueError if the walk was given no source of it."""
+        if self.source is None:
+            raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
+        self.draws += 1
+        return self.source(self.draws - 1, like)
+
+
+Step = Callable[[Ask, Tensor, float, float], Tensor]
+
 
 def gaussian(generator: torch.Generator) -> Noise:
     """Standard normal noise, drawn on the CPU in whole batches and moved to the sample's device."""
@@ -76,10 +92,6 @@ def gaussian(generator: torch.Generator) -> Noise:
         return z if like.device.type == "cpu" and like.dtype == z.dtype else z.to(like)
 
     return draw
-
-
-def _no_noise(i: int, like: Tensor) -> Tensor:
-    raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
 
 
 def check_grid(times: Sequence[float]) -> list[float]:
@@ -113,40 +125,36 @@ def walk(
     """Run ``step`` over ``grid`` from x at the first time; yields a State before and after each step.
 
     Args:
-        grid: falling times in [0, 1]; or a function of the State that gives the next time (up or
-            down) or None to stop, for samplers that decide on the way, with ``start`` as first time.
+        grid: falling times in [0, 1]; or, for samplers that decide on the way, a function of the
+            State that gives the next time (up or down) or None to stop; ``start`` is the first.
         noise: where stochastic steps get their noise, see ``gaussian``.
         project: correction ``(x, s) -> x`` after each step (inpainting, ILVR, ...).
         grad: keep the graph, for methods that differentiate through the walk.
         condition: passed on to the denoiser (``label=...``).
 
-    Never write to a yielded tensor. Raises ValueError for a bad grid, a NaN-free check is the
-    caller's (``sample`` does it at the end).
+    Never write to a yielded tensor. Raises ValueError for a bad grid or a bad x; that the result is
+    finite is checked by ``sample``, once, at the end.
     """
     if not x.is_floating_point() or len(x) == 0:
         raise ValueError(
             f"x must be a float tensor with at least one sample; got {x.dtype} {tuple(x.shape)}"
         )
-    free = callable(grid)
-    times = None if free else check_grid(grid)
-    return _walk(step, Ask(denoiser, condition), x, grid if free else times, free, noise, project,
-                 grad, start)  # fmt: skip
+    ask = Ask(denoiser, condition, noise)
+    return _walk(step, ask, x, grid if callable(grid) else check_grid(grid), project, grad, start)
 
 
 def _walk(
-    step: Step, ask: Ask, x: Tensor, grid: Any, free: bool, noise: Noise | None,
-    project: Callable | None, grad: bool, start: float,
-) -> Iterator[State]:  # fmt: skip
-    draws = 0
-    source = noise or _no_noise
-
-    def draw(like: Tensor) -> Tensor:
-        nonlocal draws
-        draws += 1
-        return source(draws - 1, like)
-
+    step: Step,
+    ask: Ask,
+    x: Tensor,
+    grid: list[float] | Callable[[State], float | None],
+    project: Callable[[Tensor, float], Tensor] | None,
+    grad: bool,
+    t: float,
+) -> Iterator[State]:
+    free = callable(grid)
     n = None if free else len(grid) - 1
-    t = start if free else grid[0]
+    t = t if free else grid[0]
     state = State(x, t, t, 0, n, None, 0)
     yield state
     i = 0
@@ -156,7 +164,7 @@ def _walk(
             return
         # inside the loop, not around the yield: a no_grad block would leak into the caller
         with torch.set_grad_enabled(grad):
-            x = step(ask, x, t, s, ask.history, draw)
+            x = step(ask, x, t, s)
             if project is not None:
                 x = project(x, s)
         i += 1
@@ -200,7 +208,7 @@ def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) ->
         raise ValueError("the walk yielded no state")
     if not bool(torch.isfinite(last.x).all()):
         raise FloatingPointError(
-            f"the sample is not finite after {last.i} steps: the denoiser returned NaN or infinity, "
-            "or the steps are too long for this sampler"
+            f"the sample is not finite after {last.i} steps: the denoiser returned NaN or "
+            "infinity, or the steps are too long for this sampler"
         )
     return Result(last.x, last.nfe, time.perf_counter() - begin, path)
