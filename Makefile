@@ -25,7 +25,8 @@ export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # After installation nothing may ask the network: see diffusion_lab/_offline.py.
-SEALED := DIFFUSION_LAB_OFFLINE=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
+LOOPBACK := $(if $(filter Darwin,$(shell uname)),lo0,lo)
+SEALED := DIFFUSION_LAB_OFFLINE=1 HF_HUB_OFFLINE=1 GLOO_SOCKET_IFNAME=$(LOOPBACK) OMP_NUM_THREADS=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
   --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
