@@ -18,7 +18,7 @@ os.environ.update(
     DIFFUSION_LAB_OFFLINE="1",  # diffusion_lab/_offline.py: loopback only
     HF_HUB_OFFLINE="1",
     GLOO_SOCKET_IFNAME="lo0" if sys.platform == "darwin" else "lo",
-    MPLBACKEND="Agg",
+    MATPLOTLIBRC=str(ROOT / "tests" / "matplotlibrc"),  # MPLBACKEND would silence kernels
     OMP_NUM_THREADS="1",  # sums depend on the number of threads
     MKL_NUM_THREADS="1",
     JUPYTER_PREFER_ENV_PATH="1",
