@@ -21,7 +21,9 @@ _REGION = re.compile(
     r"(?:\n[ \t]*### BEGIN STUB[^\n]*\n(?P<stub>.*?)^[ \t]*### END STUB[^\n]*)?",
     re.MULTILINE | re.DOTALL,
 )
-_WRITTEN = re.compile(r"<!-- BEGIN SOLUTION -->.*?<!-- END SOLUTION -->", re.DOTALL)
+_WRITTEN = re.compile(
+    r"^<!-- BEGIN SOLUTION -->[ \t]*\n.*?^<!-- END SOLUTION -->[ \t]*$", re.MULTILINE | re.DOTALL
+)
 _CHECK = re.compile(r"^check\.(?P<task>\w+)\((?P<given>.*)\)[ \t]*;?[ \t]*$", re.MULTILINE)
 _BAR = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|\?it|it \[\d\d:\d\d")
 _WIDGET = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
@@ -33,23 +35,29 @@ def checks_in(body: str) -> list[tuple[str, str]]:
 
 
 def nbgrader(cell_type: str, body: str, label: str, points: int) -> dict[str, Any]:
-    """What nbgrader reads: solution cells (with a region) and graded cells (with a check)."""
-    base = {"schema_version": 3, "grade_id": label, "task": False, "cell_type": cell_type}
-    if cell_type == "code" and "BEGIN SOLUTION" in body:
-        return base | {"grade": False, "solution": True, "locked": False}
-    if cell_type == "code" and checks_in(body):
-        return base | {"grade": True, "solution": False, "locked": True, "points": points}
-    return {}
+    """What nbgrader reads of a cell: a solution, a check, or a written answer (both in one)."""
+    solution = "BEGIN SOLUTION" in body
+    grade = cell_type == "markdown" if solution else cell_type == "code" and bool(checks_in(body))
+    if not solution and not grade:
+        return {}
+    found = {"schema_version": 3, "grade_id": label, "task": False, "cell_type": cell_type}
+    found |= {"grade": grade, "solution": solution, "locked": not solution}
+    return found | ({"points": points} if grade else {})
 
 
 def for_learner(body: str) -> str:
     """A cell with each solution region replaced by its stub."""
     body = _WRITTEN.sub("*Your answer here.*", body)
-    return _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
+    body = _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
+    left = re.search(r".*(BEGIN|END) (SOLUTION|STUB).*", body)
+    if left:
+        raise ValueError(f"this mark has no partner, or no line of its own: {left[0].strip()!r}")
+    return body
 
 
 def for_teacher(body: str) -> str:
     """A cell as the solution notebook shows it: no stub lines, checks with their hidden test."""
+    for_learner(body)  # finds marks without a partner
     if "BEGIN SOLUTION" in body:
         return _REGION.sub(lambda m: _without_stub(m[0]), body)
     calls = checks_in(body)

@@ -160,16 +160,17 @@ def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) 
             raise ValueError(f"{name}: two cells are named {label!r}; give each its own name")
         seen.add(label)
         body = cell.source.replace("{{time}}", measured_time(name, home))
-        if len(re.findall("BEGIN SOLUTION", body)) != len(re.findall("END SOLUTION", body)):
-            raise ValueError(f"{name}: cell {label!r} has a solution region without an end")
         tags = set(cell.metadata.get("tags", []))
         grading = nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
         metadata: dict[str, Any] = {"name": label} | ({"nbgrader": grading} if grading else {})
-        if grading.get("grade"):
+        if grading.get("locked"):
             tags.add(CHECKED)  # what a check says is compared whenever the lesson is tested
         if tags:
             metadata["tags"] = sorted(tags)
-        body = for_learner(body) if kind == "learner" else for_teacher(body)
+        try:
+            body = for_learner(body) if kind == "learner" else for_teacher(body)
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"{name}, cell {label!r}: {error}") from error
         make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
         done.append(make(body, id=_digest(f"{name}:{label}")[:12], metadata=metadata))
     return new_notebook(cells=done, metadata=_about(name, kind, home))

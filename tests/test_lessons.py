@@ -303,7 +303,11 @@ my_half = 0.5
 check.half(my_half)
 
 # %% [markdown]
-# Find the bug. <!-- BEGIN SOLUTION -->It is a four.<!-- END SOLUTION -->
+# Where is the bug?
+#
+# <!-- BEGIN SOLUTION -->
+# It is a four.
+# <!-- END SOLUTION -->
 
 # %% name="my-sum"
 ### BEGIN SOLUTION
@@ -375,7 +379,7 @@ def test_learner_gets_stubs(home):
     assert named(notebook, "my-sum").source == "my_sum = ...\nbroken = 2 - 2"
     everything = "\n".join(cell.source for cell in notebook.cells)
     assert "SOLUTION" not in everything and "STUB" not in everything and "HIDDEN" not in everything
-    assert "Find the bug. *Your answer here.*" in everything
+    assert "Where is the bug?\n\n*Your answer here.*" in everything
 
 
 def test_teacher_gets_solutions_and_hidden_tests(home):
@@ -594,8 +598,12 @@ def test_faults_of_outputs_are_found(built, change, words):
 def test_source_faults_are_named(home):
     source = home / "source" / "99_tiny.py"
     source.write_text(TINY.replace("    ### END SOLUTION\n", "", 1))
-    with pytest.raises(ValueError, match="'my-half' has a solution region without an end"):
+    with pytest.raises(ValueError, match="cell 'my-half': this mark has no partner"):
         lessons.convert(99, "learner", home)
+    source.write_text(TINY.replace("# <!-- END", "# one line <!-- END"))
+    for kind in lessons.KINDS:
+        with pytest.raises(ValueError, match="no line of its own"):
+            lessons.convert(99, kind, home)
     source.write_text(TINY.replace('name="exact"', 'name="line"'))
     with pytest.raises(ValueError, match="two cells are named 'line'"):
         lessons.convert(99, "learner", home)

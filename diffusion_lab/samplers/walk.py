@@ -122,7 +122,7 @@ def walk(
     start: float = 1.0,
     **condition: Any,
 ) -> Iterator[State]:
-    """Run ``step`` over ``grid`` from x at the first time; yields a State before and after each step.
+    """Run ``step`` over ``grid`` from x at the first time; yields a State before and after a step.
 
     Args:
         grid: falling times in [0, 1]; or, for samplers that decide on the way, a function of the
