@@ -47,11 +47,15 @@ def nbgrader(cell_type: str, body: str, label: str, points: int) -> dict[str, An
 
 def for_learner(body: str) -> str:
     """A cell with each solution region replaced by its stub."""
+    marks = re.findall(r"(BEGIN|END) (SOLUTION|STUB)", body)
+    for begin, end in zip(marks[::2], [*marks[1::2], ("", "")]):
+        if begin[0] != "BEGIN" or end != ("END", begin[1]):
+            raise ValueError(f"the mark {' '.join(begin)} has no partner")
     body = _WRITTEN.sub("*Your answer here.*", body)
     body = _REGION.sub(lambda m: _stub(m, body[m.end() :]), body)
     left = re.search(r".*(BEGIN|END) (SOLUTION|STUB).*", body)
     if left:
-        raise ValueError(f"this mark has no partner, or no line of its own: {left[0].strip()!r}")
+        raise ValueError(f"a mark needs a line of its own, as it has not in {left[0].strip()!r}")
     return body
 
 

@@ -598,11 +598,11 @@ def test_faults_of_outputs_are_found(built, change, words):
 def test_source_faults_are_named(home):
     source = home / "source" / "99_tiny.py"
     source.write_text(TINY.replace("    ### END SOLUTION\n", "", 1))
-    with pytest.raises(ValueError, match="cell 'my-half': this mark has no partner"):
+    with pytest.raises(ValueError, match="cell 'my-half': the mark BEGIN SOLUTION has no"):
         lessons.convert(99, "learner", home)
     source.write_text(TINY.replace("# <!-- END", "# one line <!-- END"))
     for kind in lessons.KINDS:
-        with pytest.raises(ValueError, match="no line of its own"):
+        with pytest.raises(ValueError, match="a line of its own"):
             lessons.convert(99, kind, home)
     source.write_text(TINY.replace('name="exact"', 'name="line"'))
     with pytest.raises(ValueError, match="two cells are named 'line'"):
