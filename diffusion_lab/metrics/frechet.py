@@ -89,6 +89,12 @@ def reference(name: str = "fashion") -> Reference:
     return Reference(tensors["mean"], tensors["cov"], about["n"])
 
 
+def forget() -> None:
+    """Read nets and statistics again when next asked: for the scripts that make new ones."""
+    _net.cache_clear()
+    reference.cache_clear()
+
+
 def fd(x: Tensor, name: str = "fashion") -> float:
     """Fréchet distance of pictures (N, C, H, W) to the full test set. Quote it with N."""
     return frechet(Reference.of(features(x, name)), reference(name))
