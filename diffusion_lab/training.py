@@ -79,16 +79,24 @@ def build(recipe: Recipe, data: Dataset) -> nn.Module:
     net.spec = {"name": recipe.net["name"], **spec}
     if recipe.task == "classifier":
         return net
+    schedule = schedules.make(**recipe.schedule)
     return NetDenoiser(
         net,
-        schedules.make(**recipe.schedule),
+        schedule,
         recipe.kind,
         sd=round(data.std, 4) if recipe.sd is None else recipe.sd,
         shape=tuple(data.x.shape[1:]),
         num_classes=len(data.classes) if recipe.conditional else None,
-        lam_range=recipe.lam_range,
+        lam_range=recipe.lam_range or _grid_range(schedule),
         learned_var=recipe.hybrid,
     )
+
+
+def _grid_range(schedule: schedules.Schedule) -> tuple[float, float] | None:
+    """The lambdas of a T-step schedule: what a network trained on its grid has seen."""
+    if schedule.T is None or schedule.alpha(1.0) == 0:
+        return None
+    return round(schedule.lam(1.0), 4), round(schedule.lam(1 / schedule.T), 4)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
