@@ -152,5 +152,5 @@ def test_every_lesson_is_in_the_table():
     from diffusion_lab import lessons
 
     table = README.split("<!-- lessons: begin -->")[1].split("<!-- lessons: end -->")[0]
-    listed = re.findall(r"^\| (\d\d)", table, re.MULTILINE)
+    listed = re.findall(r"^\| \[?(\d\d)", table, re.MULTILINE)
     assert listed == [name[:2] for name in lessons.names() if lessons.find(name).is_file()]
