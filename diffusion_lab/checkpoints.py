@@ -20,7 +20,7 @@ from diffusion_lab.device import device as best_device
 from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
-__all__ = ["info", "load", "load_tensors", "save", "save_tensors", "shipped"]
+__all__ = ["info", "load", "load_or_train", "load_tensors", "save", "save_tensors", "shipped"]
 
 FORMAT = "diffusion-lab-1"
 
@@ -110,6 +110,41 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
     model = model.eval().requires_grad_(False).to(device or best_device())
     model.to(memory_format=torch.channels_last)  # convolutions run faster so
     model.about = about
+    return model
+
+
+def load_or_train(
+    name: str, *, fresh: bool = False, steps: int | None = None, folder: str | Path | None = None
+) -> Any:
+    """The shipped model ``name``, or the same recipe trained here; prints which, and at what cost.
+
+    ``fresh`` trains even where a checkpoint is shipped (lessons do so at the level ``full``), with
+    a progress bar, into ``folder`` (by default ``trained`` beside the whole data sets). A training
+    that was killed goes on where it stopped, and a finished one of the same recipe is loaded.
+    """
+    from diffusion_lab import data, recipes, training
+    from diffusion_lab.files import sha256
+
+    recipe = recipes.get(name)
+    if name in shipped() and not fresh:
+        path, branch = find(name), "loaded the shipped checkpoint"
+    else:
+        recipe = recipe if steps is None else recipe.but(steps=steps)
+        folder = data.default_root() / "trained" if folder is None else Path(folder)
+        path, branch = folder / f"{name}.safetensors", "loaded what was trained here before"
+        wanted = json.loads(json.dumps(recipe.as_dict()))
+        if not path.is_file() or load_tensors(path)[1]["recipe"] != wanted:
+            state = folder / f"{name}.state.safetensors"
+            training.fit(recipe, out=folder, resume=state.is_file())
+            state.unlink()
+            branch = "trained here, just now"
+    model = load(path)
+    about = model.about
+    print(
+        f"{name}: {branch}, sha256 {sha256(path)[:12]}\n"
+        f"trained for {about['recipe']['steps']:,} steps in {about['cpu_seconds']:,.0f} "
+        f"core-seconds ({about['machine']}) by: {about['command']}"
+    )
     return model
 
 

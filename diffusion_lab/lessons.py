@@ -40,7 +40,8 @@ from diffusion_lab.cells import LANGUAGE, for_learner, for_teacher, nbgrader, ti
 from diffusion_lab.errors import unknown
 
 __all__ = [
-    "LEVELS", "build", "convert", "drift", "execute", "find", "level", "names", "pick", "tidy",
+    "LEVELS", "build", "convert", "cost_row", "cost_rows", "drift", "execute", "find", "level",
+    "names", "pick", "tidy",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "live", "full")
@@ -71,6 +72,43 @@ def level() -> str:
 def pick(*, smoke: T, live: T, full: T | None = None) -> T:
     """The value for the present level; ``full`` is the one of ``live`` where none is given."""
     return {"smoke": smoke, "live": live, "full": live if full is None else full}[level()]
+
+
+# ------------------------------------------------------------------------------------- costs
+COST = "application/vnd.diffusion-lab.cost+json"
+
+
+def cost_row(lesson: str | int, *rows: dict[str, Any]) -> None:
+    """Show rows of the course's running table, and leave them in the cell's output as data.
+
+    A row is ``{"system": "...", **cost.row(), ...}`` with ``metrics.Cost.row``, then what was
+    measured ("FD / A", "N"). All rows of one call have the same columns, else ``ValueError``.
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError(f"rows of one table need the same columns: {[list(r) for r in rows]}")
+    from diffusion_lab.plots import _display
+
+    rows = tuple({"lesson": f"{int(lesson):02d}"} | row for row in rows)
+    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    text = "\n".join(
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
+        for line in cells
+    )
+    _display({"text/plain": text, COST: list(rows)})
+
+
+def cost_rows(home: Path | None = None) -> list[dict[str, Any]]:
+    """The running table so far: the rows that the built lessons hold, in course order."""
+    home = home or folder()
+    found = []
+    for name in names(home):
+        path = find(name, "solution", home)
+        notebook = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
+        for cell in notebook["cells"]:
+            for output in cell.get("outputs", ()):
+                found += output.get("data", {}).get(COST, [])
+    return found
 
 
 # ------------------------------------------------------------------------------------- finding

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS", "animation", "axes", "field", "grid", "lines", "picture", "png", "save_grid",
-    "scatter", "show", "strip", "use_style",
+    "COLOURS", "Live", "animation", "axes", "field", "grid", "lines", "picture", "png",
+    "save_grid", "scatter", "show", "strip", "training", "use_style",
 ]  # fmt: skip
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
@@ -105,14 +105,48 @@ def mime(data: bytes, *, alt: str, caption: str) -> tuple[dict[str, str], dict[s
     return {"image/png": text, "text/plain": f"[figure: {alt}]"}, {"image/png": {"alt": alt}}
 
 
-def _display(bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+def _display(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Show a bundle where there is a notebook; with ``display_id=True`` returns its handle."""
     try:
         from IPython import get_ipython
         from IPython.display import display
     except ImportError:  # a plain script: there is nothing to show it on
-        return
-    if get_ipython() is not None:
-        display(bundle, metadata=metadata or {}, raw=True)
+        return None
+    if get_ipython() is None:
+        return None
+    return display(bundle, metadata=metadata or {}, raw=True, **options)
+
+
+class Live:
+    """One figure that is drawn again and again while something runs::
+
+        view = Live(alt="...", caption="...")
+        for ...:
+            view.draw(fig)  # replaces what stood there
+        view.close()  # prints the caption below
+
+    What is stored is the last figure, with its alt text.
+    """
+
+    def __init__(self, *, alt: str, caption: str) -> None:
+        self.alt, self.caption = alt, caption
+        self.handle: Any = None
+        mime(b"", alt=alt, caption=caption)  # words that are missing are found before the work
+
+    def draw(self, fig: Figure) -> None:
+        """Show ``fig`` in the place of the one before, and close it."""
+        import matplotlib.pyplot as plt
+
+        bundle, metadata = mime(png(fig), alt=self.alt, caption=self.caption)
+        plt.close(fig)
+        if self.handle is None:
+            self.handle = _display(bundle, metadata, display_id=True)
+        else:
+            self.handle.update(bundle, metadata=metadata, raw=True)
+
+    def close(self) -> None:
+        """Nothing more will be drawn: print the caption."""
+        print(self.caption)
 
 
 # ------------------------------------------------------------------------------------- pictures
@@ -258,6 +292,28 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(curves) > 1:
         ax.legend()
+    return fig
+
+
+def training(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    images: Any,
+    *,
+    columns: int = 10,
+    title: str = "",
+) -> Figure:
+    """A training as it stands: its loss so far on the left, pictures (N, C, H, W) on the right."""
+    import matplotlib.pyplot as plt
+
+    use_style()
+    rows = -(-len(images) // columns)
+    shape = (3.4 + 0.62 * columns, max(2.6, 0.62 * rows + 0.4))
+    fig, (left, right) = plt.subplots(1, 2, figsize=shape, width_ratios=[3.4, 0.62 * columns])
+    lines(steps, {"loss": losses}, xlabel="optimiser step", ylabel="training loss", ax=left)
+    right.imshow(picture(images, columns=columns), interpolation="nearest")
+    right.set_axis_off()
+    right.set_title(title)
     return fig
 
 

@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 from diffusion_lab.errors import unknown
 
 if TYPE_CHECKING:
+    from diffusion_lab.data import Dataset
     from diffusion_lab.exact import ExactDenoiser, GaussianMixture
     from diffusion_lab.schedules import Schedule
 
@@ -38,6 +39,7 @@ __all__ = [
     "Samples",
     "anisotropic",
     "checkerboard",
+    "dataset",
     "grid",
     "load_toy",
     "moons",
@@ -251,3 +253,18 @@ def load_toy(name: str) -> GaussianMixture | Product | Samples:
     if name not in TOYS:
         raise unknown("toy", name, TOYS)
     return TOYS[name]()
+
+
+def dataset(name: str, n: int = 10_000, seed: int = 0) -> Dataset:
+    """``n`` draws of a toy as a data set to train on: x (n, D) float32, one class.
+
+    ``training.train(recipe, data=toys.dataset("ring"))`` then works as with pictures.
+    """
+    from diffusion_lab.data import Dataset
+    from diffusion_lab.device import generator
+    from diffusion_lab.files import sha256
+
+    x = load_toy(name).sample(n, generator(seed)).float()
+    labels = torch.zeros(n, dtype=torch.int64)
+    digest = sha256(x.numpy().tobytes())
+    return Dataset(x, labels, ("all",), name, "train", digest, 256, x.std(correction=0).item())

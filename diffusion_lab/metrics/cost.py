@@ -12,7 +12,7 @@ from torch import nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser
 
-__all__ = ["Cost", "count_flops", "count_parameters", "measure"]
+__all__ = ["Cost", "count_flops", "count_parameters", "flops_by_part", "measure"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,31 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@torch.no_grad()
 def count_flops(denoiser: Denoiser, shape: tuple[int, ...] | None = None, t: float = 0.5) -> float:
     """FLOPs of one call of the denoiser on one datum (attention's products counted)."""
+    return float(_counted(denoiser, shape, t)["Global"])
+
+
+def flops_by_part(
+    denoiser: NetDenoiser, shape: tuple[int, ...] | None = None, t: float = 0.5
+) -> dict[str, float]:
+    """FLOPs of one call on one datum for each part of the network, as its layers are named.
+
+    A part is a child of the network, or an entry of a list of layers ("down.0"). Parts without
+    multiplications of matrices (norms, additions) count 0, as in ``count_flops``.
+    """
+    counts = _counted(denoiser, shape, t)
+    parts = []
+    for name, child in denoiser.net.named_children():
+        is_list = isinstance(child, nn.ModuleList)
+        parts += [f"{name}.{i}" for i in range(len(child))] if is_list else [name]
+    root = f"{type(denoiser).__name__}.net"
+    return {part: float(counts.get(f"{root}.{part}", 0)) for part in parts}
+
+
+@torch.no_grad()
+def _counted(denoiser: Denoiser, shape: tuple[int, ...] | None, t: float) -> dict[str, int]:
+    """FLOPs of one call on one datum by module, and of all of it as "Global"."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -62,7 +84,7 @@ def count_flops(denoiser: Denoiser, shape: tuple[int, ...] | None = None, t: flo
     # the fused attention kernels of the CPU are invisible to the counter: count the plain one
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         denoiser(x, t, **condition)
-    return float(counter.get_total_flops())
+    return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
 
 
 def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tuple[Any, Cost]:
