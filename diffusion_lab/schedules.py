@@ -70,7 +70,7 @@ def _log_sigma_vp(log_alpha: Time) -> Time:
 def _log_alpha_vp(lam: Time) -> Time:
     """log alpha from lambda when alpha^2 + sigma^2 = 1: alpha^2 = 1 / (1 + e^{-2 lambda})."""
     if isinstance(lam, Tensor):
-        return -0.5 * torch.nn.functional.softplus(-2 * lam)
+        return -0.5 * torch.nn.functional.softplus(-2 * lam, threshold=40)
     y = -2 * lam
     return -0.5 * (max(y, 0.0) + math.log1p(math.exp(-abs(y))))
 
@@ -128,7 +128,9 @@ class Schedule:
     def t_of_lam(self, lam: Time) -> Time:
         """The time at which lambda_t = lam, clipped to [0, 1]."""
         if isinstance(lam, Tensor):
-            return self._t_of_lam(lam.double()).clamp(0.0, 1.0)
+            lam = lam.double()
+            t = self._t_of_lam(lam).clamp(0.0, 1.0)
+            return torch.where(lam == INF, 0.0, torch.where(lam == -INF, 1.0, t))
         if lam == INF:
             return 0.0
         if lam == -INF:
@@ -138,13 +140,15 @@ class Schedule:
     def drift_diffusion(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(f, g^2) of dx = f x dt + g dw with these marginals (Song et al. 2020, 2011.13456).
 
-        f = d log alpha / dt and g^2 = -2 sigma^2 d lambda / dt, differentiated automatically.
+        f = d log alpha / dt and g^2 = -2 sigma^2 d lambda / dt, differentiated automatically; for
+        VP that is g^2 = -2 f. On a table, the slopes of the interval that begins at t.
         """
         with torch.enable_grad():
-            t = _check_time(t).detach().requires_grad_(True)
+            t = _check_time(torch.as_tensor(t, dtype=torch.float64)).detach().requires_grad_(True)
             log_alpha, log_sigma = self._logs(t)
-            zero = 0.0 * t.sum()
-            (f,) = torch.autograd.grad(log_alpha.sum() + zero, t, retain_graph=True)
+            (f,) = torch.autograd.grad(log_alpha.sum(), t, retain_graph=True)
+            if self.vp:
+                return f, -2 * f
             (dlam,) = torch.autograd.grad((log_alpha - log_sigma).sum(), t)
         return f, (-2 * dlam * (2 * log_sigma).exp()).detach()
 
@@ -202,8 +206,8 @@ class Cosine(Schedule):
         # cos(pi/2 (t+s)/(1+s)) = sin(pi/2 (1-t)/(1+s)), which is exactly 0 at t = 1
         sine = _lib(t).sin(0.5 * math.pi * (1 - t) / (1 + self.s))
         log_alpha = _log(sine) - math.log(self._norm())
-        if isinstance(t, Tensor):
-            log_alpha = log_alpha.clamp(max=0.0)
+        if isinstance(t, Tensor):  # rounding may leave 1e-16 at t = 0; the slope there stays
+            log_alpha = log_alpha - log_alpha.detach().clamp(min=0.0)
         else:
             log_alpha = min(log_alpha, 0.0)
         return log_alpha, _log_sigma_vp(log_alpha)
@@ -232,7 +236,8 @@ class Sigmoid(Schedule):
         z = (t * (self.end - self.start) + self.start) / self.tau
         noise = (1 / (1 + _lib(t).exp(-z)) - low) / (high - low)  # sigma^2, exactly 0 at t = 0
         if isinstance(t, Tensor):
-            noise = noise.clamp(0.0, 1.0 - self.floor)
+            noise = noise.clamp(max=1.0 - self.floor)
+            noise = noise - noise.detach().clamp(max=0.0)  # rounding at t = 0
             return 0.5 * torch.log1p(-noise), 0.5 * torch.log(noise)
         noise = min(max(noise, 0.0), 1.0 - self.floor)
         return 0.5 * math.log1p(-noise), 0.5 * _log(noise)
@@ -320,12 +325,12 @@ class Table(Schedule):
     def _logs(self, t: Time) -> tuple[Time, Time]:
         if isinstance(t, Tensor):
             place = t * self.T
-            i = place.long().clamp(max=self.T - 1)
             table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
-            # a grid time such as 0.3 * 1000 may come out as 299.99...: snap it
-            near = place.round()
-            place = torch.where((place - near).abs() < 1e-4, near, place)
-            w = (place - i).clamp(0.0, 1.0)
+            # a grid time such as 0.3 * 1000 may come out as 299.99...: snap it, keep its gradient
+            near = place.detach().round()
+            exact = torch.where((place - near).abs() < 1e-4, near, place).detach()
+            i = exact.long().clamp(max=self.T - 1)
+            w = exact - i + (place - place.detach())
             abar = (1 - w) * table[i] + w * table[i + 1]
             return 0.5 * abar.log(), 0.5 * torch.log1p(-abar)
         place = t * self.T
@@ -441,38 +446,35 @@ def grid(
 
     spacing: ``uniform`` in t, ``quadratic`` in t, uniform in ``lambda``, or ``karras`` (uniform in
     (sigma/alpha)^(1/rho), 2206.00364). ``lam_range`` = (lowest, highest) lambda at which the
-    denoiser may be asked; every time but the last is clipped to it. On a T-step schedule, uniform
-    and quadratic times are rounded to the grid i/T.
+    denoiser may be asked; every time but the last lies in it. On a T-step schedule, uniform and
+    quadratic times are rounded to the grid i/T. Where uniform or quadratic times would fall below
+    the time of the highest lambda (EDM: sigma = 0.002), they are laid between the two ends.
     """
     _check_steps(steps)
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
     if schedule.T is not None and steps > schedule.T and spacing in ("uniform", "quadratic"):
         raise ValueError(f"{steps} steps asked of a schedule with only {schedule.T}")
-    low, high = _lam_ends(schedule, lam_range)
-    first, last = schedule.t_of_lam(low), schedule.t_of_lam(high)  # noisiest, cleanest
+    first, last, low, high = _ends(schedule, lam_range)
     if spacing in ("uniform", "quadratic"):
         power = 1 if spacing == "uniform" else 2
         times = [first * (1 - i / steps) ** power for i in range(steps)]
+        if times[-1] < last and steps > 1:
+            times = [last + (first - last) * (1 - i / (steps - 1)) ** power for i in range(steps)]
         if schedule.T is not None:
-            whole = [round(t * schedule.T) for t in times]
-            for i in range(
-                steps - 1, -1, -1
-            ):  # distinct and at least 1: room for those that follow
-                floor = 1 if i == steps - 1 else whole[i + 1] + 1
-                whole[i] = max(whole[i], floor)
-            times = [i / schedule.T for i in whole]
+            times = _on_grid(times, schedule.T, first)
         times = [max(t, last) for t in times]
     else:
-        share = [i / max(steps - 1, 1) for i in range(steps)]
+        # VE ends at its own sigma_min, which the last move reaches: no time of its own for it
+        gaps = steps if last == 0.0 else max(steps - 1, 1)
+        share = [i / gaps for i in range(steps)]
         if spacing == "lambda":
             lams = [low + w * (high - low) for w in share]
         else:
             big, small = math.exp(-low / rho), math.exp(-high / rho)
             lams = [-rho * math.log(big + w * (small - big)) for w in share]
-        times = [schedule.t_of_lam(lam) for lam in lams]
-        times[0] = first
-    if any(a <= b for a, b in itertools.pairwise(times)):
+        times = [first, *(schedule.t_of_lam(lam) for lam in lams[1:])]
+    if not all(a > b for a, b in itertools.pairwise([*times, 0.0])):
         raise ValueError(
             f"{steps} {spacing} steps do not fit between lambda {low:.3g} and {high:.3g}: "
             "ask for fewer steps"
@@ -480,15 +482,48 @@ def grid(
     return [*times, 0.0]
 
 
-def _lam_ends(schedule: Schedule, lam_range: tuple[float, float] | None) -> tuple[float, float]:
-    """The lambdas between which a grid is laid: the schedule's own ends, cut where infinite."""
-    smallest = 1 / schedule.T if schedule.T is not None else 1e-3
-    low = schedule.lam(1.0)
-    high = schedule.lam(smallest) if schedule.vp else schedule.lam(0.0)
+def _on_grid(times: list[float], T: int, first: float) -> list[float]:
+    """Falling times rounded to i/T, all distinct and at least 1/T: low ones make room upwards."""
+    whole, floor = [round(t * T) for t in times], 1
+    for i in reversed(range(len(whole))):
+        whole[i] = max(whole[i], floor)
+        floor = whole[i] + 1
+    if whole[0] > round(first * T):
+        raise ValueError(f"{len(times)} steps do not fit on the {round(first * T)} grid times left")
+    return [i / T for i in whole]
+
+
+def _ends(
+    schedule: Schedule, lam_range: tuple[float, float] | None
+) -> tuple[float, float, float, float]:
+    """(first, last, low, high): the times and lambdas between which a grid is laid.
+
+    These are the schedule's own ends, cut where lambda is infinite, and then ``lam_range``. With
+    zero terminal SNR the first time stays 1 (there is no other place to start from pure noise).
+    """
+    if lam_range is not None and not lam_range[0] < lam_range[1]:
+        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
+    edge = 1 / schedule.T if schedule.T is not None else 1e-3
+    first, low = 1.0, schedule.lam(1.0)
+    last = edge if schedule.vp else 0.0
+    high = schedule.lam(last)
     if high == INF:
         high = -math.log(0.002)  # EDM's sigma_min
-    if lam_range is not None:
-        if not lam_range[0] < lam_range[1]:
-            raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
-        low, high = max(low, lam_range[0]), min(high, lam_range[1])
-    return low, high
+        last = schedule.t_of_lam(high)
+    if lam_range is not None and lam_range[0] > low:
+        low, first = lam_range[0], _time_near(schedule, lam_range[0])
+    if lam_range is not None and lam_range[1] < high:
+        high, last = lam_range[1], _time_near(schedule, lam_range[1])
+    if low == -INF:
+        low = schedule.lam(1 - edge)
+    return first, last, low, high
+
+
+def _time_near(schedule: Schedule, lam: float) -> float:
+    """The time of lam, on the grid i/T where that moves lambda by less than 1e-3."""
+    t = schedule.t_of_lam(lam)
+    if schedule.T is not None:
+        whole = max(round(t * schedule.T), 1) / schedule.T
+        if abs(schedule.lam(whole) - lam) < 1e-3:
+            return whole
+    return t
