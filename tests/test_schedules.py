@@ -1,0 +1,473 @@
+"""Schedules against closed forms: the numbers of the papers, inverses, slopes, grids."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.schedules import (
+    EDM,
+    SPACINGS,
+    VE,
+    Cosine,
+    Linear,
+    Sigmoid,
+    Table,
+    _log_alpha_vp,
+    cosine,
+    grid,
+    linear,
+    make,
+    posterior,
+    zero_terminal_snr,
+)
+
+VP = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
+ALL = [*VP, VE(), EDM(), zero_terminal_snr(linear(1000))]
+F64 = torch.float64
+
+
+def every(schedules):
+    return pytest.mark.parametrize("schedule", schedules, ids=repr)
+
+
+# ---- the numbers of the papers ------------------------------------------------------------------
+def test_linear_1000_keeps_a_little_of_the_data_at_the_end():
+    s = linear(1000)
+    assert s.T == 1000
+    assert s.alpha(1.0) ** 2 == pytest.approx(4.036e-5, rel=2e-4)
+    assert s.alpha(1.0) == pytest.approx(0.00635, abs=5e-6)
+    assert s.alpha(0.001) ** 2 == pytest.approx(0.9999, abs=1e-12)
+    beta = s.betas()
+    assert torch.allclose(beta, torch.linspace(1e-4, 0.02, 1000, dtype=F64), rtol=1e-10)
+    # abar is the running product of 1 - beta, multiplied out here once more
+    product = 1.0
+    for i, b in enumerate(torch.linspace(1e-4, 0.02, 1000, dtype=F64).tolist(), start=1):
+        product *= 1 - b
+        assert s.alpha(i / 1000) ** 2 == pytest.approx(product, rel=1e-12)
+
+
+def test_no_noise_at_time_zero():
+    for s in VP:
+        assert s.alpha_sigma(0.0) == (1.0, 0.0)
+        alpha, sigma = s.alpha_sigma(torch.zeros(3))
+        assert alpha.tolist() == [1.0] * 3
+        assert sigma.tolist() == [0.0] * 3
+
+
+def test_other_numbers_of_steps_scale_the_betas():
+    beta = linear(250).betas()
+    assert beta[0].item() == pytest.approx(4e-4, rel=1e-9)
+    assert beta[-1].item() == pytest.approx(0.08, rel=1e-9)
+    # nearly the same end, so nearly the same continuous process
+    assert linear(4000).lam(1.0) == pytest.approx(Linear().lam(1.0), abs=0.02)
+    assert linear(4000).lam(0.5) == pytest.approx(Linear().lam(0.5), abs=0.01)
+
+
+def test_cosine_1000():
+    s = cosine(1000)
+    beta = s.betas()
+    assert beta[0].item() == pytest.approx(4.13e-5, rel=2e-3)
+    assert s.alpha(1.0) ** 2 == pytest.approx(2.4e-9, rel=0.02)
+    assert (beta >= 0.999 - 1e-12).sum() == 1, "only the last step is clipped"
+    # away from the clipped end it is the continuous schedule
+    for i in (1, 250, 500, 999):
+        assert s.alpha(i / 1000) == pytest.approx(Cosine().alpha(i / 1000), rel=1e-10)
+
+
+def test_cosine_is_the_formula_of_the_paper():
+    for t in (0.0, 0.1, 0.5, 0.9, 1.0):
+        h = [math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 for u in (t, 0.0)]
+        assert Cosine().alpha(t) ** 2 == pytest.approx(h[0] / h[1], abs=1e-15)
+    assert Cosine().alpha(1.0) == 0.0
+
+
+def test_sigmoid_values():
+    s = Sigmoid()
+    values = [s.alpha(u) ** 2 for u in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert values == pytest.approx([1.0, 0.8509, 0.5, 0.1491, 1e-9], abs=5e-5)
+    assert values[-1] == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_ve_and_edm():
+    ve = VE(0.01, 50.0)
+    assert [ve.sigma(t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.01, math.sqrt(0.5), 50.0])
+    edm = EDM()
+    assert edm.sigma(0.0) == 0.0
+    assert edm.sigma(1.0) == pytest.approx(80.0)
+    assert edm.sigma(0.5) == pytest.approx(80 * 0.5**7)
+    for s in (ve, edm):
+        assert s.alpha(0.3) == 1.0
+        assert s.prior_std() == pytest.approx(s.sigma(1.0))
+        assert s.prior_std(0.5) == pytest.approx(s.sigma(0.5))
+    assert Linear().prior_std(0.7) == 1.0
+
+
+def test_zero_terminal_snr():
+    s = zero_terminal_snr(linear(1000))
+    assert s.alpha(0.001) ** 2 == pytest.approx(0.9999, abs=1e-12)
+    assert s.alpha_sigma(1.0) == (0.0, 1.0)
+    assert s.lam(1.0) == -math.inf
+    assert s.snr(1.0) == 0.0
+    assert s.betas()[-1].item() == 1.0
+    before = [linear(1000).alpha(i / 1000) for i in (1, 400, 1000)]
+    expected = (before[1] - before[2]) * before[0] / (before[0] - before[2])
+    assert s.alpha(0.4) == pytest.approx(expected, rel=1e-12)
+
+
+@every(ALL)
+def test_shape_of_every_schedule(schedule):
+    t = torch.linspace(0, 1, 501, dtype=F64)
+    alpha, sigma = schedule.alpha_sigma(t)
+    lam = schedule.lam(t)
+    assert (torch.diff(lam) < 0).all(), "lambda falls"
+    assert (torch.diff(sigma) > 0).all() or schedule.vp
+    if schedule.vp:
+        assert torch.allclose(alpha**2 + sigma**2, torch.ones_like(t), atol=1e-14)
+    inside = slice(1, -1)
+    assert torch.allclose(lam[inside], (alpha / sigma).log()[inside], atol=1e-9)
+    if schedule.T is not None:
+        beta = schedule.betas()
+        assert ((beta > 0) & (beta <= 1)).all()
+
+
+@every(ALL)
+def test_floats_and_tensors_agree(schedule):
+    times = [0.0, 1e-3, 0.0137, 0.3, 0.5, 0.77, 0.999, 1.0]
+    t = torch.tensor(times, dtype=F64)
+    for name in ("alpha", "sigma", "lam", "snr"):
+        floats = torch.tensor([getattr(schedule, name)(u) for u in times], dtype=F64)
+        tensors = getattr(schedule, name)(t)
+        assert tensors.dtype == F64
+        assert torch.allclose(tensors, floats, rtol=1e-10, atol=1e-13), name
+
+
+@every(ALL)
+def test_lambda_and_its_inverse(schedule):
+    start = 1 / schedule.T if schedule.T else 1e-3
+    times = [start, 0.01, 0.1, 0.25, 0.5, 0.8, 0.97, 1.0]
+    times = [t for t in times if t >= start]
+    back = [schedule.t_of_lam(schedule.lam(t)) for t in times]
+    # Sigmoid is flat to 1e-9 at its clipped end: t = 1 there cannot be told from 1 - 4e-9
+    assert back == pytest.approx(times, abs=1e-8 if isinstance(schedule, Sigmoid) else 2e-11)
+    t = torch.tensor(times, dtype=F64)
+    assert torch.allclose(schedule.t_of_lam(schedule.lam(t)), t, rtol=0, atol=1e-8)
+    lams = torch.linspace(-3.5, 4.0, 40, dtype=F64)
+    lams = lams[lams < schedule.lam(start)]
+    again = schedule.lam(schedule.t_of_lam(lams))
+    assert torch.allclose(again, lams, rtol=0, atol=1e-9)
+    one_by_one = [schedule.t_of_lam(lam) for lam in lams.tolist()]
+    assert torch.allclose(schedule.t_of_lam(lams), torch.tensor(one_by_one, dtype=F64), atol=1e-11)
+
+
+@every(ALL)
+def test_infinite_lambda_has_a_time(schedule):
+    assert schedule.t_of_lam(math.inf) == 0.0
+    assert schedule.t_of_lam(-math.inf) == 1.0
+    ends = schedule.t_of_lam(torch.tensor([math.inf, -math.inf]))
+    assert ends.tolist() == [0.0, 1.0]
+
+
+def test_lambda_far_out_keeps_its_digits():
+    """softplus turns into a straight line too early by default: 2e-9 in log alpha."""
+    for lam in (-30.0, -12.0, -10.5, 12.0):
+        # alpha^2 = 1 / (1 + e^{-2 lambda}), written so that no large number is added to 1
+        exact = min(lam, 0.0) - 0.5 * math.log1p(math.exp(-2 * abs(lam)))
+        assert _log_alpha_vp(torch.tensor(lam, dtype=F64)).item() == pytest.approx(exact, rel=1e-14)
+        assert _log_alpha_vp(lam) == pytest.approx(exact, rel=1e-14)
+
+
+def test_the_linear_inverse_is_the_formula_of_the_specification():
+    s = Linear()
+    for lam in (-4.0, -1.0, 0.0, 2.0, 5.0):
+        q = 2 * (s.b1 - s.b0) * math.log(1 + math.exp(-2 * lam))
+        t = q / ((math.sqrt(s.b0**2 + q) + s.b0) * (s.b1 - s.b0))
+        assert s.t_of_lam(lam) == pytest.approx(t, rel=1e-13)
+    assert s.lam(s.t_of_lam(1.5)) == pytest.approx(1.5, abs=1e-13)
+
+
+def test_between_grid_points_abar_is_a_straight_line():
+    s = linear(10)
+    mid = s.alpha(0.35) ** 2
+    assert mid == pytest.approx(0.5 * (s.alpha(0.3) ** 2 + s.alpha(0.4) ** 2), rel=1e-12)
+    assert s.alpha(torch.tensor([0.35])).item() ** 2 == pytest.approx(mid, rel=1e-6)
+
+
+def test_grid_times_in_single_precision_are_grid_times():
+    s = linear(1000)
+    i = torch.arange(1, 1001)
+    exact = s.alpha(i.double() / 1000)
+    assert torch.equal(s.alpha(i.float() / 1000), exact)
+
+
+# ---- drift and diffusion ------------------------------------------------------------------------
+def test_linear_drift_is_beta_of_t():
+    s = Linear()
+    t = torch.tensor([0.0, 0.01, 0.3, 0.8, 1.0], dtype=F64)
+    beta = s.b0 + t * (s.b1 - s.b0)
+    f, g2 = s.drift_diffusion(t)
+    assert torch.allclose(f, -0.5 * beta, rtol=1e-12)
+    assert torch.allclose(g2, beta, rtol=1e-12)
+
+
+def test_ve_and_edm_diffusion():
+    s = VE()
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+    f, g2 = s.drift_diffusion(t)
+    assert torch.equal(f, torch.zeros_like(t))
+    g = s.sigma(t) * math.sqrt(2 * math.log(s.sigma_max / s.sigma_min))
+    assert torch.allclose(g2, g**2, rtol=1e-12)
+    t = torch.tensor([0.2, 0.7, 1.0], dtype=F64)
+    _, g2 = EDM().drift_diffusion(t)  # d sigma^2 / dt
+    assert torch.allclose(g2, 2 * 7 * 80.0**2 * t**13, rtol=1e-12)
+
+
+def test_cosine_and_sigmoid_drift():
+    t = torch.tensor([0.0, 0.1, 0.5, 0.95], dtype=F64)
+    f, g2 = Cosine().drift_diffusion(t)
+    angle = math.pi / 2 * (t + 0.008) / 1.008
+    assert torch.allclose(f, -math.pi / 2 / 1.008 * angle.tan(), rtol=1e-11)
+    assert torch.allclose(g2, -2 * f, rtol=1e-12)
+    f, g2 = Sigmoid().drift_diffusion(t)
+    p = torch.sigmoid(6 * t - 3)
+    span = 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3))
+    dabar = -6 * p * (1 - p) / span
+    assert torch.allclose(f, 0.5 * dabar / Sigmoid().alpha(t) ** 2, rtol=1e-10)
+    assert torch.allclose(g2, -2 * f, rtol=1e-10)
+
+
+@every([Linear(), Cosine(), Sigmoid(), VE(), EDM()])
+def test_diffusion_agrees_with_its_other_formula(schedule):
+    """g^2 = d sigma^2/dt - 2 f sigma^2, by finite differences."""
+    t = torch.tensor([0.2, 0.5, 0.8], dtype=F64)
+    f, g2 = schedule.drift_diffusion(t)
+    h = 1e-5
+    slope = (schedule.sigma(t + h) ** 2 - schedule.sigma(t - h) ** 2) / (2 * h)
+    assert torch.allclose(g2, slope - 2 * f * schedule.sigma(t) ** 2, rtol=1e-6)
+
+
+def test_a_table_has_slopes_on_its_own_grid():
+    table, smooth = linear(1000), Linear()
+    t = torch.arange(1, 1000, dtype=F64) / 1000
+    f, g2 = table.drift_diffusion(t)
+    # the slope of the interval that begins at t: -0.5 T beta_{i+1} / (1) to first order
+    assert torch.allclose(f, -0.5 * 1000 * table.betas()[1:], rtol=1e-9)
+    assert torch.allclose(g2, -2 * f)
+    assert torch.allclose(f, smooth.drift_diffusion(t)[0], rtol=0.02, atol=0.02)
+
+
+def test_drift_takes_a_float_too():
+    f, g2 = Linear().drift_diffusion(0.3)
+    assert (f.item(), g2.item()) == pytest.approx((-0.5 * 6.07, 6.07))
+
+
+# ---- two times at once --------------------------------------------------------------------------
+@every([Linear(), Cosine(), Sigmoid(), linear(1000), VE(), EDM()])
+def test_posterior_identities(schedule):
+    times = [0.9999, 0.9, 0.61, 0.5, 0.3, 0.1, 0.02]
+    for t, s in itertools.combinations(times, 2):
+        (at, st), (a_s, ss) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+        c_t, c_0, var, v_ts = posterior(at, st, a_s, ss)
+        # drawing x_t given x_0 and then x_s given both is drawing x_s given x_0
+        assert c_0 + c_t * at == pytest.approx(a_s, rel=1e-12)
+        assert c_t**2 * st**2 + var == pytest.approx(ss**2, rel=1e-12)
+        # and x_t from x_s lands on q(x_t | x_0)
+        assert (at / a_s) ** 2 * ss**2 + v_ts == pytest.approx(st**2, rel=1e-12)
+        # precisions add up: Bayes' rule for the two ways to know x_s
+        assert 1 / var == pytest.approx(1 / ss**2 + (at / a_s) ** 2 / v_ts, rel=1e-9)
+        assert c_t / var == pytest.approx((at / a_s) / v_ts, rel=1e-9)
+        assert c_0 / var == pytest.approx(a_s / ss**2, rel=1e-9)
+
+
+def test_posterior_on_neighbours_is_that_of_ddpm():
+    s, beta = linear(1000), linear(1000).betas()
+    abar = torch.cat([torch.ones(1, dtype=F64), torch.cumprod(1 - beta, 0)])
+    for i in (1, 2, 10, 500, 1000):
+        b, now, before = beta[i - 1].item(), abar[i].item(), abar[i - 1].item()
+        c_t, c_0, var, v_ts = posterior(*s.alpha_sigma(i / 1000), *s.alpha_sigma((i - 1) / 1000))
+        assert v_ts == pytest.approx(b, rel=1e-9)
+        assert var == pytest.approx(b * (1 - before) / (1 - now), rel=1e-9, abs=1e-18)
+        assert c_0 == pytest.approx(math.sqrt(before) * b / (1 - now), rel=1e-9)
+        assert c_t == pytest.approx(math.sqrt(1 - b) * (1 - before) / (1 - now), rel=1e-9)
+        # the survey's eq 6: the same mean through eps, for some x_t and x_0
+        x_t, x_0 = 0.7, -0.4
+        eps = (x_t - math.sqrt(now) * x_0) / math.sqrt(1 - now)
+        mean = (x_t - b / math.sqrt(1 - now) * eps) / math.sqrt(1 - b)
+        assert c_t * x_t + c_0 * x_0 == pytest.approx(mean, rel=1e-9)
+
+
+def test_posterior_on_tensors_and_from_pure_noise():
+    s = zero_terminal_snr(linear(10))
+    c_t, c_0, var, v_ts = posterior(*s.alpha_sigma(1.0), *s.alpha_sigma(0.5))
+    assert (c_t, c_0, v_ts) == (0.0, s.alpha(0.5), 1.0)
+    assert var == pytest.approx(s.sigma(0.5) ** 2)
+    t, u = torch.tensor([0.9, 0.4]), torch.tensor([0.3, 0.0])
+    many = posterior(*s.alpha_sigma(t), *s.alpha_sigma(u))
+    for i in range(2):
+        one = posterior(*s.alpha_sigma(t[i].item()), *s.alpha_sigma(u[i].item()))
+        assert [m[i].item() for m in many] == pytest.approx(one, rel=1e-9, abs=1e-15)
+
+
+# ---- grids --------------------------------------------------------------------------------------
+@every(ALL)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 18])
+def test_grids_fall_from_one_to_zero(schedule, spacing, steps):
+    times = grid(schedule, steps, spacing)
+    assert len(times) == steps + 1
+    assert times[0] == 1.0
+    assert times[-1] == 0.0
+    assert all(a > b for a, b in itertools.pairwise(times))
+
+
+def test_a_table_is_walked_on_its_own_times():
+    s = linear(1000)
+    assert grid(s, 1000) == [i / 1000 for i in range(1000, -1, -1)]
+    assert grid(s, 4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    for spacing, steps in (("uniform", 37), ("quadratic", 50), ("quadratic", 999)):
+        places = [t * 1000 for t in grid(s, steps, spacing)]
+        assert all(abs(p - round(p)) < 1e-9 for p in places)
+
+
+def test_lambda_and_karras_spacing():
+    for s in (Linear(), linear(1000), Sigmoid(), EDM()):
+        lams = [s.lam(t) for t in grid(s, 11, "lambda")[:-1]]
+        gaps = [b - a for a, b in itertools.pairwise(lams)]
+        assert gaps == pytest.approx([gaps[0]] * 10, rel=1e-6)
+        root = [math.exp(-s.lam(t) / 7) for t in grid(s, 11, "karras")[:-1]]
+        gaps = [b - a for a, b in itertools.pairwise(root)]
+        assert gaps == pytest.approx([gaps[0]] * 10, rel=1e-6)
+
+
+def test_edm_grid_is_that_of_the_paper():
+    n, rho, low, high = 18, 7, 0.002, 80.0
+    sigmas = [
+        (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+        for i in range(n)
+    ]
+    s = EDM()
+    for spacing in ("karras", "uniform"):  # EDM's t is made so that the two are one
+        assert [s.sigma(t) for t in grid(s, n, spacing)] == pytest.approx([*sigmas, 0.0], rel=1e-9)
+
+
+def test_ve_grid_ends_at_its_smallest_sigma():
+    s = VE()
+    sigmas = [s.sigma(t) for t in grid(s, 10, "lambda")]
+    ratios = [b / a for a, b in itertools.pairwise(sigmas)]
+    assert ratios == pytest.approx([(0.01 / 50) ** 0.1] * 10)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_grids_stay_within_the_trained_range(spacing):
+    low, high = -3.0, 4.0
+    for s in (Linear(), Cosine(), linear(1000), cosine(1000), VE(), EDM()):
+        times = grid(s, 6, spacing, lam_range=(low, high))
+        lams = [s.lam(t) for t in times[:-1]]
+        assert all(low - 1e-9 <= lam <= high + 1e-9 for lam in lams) or s.T is not None
+        # on a table the ends are rounded to its times only where that moves lambda by < 1e-3
+        assert all(low - 0.02 <= lam <= high + 1e-3 for lam in lams)
+        assert times[-1] == 0.0
+
+
+def test_a_range_rounded_for_a_checkpoint_is_the_whole_grid():
+    s = linear(1000)
+    ends = (round(s.lam(1.0), 4), round(s.lam(0.001), 4))
+    for steps in (1000, 50, 7):
+        assert grid(s, steps, lam_range=ends) == grid(s, steps)
+
+
+def test_zero_snr_grids_start_at_pure_noise():
+    s = zero_terminal_snr(linear(1000))
+    for spacing in SPACINGS:
+        times = grid(s, 12, spacing)
+        assert s.alpha(times[0]) == 0.0
+        assert all(math.isfinite(s.lam(t)) for t in times[1:-1])
+
+
+# ---- made by name, compared, printed ------------------------------------------------------------
+@every(ALL)
+def test_a_schedule_is_made_again_from_its_spec(schedule):
+    again = make(**schedule.spec())
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert again.alpha_sigma(0.37) == schedule.alpha_sigma(0.37)
+
+
+def test_made_by_name():
+    assert make("linear", T=1000) == linear(1000)
+    assert make("cosine", T=30) == cosine(30)
+    assert make("linear") == Linear()
+    assert make("table", betas=[0.1, 0.2]) == Table([0.1, 0.2])
+    assert Linear() != Linear(b1=10.0)
+    assert Linear() != Cosine()
+    assert "T=1000" in repr(linear(1000))
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+@every(ALL)
+@pytest.mark.parametrize("t", [-0.01, 1.01, math.nan, math.inf])
+def test_times_outside_are_refused(schedule, t):
+    for ask in (t, torch.tensor([0.5, t])):
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+            schedule.alpha_sigma(ask)
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+            schedule.lam(ask)
+
+
+def test_not_a_number_has_no_time():
+    with pytest.raises(ValueError, match="t must lie in"):
+        Linear().alpha(Linear().t_of_lam(math.nan))
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10"])
+def test_bad_numbers_of_steps(steps):
+    for make_it in (lambda: grid(Linear(), steps), lambda: linear(steps), lambda: cosine(steps)):
+        with pytest.raises(ValueError, match="number of steps must be a whole number >= 1"):
+            make_it()
+
+
+def test_more_steps_than_there_are():
+    with pytest.raises(ValueError, match="51 steps asked of a schedule with only 50"):
+        grid(linear(50), 51)
+    with pytest.raises(ValueError, match="600 steps do not fit on the 259 grid times"):
+        grid(linear(1000), 600, lam_range=(0.0, 9.0))
+    with pytest.raises(ValueError, match="do not fit"):
+        grid(Linear(), 5, "lambda", lam_range=(8.0, 9.0))
+
+
+def test_unknown_names_suggest_the_near_match():
+    with pytest.raises(ValueError, match="Did you mean 'karras'"):
+        grid(Linear(), 5, "karas")
+    with pytest.raises(ValueError, match="Did you mean 'cosine'"):
+        make("cosin")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: Linear(b0=0.0),
+        lambda: Linear(b0=2.0, b1=1.0),
+        lambda: Cosine(0.0),
+        lambda: Sigmoid(3.0, -3.0),
+        lambda: Sigmoid(tau=0.0),
+        lambda: VE(1.0, 0.5),
+        lambda: EDM(sigma_max=-1.0),
+        lambda: Table(),
+        lambda: Table([0.1], abar=[0.9]),
+        lambda: Table([]),
+        lambda: Table([0.1, 0.0]),
+        lambda: Table([0.1, 1.2]),
+        lambda: Table([0.1, math.nan]),
+        lambda: Table(abar=[0.9, 0.95]),
+        lambda: Table(abar=[1.0, 0.5]),
+        lambda: Table(abar=[[0.9, 0.5]]),
+        lambda: zero_terminal_snr(Linear()),
+        lambda: grid(Linear(), 5, lam_range=(4.0, -3.0)),
+    ],
+)
+def test_bad_parameters(bad):
+    with pytest.raises(ValueError):
+        bad()
