@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
             "Fashion-MNIST on the linear schedule of 1000 steps, eps with learned variance",
             schedule=_VP1000, kind="eps", sd=1.0, lam_range=None,
             weighting={"name": "simple"}, times={"law": "grid"}, hybrid=True, conditional=False,
-            net={"name": "unet", "out_channels": 2}, batch=32, steps=24_000, lr=1.5e-3,
+            net={"name": "unet", "out_channels": 2}, batch=32, steps=16_000, lr=1.5e-3,
             sampler={"sampler": "ddim", "steps": 50},
         ),
         Recipe(
@@ -99,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
             "class-conditional 8x8 digits with a null class",
             data="digits",
             net={"name": "unet", "patch": 1, "widths": (32, 64)},
-            steps=12_000, batch=64, lr=2e-3,
+            steps=6_000, batch=64, lr=2e-3,
             sampler=_FEW_STEPS,
         ),
         Recipe(
