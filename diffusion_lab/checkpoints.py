@@ -2,11 +2,13 @@
 
 No pickle is ever read. A file is written whole or not at all, and says what it is: network,
 schedule, kind of prediction, range of lambda seen in training, data set and its hash, recipe, cost
-and measured quality. Shipped files are checked against the sha256 in ``data/index.json``.
+and measured quality. It carries the sha256 of its own contents, so that a damaged one is refused;
+shipped files are also checked against ``data/index.json``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from diffusion_lab.device import device as best_device
 from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
-__all__ = ["info", "load", "load_or_train", "load_tensors", "save", "save_tensors", "shipped"]
+__all__ = [
+    "info", "load", "load_denoiser", "load_or_train", "load_tensors", "save", "save_tensors",
+    "shipped",
+]  # fmt: skip
 
 FORMAT = "diffusion-lab-1"
 
@@ -30,9 +35,20 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, 
     """Write tensors and a JSON header to one safetensors file, whole or not at all."""
     from safetensors.torch import save as to_bytes
 
-    header = {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}
     flat = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
+    text = json.dumps(about, sort_keys=True)
+    header = {"format": FORMAT, "about": text, "sha256": _digest(flat, text)}
     write_atomically(Path(path), to_bytes(flat, metadata=header))
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """sha256 of the header and of every tensor with its name, dtype and shape."""
+    digest = hashlib.sha256(text.encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,7 +57,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
+        raise CheckpointError(
+            f"there is no checkpoint {path}: train it first, or load a shipped one by its name "
+            f"({', '.join(shipped())})"
+        )
     try:
         with safe_open(str(path), framework="pt") as f:
             header = f.metadata() or {}
@@ -51,6 +70,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{path} is a safetensors file but not one of this course "
                 f"(format {header.get('format')!r}, expected {FORMAT!r})"
             )
+        # a file without one is taken as it is; the index vouches for shipped ones
+        if header.get("sha256") not in (None, _digest(tensors, header["about"])):
+            raise ValueError("its contents are not those that were written")
         return tensors, json.loads(header["about"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
@@ -90,8 +112,19 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
     not shipped (the near match is suggested).
     """
     tensors, about = load_tensors(find(name))
-    spec = dict(about["net"])
-    net = nets.make(spec.pop("name"), **spec)
+    if "net" not in about:
+        what = "the saved state of a training" if "step" in about else "no model"
+        raise CheckpointError(
+            f"{name} is {what}: load a finished model (NAME.safetensors), or finish the training "
+            "with resume"
+        )
+    try:
+        spec = dict(about["net"])
+        net = nets.make(spec.pop("name"), **spec)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} needs the network {about['net']}, which this version cannot build: {error}"
+        ) from error
     expected, given = net.state_dict(), tensors
     wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
     extra = [k for k in given if k not in expected]
@@ -110,6 +143,18 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
     model = model.eval().requires_grad_(False).to(device or best_device())
     model.to(memory_format=torch.channels_last)  # convolutions run faster so
     model.about = about
+    return model
+
+
+def load_denoiser(name: str | Path, *, device: str | torch.device | None = None) -> NetDenoiser:
+    """As ``load``, for a model that draws pictures; CheckpointError for any other, with names."""
+    model = load(name, device=device)
+    if not isinstance(model, NetDenoiser):
+        draw = [n for n in shipped() if not n.endswith("-features")]
+        raise CheckpointError(
+            f"{name} is a {type(model).__name__.lower()}, not a denoiser: it cannot draw pictures. "
+            f"Shipped models that can: {', '.join(draw)}"
+        )
     return model
 
 

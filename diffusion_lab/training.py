@@ -3,13 +3,16 @@
 The loop is a generator: it trains and now and then yields a ``Progress``, and the caller decides
 what to print, plot or save. The batch, times and noise of step k are drawn from (seed, k) alone,
 for the whole batch, and every process takes its slice. So a training that was killed and resumed
-equals one that never stopped, bit for bit, and two processes follow the loss curve of one.
+equals one that never stopped, bit for bit, and two processes follow the loss curve of one
+(a classifier's only nearly: its batch norm sees the slice of its process).
+
+    torchrun --nproc-per-node 2 script.py        # the same script on two processes of one machine
 """
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -21,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab import checkpoints, nets, schedules
+from diffusion_lab import checkpoints, nets, schedules, states
 from diffusion_lab.data import Dataset, load
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import generator
+from diffusion_lab.device import device, generator
 from diffusion_lab.errors import CheckpointError
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
 from diffusion_lab.recipes import Recipe
@@ -69,8 +72,8 @@ def build(recipe: Recipe, data: Dataset) -> nn.Module:
     spec = {k: v for k, v in recipe.net.items() if k != "name"}
     if recipe.task == "classifier":
         spec |= {"channels": data.x.shape[1], "num_classes": len(data.classes)}
-    elif recipe.net["name"] == "unet":
-        spec |= {"channels": data.x.shape[1]}
+    else:  # the size of the data: channels of pictures, dimensions of points
+        spec |= {"dim" if recipe.net["name"] == "mlp" else "channels": data.x.shape[1]}
     if recipe.task == "diffusion" and recipe.conditional:
         spec |= {"num_classes": len(data.classes)}
     with torch.random.fork_rng(devices=[]):
@@ -135,7 +138,10 @@ class _Diffusion(nn.Module):
 
 
 class _Classification(nn.Module):
-    """Cross-entropy of a classifier, with the pictures moved by up to one pixel."""
+    """Cross-entropy of a classifier, with the pictures moved by up to one pixel.
+
+    A fifth of the features is dropped; which ones is drawn here, from (seed, step) too.
+    """
 
     def __init__(self, model: nn.Module, recipe: Recipe, data: Dataset) -> None:
         super().__init__()
@@ -146,10 +152,14 @@ class _Classification(nn.Module):
         pick = _indices(len(data), self.recipe.batch, self.recipe.seed, step)
         dx, dy = torch.randint(-1, 2, (2,), generator=gen).tolist()
         x = nn.functional.pad(data.x[pick], (1, 1, 1, 1), value=-1.0)
-        return x.roll((dy, dx), (2, 3))[:, :, 1:-1, 1:-1], data.labels[pick]
+        x = x.roll((dy, dx), (2, 3))[:, :, 1:-1, 1:-1]
+        size = (self.recipe.batch, self.model.head.in_features)
+        kept = (torch.rand(size, generator=gen) >= 0.2).float() / 0.8
+        return x, data.labels[pick], kept
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(self.model(x), labels, label_smoothing=0.05)
+    def forward(self, x: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
+        scores = self.model.head(self.model.features(x) * kept)
+        return nn.functional.cross_entropy(scores, labels, label_smoothing=0.05)
 
 
 _TASKS = {"diffusion": _Diffusion, "classifier": _Classification}
@@ -179,26 +189,32 @@ def train(
     resume: bool = False,
     report_every: int = 50,
     save_every: int = 1000,
+    preview_every: int | None = None,
     stop_at: int | None = None,
 ) -> Iterator[Progress]:
     """Train, yielding a Progress every ``report_every`` steps and at the end.
 
     With ``out`` (a folder) the state is saved there every ``save_every`` steps, and the finished
-    model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state. ``stop_at`` ends
-    early without finishing (to be resumed).
-    Raises ValueError for impossible sizes, CheckpointError where the saved state is of another
-    training, FloatingPointError where the loss is no longer finite.
+    model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state. With
+    ``preview_every`` pictures of the averaged model go to ``out/NAME.preview_STEP.png``.
+    ``stop_at`` ends early without finishing (to be resumed).
+    Raises ValueError for impossible sizes, CheckpointError where there is no saved state or it is
+    of another training, FloatingPointError where the loss or a weight is no longer finite.
     """
     from accelerate import Accelerator
 
     data = load(recipe.data, "train", full=recipe.full) if data is None else data
     steps = recipe.steps if steps is None else steps
-    if steps < 1 or report_every < 1 or save_every < 1:
-        raise ValueError("steps, report_every and save_every must be >= 1")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    ranks, rank = accelerator.num_processes, accelerator.process_index
+    _check(recipe, data, out, steps, report_every, save_every, preview_every, resume)
+    accelerator = Accelerator(cpu=device().type == "cpu")
+    ranks, rank, main = (
+        accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    )  # fmt: skip
     if recipe.batch % ranks:
-        raise ValueError(f"the batch of {recipe.batch} does not divide by {ranks} processes")
+        raise ValueError(
+            f"the batch of {recipe.batch} does not divide by {ranks} processes: start as many as "
+            f"divide it, or change it with recipe.but(batch=...)"
+        )
     part = slice(rank * recipe.batch // ranks, (rank + 1) * recipe.batch // ranks)
 
     model = build(recipe, data)
@@ -210,14 +226,19 @@ def train(
     wrapped, optimiser = accelerator.prepare(task, optimiser)
     ema = EMA(recipe.ema)
 
-    start, seconds = 0, 0.0
-    state_file = Path(out) / f"{recipe.name}.state.safetensors" if out is not None else None
+    start, seconds, total, counted = 0, 0.0, torch.zeros((), device=accelerator.device), 0
     if resume:
-        if state_file is None:
-            raise ValueError("resume=True needs the folder of the earlier run: out=...")
-        start, seconds = _restore(state_file, recipe, steps, model, average, optimiser)
+        head = states.restore(recipe, out, steps, model, average, optimiser)
+        start, seconds, counted = head["step"], head["cpu_seconds"], head.get("counted", 0)
+        total += head.get("total", 0.0)
     last = steps if stop_at is None else min(stop_at, steps)
-    total, counted, clock = torch.zeros((), device=accelerator.device), 0, time.process_time()
+    if start >= last:
+        raise CheckpointError(
+            f"nothing is left to do: the saved state in {out} is at step {start} of {steps}. "
+            + ("Load the finished model, or start" if start >= steps else "Raise stop_at, or start")
+            + " again without resume"
+        )
+    clock = time.process_time()
     for step in range(start, last):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
@@ -230,26 +251,64 @@ def train(
         total += loss.detach()
         counted += 1
         done = step + 1
-        if done % report_every == 0 or done == last:
-            mean = accelerator.reduce(total / counted, "mean").item()
-            if not math.isfinite(mean):
-                raise FloatingPointError(
-                    f"the loss is {mean} near step {done}: lower the learning rate "
-                    f"(now {recipe.lr:g}); the last saved state is untouched"
-                )
-            total.zero_()
-            counted = 0
-            seconds += time.process_time() - clock
-            if state_file is not None and accelerator.is_main_process and (
-                done % save_every == 0 or done == last
-            ):  # fmt: skip
-                _keep(state_file, recipe, steps, done, seconds, model, average, optimiser)
-            if done == steps and out is not None and accelerator.is_main_process:
-                path = Path(out) / f"{recipe.name}.safetensors"
-                checkpoints.save(path, average, about(recipe, data, steps, seconds, average))
+        reports, saves, previews = (
+            every is not None and (done % every == 0 or done == last)
+            for every in (report_every, None if out is None else save_every, preview_every)
+        )
+        if not (reports or saves or previews):
+            continue
+        total = accelerator.reduce(total, "mean")
+        mean = (total / counted).item()
+        _check_finite(mean, model, recipe, done)
+        seconds += time.process_time() - clock
+        if main and done == steps and out is not None:  # before the state: a kill loses neither
+            path = Path(out) / f"{recipe.name}.safetensors"
+            checkpoints.save(path, average, about(recipe, data, steps, seconds, average))
+        if main and saves:
+            head = {"steps": steps, "step": done, "cpu_seconds": seconds}
+            if done % report_every:  # the loss since the last report, which goes on after a resume
+                head |= {"total": total.item(), "counted": counted}
+            states.keep(recipe, out, head, model, average, optimiser)
+        if main and previews:
+            _preview(recipe, average, Path(out) / f"{recipe.name}.preview_{done}.png")
+        if reports:
+            total, counted = torch.zeros_like(total), 0
             yield Progress(done, steps, mean, seconds, average)
-            clock = time.process_time()
+        clock = time.process_time()
     accelerator.wait_for_everyone()
+
+
+def _check(
+    recipe: Recipe, data: Dataset, out: str | Path | None, steps: int, report_every: int,
+    save_every: int, preview_every: int | None, resume: bool,
+) -> None:  # fmt: skip
+    if min(steps, report_every, save_every, 1 if preview_every is None else preview_every) < 1:
+        raise ValueError("steps, report_every, save_every and preview_every must be >= 1")
+    if out is None and (resume or preview_every is not None):
+        what = "resume needs the folder of the earlier run" if resume else "previews need a folder"
+        raise ValueError(f"{what}: out=...")
+    if preview_every is not None and (recipe.task != "diffusion" or data.x.ndim != 4):
+        raise ValueError("only a model that draws pictures has previews: leave preview_every out")
+
+
+def _check_finite(mean: float, model: nn.Module, recipe: Recipe, done: int) -> None:
+    whole = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    if not (math.isfinite(mean) and whole):
+        raise FloatingPointError(
+            f"the {'loss is ' + str(mean) if whole else 'weights are not finite'} near step "
+            f"{done}: lower the learning rate (now {recipe.lr:g}); the last saved state is "
+            "untouched"
+        )
+
+
+def _preview(recipe: Recipe, average: nn.Module, path: Path, n: int = 40) -> None:
+    """Pictures that the averaged model draws now, in rows of ten, always from the same noise."""
+    from diffusion_lab import plots
+    from diffusion_lab.samplers import generate
+
+    label = None if average.num_classes is None else torch.arange(n) % average.num_classes
+    drawn = generate(average, n, label=label, seed=recipe.seed, **recipe.sampler)
+    plots.save_grid(path, drawn.x, columns=10)
 
 
 def about(
@@ -271,56 +330,20 @@ def about(
     }
 
 
-# ---- the saved state: weights, average, both moments of Adam, step, as safetensors ---------------
-def _keep(
-    file: Path, recipe: Recipe, steps: int, step: int, seconds: float,
-    model: nn.Module, average: nn.Module, optimiser: Any,
-) -> None:  # fmt: skip
-    tensors = {f"w.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in average.state_dict().items()}
-    for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    header = {"recipe": recipe.as_dict(), "steps": steps, "step": step, "cpu_seconds": seconds}
-    checkpoints.save_tensors(file, tensors, header)
-
-
-def _restore(
-    file: Path, recipe: Recipe, steps: int, model: nn.Module, average: nn.Module, optimiser: Any
-) -> tuple[int, float]:
-    tensors, header = checkpoints.load_tensors(file)
-    ours = json.loads(json.dumps(recipe.as_dict()))
-    if header.get("recipe") != ours or header.get("steps") != steps:
-        theirs = header.get("recipe", {}) | {"total steps": header.get("steps")}
-        differ = [k for k, v in (ours | {"total steps": steps}).items() if theirs.get(k) != v]
-        raise CheckpointError(
-            f"{file} is the state of another training ({', '.join(differ)} differ): "
-            "use the same recipe and steps, or another folder"
-        )
-    try:
-        model.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("w.")})
-        average.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
-        state = optimiser.state_dict()
-        state["state"] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, i, name = key.split(".", 2)
-                state["state"].setdefault(int(i), {})[name] = value
-        optimiser.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{file} does not fit this network: {error}") from error
-    return int(header["step"]), float(header["cpu_seconds"])
-
-
 def fit(recipe: Recipe, *, bar: bool = True, **options: Any) -> nn.Module:
-    """Train to the end with a progress bar that shows the time left; returns the EMA model."""
+    """Train to the end with a progress bar that shows the time left; returns the EMA model.
+
+    The options are those of ``train``. On several processes only the first shows a bar.
+    """
     from tqdm.auto import tqdm
 
-    model: nn.Module | None = None
-    with tqdm(total=None, desc=recipe.name, unit="step", disable=not bar) as progress:
+    steps, start = options.get("steps") or recipe.steps, 0
+    if options.get("resume") and options.get("out") is not None:
+        start = states.saved_step(recipe, options["out"])
+    quiet = not bar or os.environ.get("RANK", "0") != "0"
+    with tqdm(total=steps, initial=start, desc=recipe.name, unit="step", disable=quiet) as progress:
         for p in train(recipe, **options):
-            progress.total, model = p.steps, p.model
             progress.set_postfix(loss=f"{p.loss:.4f}", refresh=False)
             progress.update(p.step - progress.n)
-    if model is None:
-        raise CheckpointError("this training is already finished: load its checkpoint instead")
+            model = p.model
     return model

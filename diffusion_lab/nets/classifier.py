@@ -38,4 +38,4 @@ class Classifier(nn.Module):
         return torch.relu(self.hidden(self.body(x).mean((2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(nn.functional.dropout(self.features(x), 0.2, self.training))
+        return self.head(self.features(x))
