@@ -1,7 +1,7 @@
 """The variational bound, term by term, in bits per dimension (the survey's eqs 3 to 6).
 
 -log p(x_0) <= L_T + sum_{t >= 2} L_{t-1} + L_0
-L_T     = KL( q(x_T | x_0) || N(0, I) )
+L_T     = KL( q(x_T | x_0) || N(0, I) ),  N(0, sigma_T^2 I) where the process is not VP
 L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ),   both Gaussian
 L_0     = -log p(x_0 | x_1),  the Gaussian p integrated over the bin of each pixel value.
 """
@@ -105,5 +105,6 @@ def prior_term(x0: Tensor, schedule: Schedule) -> Tensor:
     """L_T in bits/dim, (B,): what is left of x_0 at t = 1."""
     alpha, sigma = schedule.alpha_sigma(1.0)
     var = torch.full_like(x0, sigma**2)
-    nats = kl(alpha * x0, var, torch.zeros_like(x0), torch.ones_like(x0))
+    prior = torch.full_like(x0, schedule.prior_std() ** 2)
+    nats = kl(alpha * x0, var, torch.zeros_like(x0), prior)
     return BITS * nats.flatten(1).mean(1)

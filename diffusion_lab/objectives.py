@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +127,9 @@ class DiffusionLoss(nn.Module):
         return loss
 
 
-TIMES = ("uniform", "grid", "lognormal")
+TIMES: dict[str, dict[str, float]] = {  # law -> its parameters with their defaults
+    "uniform": {}, "grid": {}, "lognormal": {"mean": -1.2, "std": 1.2},
+}  # fmt: skip
 
 
 def draw_times(
@@ -138,13 +139,18 @@ def draw_times(
     *,
     law: str = "uniform",
     lam_range: tuple[float, float] | None = None,
-    **parameters: Any,
+    **parameters: float,
 ) -> Tensor:
     """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, or
     ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``.
     """
     if law not in TIMES:
         raise unknown("law of t", law, TIMES)
+    for key in parameters:
+        if key not in TIMES[law]:
+            raise unknown(f"parameter of the law {law!r}", key, TIMES[law])
+    if n < 1:
+        raise ValueError(f"the number of times must be >= 1; got {n}")
     if law == "grid":
         if schedule.T is None:
             raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")
@@ -155,8 +161,9 @@ def draw_times(
         u = torch.rand(1, generator=generator, dtype=torch.float64)
         t = (torch.randperm(n, generator=generator).double() + u) / n
     else:
-        mean, std = parameters.get("mean", -1.2), parameters.get("std", 1.2)
-        log_sigma = mean + std * torch.randn(n, generator=generator, dtype=torch.float64)
+        p = TIMES[law] | parameters
+        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        log_sigma = p["mean"] + p["std"] * z
         t = schedule.t_of_lam(-log_sigma)
     low, high = (-math.inf, math.inf) if lam_range is None else lam_range
     return t.clamp(schedule.t_of_lam(high), schedule.t_of_lam(low))

@@ -8,6 +8,7 @@ come from one network call on twice the batch, and count as two evaluations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,14 @@ class Guided(Denoiser):
         )
         self._labels: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x_t: Tensor, t: Time, *, label: Tensor, **condition: Any) -> Prediction:
+    def prepare(self, times: Sequence[float], like: Tensor) -> None:
+        self.inner.prepare(times, like)
+
+    def forward(
+        self, x_t: Tensor, t: Time, *, label: Tensor | None = None, **condition: Any
+    ) -> Prediction:
+        if label is None:
+            raise ValueError("guidance has nothing to push towards: call it with label=...")
         if self._labels is None or self._labels[0] is not label:
             null = torch.full_like(label, self.num_classes)
             self._labels = label, torch.cat([label, null])
