@@ -44,7 +44,10 @@ class ExactDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Time, *, label: Tensor | None = None) -> Prediction:
         if self.shape is not None and tuple(x_t.shape[1:]) != self.shape:
-            raise ValueError(f"x_t must have shape (B, {self.shape}); got {tuple(x_t.shape)}")
+            inside = ", ".join(map(str, self.shape))
+            raise ValueError(f"x_t must have shape (B, {inside}); got {tuple(x_t.shape)}")
+        if label is not None:
+            self.check_label(label, len(x_t))
         alpha, sigma = self.levels(t, x_t)
         return Prediction(x_t, alpha, sigma, self.formula(x_t, alpha, sigma, label), "x0")
 
@@ -70,6 +73,8 @@ class GaussianMixture:
             )
         if not (self.weights > 0).all():
             raise ValueError("the weights of a mixture must be positive")
+        if not torch.allclose(self.covs, self.covs.mT):
+            raise ValueError("the covariances of a mixture must be symmetric")
         self.weights = self.weights / self.weights.sum()
         # S_k = U diag(e) U^T, so that C_k has the same U at every noise level
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.covs)
@@ -84,6 +89,8 @@ class GaussianMixture:
 
     def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n exact draws (n, D) and the component each came from (n,)."""
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"the number of samples must be a whole number >= 1; got {n!r}")
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         z = z * self.eigenvalues[k].sqrt()
