@@ -193,12 +193,14 @@ def grid(
     *,
     columns: int | None = None,
     titles: Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
     title: str = "",
     size: float = 0.75,
 ) -> Figure:
     """A grid of pictures ``(N, C, H, W)`` in [-1, 1], each ``size`` inches, each with a title.
 
-    Without ``titles`` the pictures are one image, drawn fast.
+    Without ``titles`` the pictures are one image, drawn fast; ``heads`` are words above its
+    columns.
     """
     import matplotlib.pyplot as plt
 
@@ -207,12 +209,24 @@ def grid(
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
     rows = -(-count // columns)
     use_style()
+    if heads is not None and (titles is not None or len(heads) != columns):
+        raise ValueError(
+            f"heads are words above the {columns} columns of a grid without titles, "
+            f"{len(heads)} were given" + (" beside titles" if titles is not None else "")
+        )
     if titles is None:
         sheet = picture(images, columns=columns)
-        fig, ax = plt.subplots(figsize=(columns * size, rows * size + (0.3 if title else 0)))
+        room = 0.3 * bool(title) + 0.25 * bool(heads)
+        fig, ax = plt.subplots(figsize=(columns * size, rows * size + room))
         ax.imshow(sheet, interpolation="nearest")
         ax.set_axis_off()
-        ax.set_title(title)
+        ax.set_title(title, pad=20 if heads else None)
+        width = (sheet.shape[1] + 1) / columns
+        for index, word in enumerate(heads or ()):
+            x = (index + 0.5) * width - 1
+            ax.annotate(
+                word, (x, -0.5), (0, 3), textcoords="offset points", ha="center", fontsize=9
+            )
         return fig
     if len(titles) != count:
         raise ValueError(f"{count} pictures need {count} titles, {len(titles)} were given")
@@ -287,8 +301,12 @@ def lines(
         ax.plot(x, _array(y), label=name, markevery=(index * every // 4, every))
     if "x" in log:
         ax.set_xscale("log")
+        if len(x) <= 8:
+            ax.set_xticks(x, [f"{value:g}" for value in x])
+            ax.xaxis.minorticks_off()
     if "y" in log:
         ax.set_yscale("log")
+        _plain_ticks(ax)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(curves) > 1:
         ax.legend()
@@ -351,6 +369,17 @@ def field(
     fig.colorbar(drawn, ax=ax, label=label)
     _square(ax, limits, title)
     return fig
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Where a logarithmic y axis spans less than two decades: 0.3, 0.5, 1, 2 in place of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = ax.get_ylim()
+    if high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _own(ax: Axes | None) -> tuple[Any, Axes]:

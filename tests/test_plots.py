@@ -65,6 +65,15 @@ def test_grid_draws_the_picture():
         assert np.array_equal(ax.images[0].get_array(), plots.picture(image[None]))
 
 
+def test_grid_has_heads_above_its_columns():
+    fig = plots.grid(pictures(6), columns=3, heads=["a", "b", "c"], title="six")
+    (ax,) = fig.axes
+    assert [t.get_text() for t in ax.texts] == ["a", "b", "c"]
+    width = plots.picture(pictures(6)[:1]).shape[1]
+    middles = [(width - 1) / 2 + i * (width + 1) for i in range(3)]
+    assert [t.xy[0] for t in ax.texts] == pytest.approx(middles)
+
+
 def test_strip_draws_each_row():
     rows = [pictures(3), pictures(3) * 0.5]
     fig = plots.strip(rows, titles=["0", "1", "2"], labels=["a", "b"])
@@ -91,6 +100,8 @@ def test_save_grid_writes_the_pixels(tmp_path):
         (lambda: plots.picture(torch.zeros(0, 1, 4, 4)), "holds no picture"),
         (lambda: plots.picture(pictures(), zoom=0), "zoom=0"),
         (lambda: plots.grid(pictures(), titles=["a"]), "5 titles, 1 were given"),
+        (lambda: plots.grid(pictures(), columns=2, heads=["a"]), "2 columns .* 1 were given"),
+        (lambda: plots.grid(pictures(2), titles=["a", "b"], heads=["a", "b"]), "beside titles"),
         (lambda: plots.strip([pictures(2), pictures(3)]), "same number"),
         (lambda: plots.strip([]), "same number"),
         (lambda: plots.strip([pictures(2)], labels=["a", "b"]), "1 labels are needed"),
@@ -166,3 +177,12 @@ print([name for name in late if name in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_log_axes_of_few_values_name_them_plainly():
+    fig = plots.lines([4, 8, 16], {"a": [2.0, 0.5, 0.3]}, xlabel="calls", ylabel="FD", log="xy")
+    (ax,) = fig.axes
+    fig.canvas.draw()
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["4", "8", "16"]
+    words = {t.get_text() for t in ax.get_yticklabels()}
+    assert {"0.3", "0.5", "1", "2"} <= words and not any("$" in word for word in words)
