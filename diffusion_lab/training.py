@@ -292,13 +292,13 @@ def _check(
 
 
 def _check_finite(mean: float, model: nn.Module, recipe: Recipe, done: int) -> None:
-    whole = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    if not (math.isfinite(mean) and whole):
-        raise FloatingPointError(
-            f"the {'loss is ' + str(mean) if whole else 'weights are not finite'} near step "
-            f"{done}: lower the learning rate (now {recipe.lr:g}); the last saved state is "
-            "untouched"
-        )
+    if math.isfinite(mean) and all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        return
+    what = "weights are not finite" if math.isfinite(mean) else f"loss is {mean}"
+    raise FloatingPointError(
+        f"the {what} near step {done}: lower the learning rate (now {recipe.lr:g}); the last "
+        "saved state is untouched"
+    )
 
 
 def _preview(recipe: Recipe, average: nn.Module, path: Path, n: int = 40) -> None:
