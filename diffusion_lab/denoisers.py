@@ -22,6 +22,7 @@ where v = alpha eps - sigma x_0 (Salimans & Ho 2022) and sd is the data's standa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ from diffusion_lab.schedules import Schedule, Time
 __all__ = ["KINDS", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "affine", "expand"]
 
 KINDS = ("x0", "eps", "v", "score", "edm")
+FAR = 10.0  # what a network is told of lambda where there is no data, or no noise, left
 Number = float | Tensor  # a coefficient: one for all pictures, or (B, 1, 1, 1)
+_Level = tuple[Number, Number, Tensor, Number | None, tuple[Number, Number]]
 
 
 def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Number, Number]:
@@ -41,7 +44,8 @@ def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Nu
     if kind == "x0":
         return 0.0, 1.0
     if kind in ("eps", "score"):
-        if not isinstance(alpha, Tensor) and alpha == 0:
+        on_cpu = not isinstance(alpha, Tensor) or alpha.device.type == "cpu"  # a GPU would wait
+        if on_cpu and (alpha == 0 if not isinstance(alpha, Tensor) else bool((alpha == 0).any())):
             raise ValueError(
                 f"a prediction of {kind} says nothing about x_0 where alpha = 0 "
                 "(zero terminal SNR): use a denoiser that predicts v, x0 or edm"
@@ -90,12 +94,22 @@ class Prediction:
 
     def mix(self, cx: Number, c0: Number) -> Tensor:
         """cx x_t + c0 x_0 in two operations, straight from the network's output."""
-        if isinstance(cx, Tensor) or isinstance(c0, Tensor) or isinstance(self.a, Tensor):
-            return (cx + c0 * self.a) * self.x_t + (c0 * self.b) * self.out
         k = cx + c0 * self.a
-        if k == 0.0:
-            return self.out * (c0 * self.b)
-        return torch.add(self.x_t * k, self.out, alpha=c0 * self.b)
+        if isinstance(k, float):
+            if k == 0.0:
+                return self.out * (c0 * self.b)
+            if 0.5 < k < 2.0:  # k x as a sum: torch adds with a plain number faster than it scales
+                scaled = torch.add(self.x_t, self.x_t, alpha=k - 1.0)
+            else:
+                scaled = self.x_t * k
+            return scaled.add_(self.out, alpha=c0 * self.b)
+        return k * self.x_t + (c0 * self.b) * self.out
+
+    def add_to(self, y: Tensor, c0: float) -> Tensor:
+        """y <- y + c0 x_0, in place and without computing x_0 (float coefficients only)."""
+        if self.a != 0.0:
+            y.add_(self.x_t, alpha=c0 * self.a)
+        return y.add_(self.out, alpha=c0 * self.b)
 
     @property
     def x0(self) -> Tensor:
@@ -130,7 +144,7 @@ class Prediction:
     @property
     def lam(self) -> Number:
         """log(alpha / sigma) of the noise level asked about."""
-        if isinstance(self.alpha, Tensor):
+        if not isinstance(self.alpha, float):
             return (self.alpha / self.sigma).log()
         if self.sigma == 0:
             return math.inf
@@ -176,6 +190,13 @@ class Denoiser(nn.Module):
         """The same denoiser for x_t of another schedule, asked where lambda is equal."""
         return self if schedule == self.schedule else OnSchedule(self, schedule)
 
+    def prepare(self, times: Sequence[float], like: Tensor) -> None:
+        """Told by ``walk`` at which times it will be asked, before the loop starts.
+
+        A denoiser that computes its coefficients here, all at once, costs less in the loop: there
+        the network has just thrown the interpreter out of the processor's caches.
+        """
+
     def levels(self, t: Time, like: Tensor) -> tuple[Number, Number]:
         """(alpha, sigma) at t, ready to multiply ``like``."""
         alpha, sigma = self.schedule.alpha_sigma(t)
@@ -188,12 +209,34 @@ class Denoiser(nn.Module):
             return expand(alpha, like), expand(sigma, like)
         return alpha, sigma
 
+    def check_label(self, label: Tensor, n: int) -> Tensor:
+        """The label if it is int64 (n,) within 0..num_classes (the last is 'no class').
+
+        The range is looked at on the CPU only (a GPU would wait); ValueError otherwise.
+        """
+        if self.num_classes is None:
+            raise ValueError("this denoiser knows no classes: call it without a label")
+        if label.dtype != torch.int64 or label.shape != (n,):
+            raise ValueError(
+                f"label must be int64 of shape ({n},); "
+                f"got {label.dtype} of shape {tuple(label.shape)}"
+            )
+        if label.device.type == "cpu" and n:
+            low, high = label.aminmax()
+            if low < 0 or high > self.num_classes:
+                raise ValueError(
+                    f"labels must lie in 0..{self.num_classes - 1}, or be {self.num_classes} for "
+                    f"'no class'; got values in {low}..{high}"
+                )
+        return label
+
 
 class OnSchedule(Denoiser):
     """A denoiser asked on a schedule that it does not live on (same lambda, rescaled x).
 
     With t' = t_A(lambda_B(t)) and r = alpha_A(t') / alpha_B(t), the point x_B r is distributed as
-    x_A at t', and x_0 = a x_A + b out = (a r) x_B + b out.
+    x_A at t', and x_0 = a x_A + b out = (a r) x_B + b out. Where lambda < 0, r is taken as
+    sigma_A / sigma_B: equal, and right also where there is no data left (alpha = 0).
     """
 
     def __init__(self, inner: Denoiser, schedule: Schedule) -> None:
@@ -202,11 +245,19 @@ class OnSchedule(Denoiser):
         self.nfe, self.lam_range = inner.nfe, inner.lam_range
         self.num_classes, self.shape = inner.num_classes, inner.shape
 
+    def prepare(self, times: Sequence[float], like: Tensor) -> None:
+        t_inner = self.inner.schedule.t_of_lam
+        self.inner.prepare([t_inner(self.schedule.lam(t)) for t in times], like)
+
     def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
         alpha, sigma = self.levels(t, x_t)
-        t_inner = self.inner.schedule.t_of_lam(self.schedule.lam(t))
-        alpha_in, _ = self.inner.levels(t_inner, x_t)
-        r = alpha_in / alpha
+        lam = self.schedule.lam(t)
+        t_inner = self.inner.schedule.t_of_lam(lam)
+        alpha_in, sigma_in = self.inner.levels(t_inner, x_t)
+        if isinstance(lam, Tensor):
+            r = torch.where(expand(lam, x_t) < 0, sigma_in / sigma, alpha_in / alpha)
+        else:
+            r = sigma_in / sigma if lam < 0 else alpha_in / alpha
         p = self.inner(x_t * r, t_inner, **condition)
         return Prediction(x_t, alpha, sigma, p.out, p.kind, ab=(p.a * r, p.b), var=p.var)
 
@@ -250,6 +301,8 @@ class NetDenoiser(Denoiser):
         self.shape, self.num_classes = shape, num_classes
         self.lam_range, self.learned_var = lam_range, learned_var
         self._null: Tensor | None = None
+        self._known: dict[float, _Level] = {}  # of the walk under way, see prepare
+        self._known_for: tuple[Any, ...] = ()
 
     def on(self, schedule: Schedule) -> Denoiser:
         if self.kind != "edm":
@@ -260,15 +313,16 @@ class NetDenoiser(Denoiser):
         )  # fmt: skip
 
     def forward(self, x_t: Tensor, t: Time, *, label: Tensor | None = None) -> Prediction:
-        if self.shape is not None and tuple(x_t.shape[1:]) != self.shape:
+        if self.shape is not None and x_t.shape[1:] != self.shape:
             raise ValueError(
                 f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
                 f"got {tuple(x_t.shape)}"
             )
-        alpha, sigma = self.levels(t, x_t)
-        lam = self._lam(t, alpha, sigma, x_t)
-        size = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** 0.5
-        scaled = x_t if not isinstance(size, Tensor) and abs(size - 1) < 1e-7 else x_t / size
+        known = self._known.get(t) if isinstance(t, float) else None
+        if known is None or known[2].dtype != x_t.dtype or known[2].device != x_t.device:
+            known = self._level(t, x_t)
+        alpha, sigma, lam, shrink, ab = known
+        scaled = x_t if shrink is None else x_t * shrink
         if self.num_classes is not None:
             out = self.net(scaled, lam, self._label(label, x_t))
         elif label is not None:
@@ -279,42 +333,77 @@ class NetDenoiser(Denoiser):
         if self.learned_var:
             out, u = out.chunk(2, dim=1)
             var = (u + 1) / 2
-        ab = affine(self.kind, alpha, sigma, self.sd)
         return Prediction(x_t, alpha, sigma, out, self.kind, ab=ab, var=var)
 
-    def _lam(self, t: Time, alpha: Number, sigma: Number, x_t: Tensor) -> Tensor:
-        """lambda as a (1,) or (B,) tensor, checked against the range seen in training."""
-        if isinstance(alpha, Tensor):
-            lam = (alpha / sigma).log().reshape(-1).to(x_t.dtype)
-            ends = (lam.min().item(), lam.max().item()) if x_t.device.type == "cpu" else ()
+    def prepare(self, times: Sequence[float], like: Tensor) -> None:
+        about = (like.dtype, like.device, self.schedule, self.kind, self.sd, self.lam_range)
+        if self._known_for == (about, times):
+            return
+        known = {}
+        for t in times:
+            try:
+                known[t] = self._level_float(t)
+            except ValueError:  # an error where it is asked, not before
+                continue
+        lams = torch.tensor([level[2] for level in known.values()], dtype=like.dtype)
+        self._known = {
+            t: (alpha, sigma, lam, shrink, ab)
+            for (t, (alpha, sigma, _, shrink, ab)), lam in zip(
+                known.items(), lams.to(like.device)[:, None], strict=True
+            )
+        }
+        self._known_for = (about, list(times))
+
+    def _level(self, t: Time, x_t: Tensor) -> _Level:
+        """What a call at t needs: alpha, sigma, lambda as a tensor, 1/size of x_t, (a, b)."""
+        if not isinstance(t, Tensor):
+            alpha, sigma, lam, shrink, ab = self._level_float(t)
+            return alpha, sigma, x_t.new_full((1,), lam), shrink, ab
+        alpha, sigma = self.levels(t, x_t)
+        lam = self._lam_tensor(alpha, sigma, x_t)
+        shrink = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** -0.5
+        return alpha, sigma, lam, shrink, affine(self.kind, alpha, sigma, self.sd)
+
+    def _level_float(
+        self, t: float
+    ) -> tuple[float, float, float, float | None, tuple[float, float]]:
+        """The same for one t, in plain numbers; lambda is checked against what was trained."""
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        if alpha > 0 and sigma > 0:
+            lam = math.log(alpha / sigma)
         else:
-            value = math.log(alpha / sigma) if alpha > 0 and sigma > 0 else (
-                math.inf if sigma == 0 else -math.inf
-            )  # fmt: skip
-            if not math.isfinite(value) and self.lam_range is not None:
-                # zero terminal SNR: the network saw this end as its lowest lambda
-                value = self.lam_range[0] if value < 0 else value
-            lam = torch.full((1,), value, dtype=x_t.dtype, device=x_t.device)
-            ends = (value,)
+            lam = math.inf if sigma == 0 else -math.inf
         if self.lam_range is not None:
-            low, high = self.lam_range
-            for end in ends:
-                if not low - 1e-3 <= end <= high + 1e-3:
-                    raise ValueError(
-                        f"this network was trained for lambda in [{low:.3g}, {high:.3g}] and was "
-                        f"asked at {end:.3g} (t = {t if not isinstance(t, Tensor) else '...'}): "
-                        "lay the time grid with lam_range=denoiser.lam_range"
-                    )
-        return lam
+            if lam == -math.inf:  # zero terminal SNR: the network saw this end as its lowest lambda
+                lam = self.lam_range[0]
+            self._check_lam(lam, lam, f"t = {t:.6g}")
+        size = math.hypot(alpha * self.sd, sigma)
+        shrink = None if abs(size - 1) < 1e-7 else 1 / size
+        ab = affine(self.kind, alpha, sigma, self.sd)
+        return alpha, sigma, min(max(lam, -FAR), FAR), shrink, ab
+
+    def _lam_tensor(self, alpha: Tensor, sigma: Tensor, x_t: Tensor) -> Tensor:
+        """lambda as a (B,) tensor; its range is checked on the CPU only (a GPU would wait)."""
+        lam = (alpha / sigma).log().reshape(-1).to(x_t.dtype)
+        if self.lam_range is not None:
+            lam = torch.where(lam == -math.inf, self.lam_range[0], lam)
+            if lam.device.type == "cpu":
+                self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
+        return lam.clamp(-FAR, FAR)
+
+    def _check_lam(self, smallest: float, largest: float, where: str) -> None:
+        low, high = self.lam_range
+        if not (low - 1e-3 <= smallest and largest <= high + 1e-3):
+            asked = smallest if smallest < low else largest
+            raise ValueError(
+                f"this network was trained for lambda in [{low:.3g}, {high:.3g}] and was asked at "
+                f"{asked:.3g} ({where}): lay the time grid with lam_range=denoiser.lam_range"
+            )
 
     def _label(self, label: Tensor | None, x_t: Tensor) -> Tensor:
         if label is None:
-            if self._null is None or self._null.shape[0] != len(x_t):
+            null = self._null
+            if null is None or len(null) != len(x_t) or null.device != x_t.device:
                 self._null = torch.full((len(x_t),), self.num_classes, device=x_t.device)
             return self._null
-        if label.dtype != torch.int64 or label.shape != (len(x_t),):
-            raise ValueError(
-                f"label must be int64 of shape ({len(x_t)},); "
-                f"got {label.dtype} of shape {tuple(label.shape)}"
-            )
-        return label
+        return self.check_label(label, len(x_t))

@@ -22,7 +22,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ __all__ = [
 
 Time = TypeVar("Time", float, Tensor)  # a float in loops, a (B,) tensor in training
 INF = math.inf
+REMEMBERED = 4096  # answers at float times that a schedule keeps
 
 
 # ---- arithmetic that works on floats and on tensors ---------------------------------------------
@@ -87,10 +88,18 @@ def _check_time(t: Time) -> Time:
 
 # ---- the schedules ------------------------------------------------------------------------------
 class Schedule:
-    """The pair (alpha_t, sigma_t). Subclasses give ``_logs(t)`` and ``_t_of_lam(lam)``."""
+    """The pair (alpha_t, sigma_t). Subclasses give ``_logs(t)`` and ``_t_of_lam(lam)``.
+
+    A schedule is not changed once it is made: it remembers what it answered at float times.
+    """
 
     T: int | None = None  # number of training steps, for schedules that live on a grid
     vp: bool = True  # alpha^2 + sigma^2 = 1
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made._known: dict[float, tuple[float, float]] = {}
+        return made
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         """(log alpha, log sigma) at t."""
@@ -101,9 +110,16 @@ class Schedule:
 
     def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
         """(alpha_t, sigma_t). Raises ValueError where t is outside [0, 1]."""
+        known = self._known.get(t) if isinstance(t, float) else None
+        if known is not None:
+            return known
         log_alpha, log_sigma = self._logs(_check_time(t))
-        lib = _lib(t)
-        return lib.exp(log_alpha), lib.exp(log_sigma)
+        if isinstance(t, Tensor):
+            return log_alpha.exp(), log_sigma.exp()
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        answer = self._known[t] = math.exp(log_alpha), math.exp(log_sigma)
+        return answer
 
     def alpha(self, t: Time) -> Time:
         """alpha_t, the share of the data that is left."""
@@ -158,7 +174,8 @@ class Schedule:
 
     def spec(self) -> dict[str, Any]:
         """What ``make`` needs to build this schedule again (stored in checkpoints)."""
-        return {"name": type(self).__name__.lower(), **vars(self)}
+        given = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        return {"name": type(self).__name__.lower(), **given}
 
     def __repr__(self) -> str:
         inside = ", ".join(

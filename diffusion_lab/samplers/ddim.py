@@ -32,6 +32,6 @@ def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
         towards = max(sigma_s**2 - std**2, 0.0) ** 0.5  # rounding: S = sigma_s where alpha_t = 0
         # eps_hat = (x_t - alpha x0_hat) / sigma, so all of it is cx x_t + c0 x0_hat
         mean = p.mix(towards / p.sigma, alpha_s - towards * p.alpha / p.sigma)
-        return mean.add(ask.noise(x), alpha=std) if std else mean
+        return mean.add_(ask.noise(x), alpha=std) if std else mean
 
     return step

@@ -36,7 +36,7 @@ def ddpm(variance: str = "small", clip: tuple[float, float] | None = None) -> St
             return mean
         var = reverse_variance(p, v_ts, bt, variance)
         if isinstance(var, Tensor):
-            return mean.addcmul(var.sqrt(), ask.noise(x))
-        return mean.add(ask.noise(x), alpha=var**0.5)
+            return mean.addcmul_(var.sqrt(), ask.noise(x))
+        return mean.add_(ask.noise(x), alpha=var**0.5)
 
     return step

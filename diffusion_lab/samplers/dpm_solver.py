@@ -37,8 +37,8 @@ def dpmpp_2m(clip: tuple[float, float] | None = None) -> Step:
         if before is None or math.isinf(lam_t) or math.isinf(before.lam):
             return p.mix(sigma_s / p.sigma, c0)
         share = h / (2 * (lam_t - before.lam))  # 1 / (2r)
-        # x0 of this call serves the next step too: computed once, kept by the Prediction
-        x_s = (x * (sigma_s / p.sigma)).add_(p.x0, alpha=c0 * (1 + share))
-        return x_s.add_(before.x0, alpha=-c0 * share)
+        # D is never formed: its two halves are added straight from the network's outputs
+        x_s = p.mix(sigma_s / p.sigma, c0 * (1 + share))
+        return before.add_to(x_s, -c0 * share)
 
     return step

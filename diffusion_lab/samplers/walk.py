@@ -89,7 +89,7 @@ def gaussian(generator: torch.Generator) -> Noise:
 
     def draw(i: int, like: Tensor) -> Tensor:
         z = torch.randn(like.shape, generator=generator)
-        return z if like.device.type == "cpu" and like.dtype == z.dtype else z.to(like)
+        return z if like.is_cpu and like.dtype is z.dtype else z.to(like)
 
     return draw
 
@@ -140,7 +140,12 @@ def walk(
             f"x must be a float tensor with at least one sample; got {x.dtype} {tuple(x.shape)}"
         )
     ask = Ask(denoiser, condition, noise)
-    return _walk(step, ask, x, grid if callable(grid) else check_grid(grid), project, grad, start)
+    if not callable(grid):
+        grid = check_grid(grid)
+        for t in grid:
+            denoiser.schedule.alpha_sigma(t)  # remembered: the loop looks them up
+        denoiser.prepare(grid[:-1], x)
+    return _walk(step, ask, x, grid, project, grad, start)
 
 
 def _walk(
@@ -157,13 +162,14 @@ def _walk(
     t = t if free else grid[0]
     state = State(x, t, t, 0, n, None, 0)
     yield state
+    mode = torch.enable_grad() if grad else torch.no_grad()
     i = 0
     while True:
         s = grid(state) if free else (grid[i + 1] if i < n else None)
         if s is None:
             return
         # inside the loop, not around the yield: a no_grad block would leak into the caller
-        with torch.set_grad_enabled(grad):
+        with mode:
             x = step(ask, x, t, s)
             if project is not None:
                 x = project(x, s)
