@@ -139,7 +139,13 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
         d = dict(about["denoiser"])
         for key in ("shape", "lam_range"):
             d[key] = None if d[key] is None else tuple(d[key])
-        model = NetDenoiser(net, schedules.make(**d.pop("schedule")), d.pop("kind"), **d)
+        try:
+            model = NetDenoiser(net, schedules.make(**d.pop("schedule")), d.pop("kind"), **d)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{name} needs the process {about['denoiser']}, which this version cannot build: "
+                f"{error}"
+            ) from error
     model = model.eval().requires_grad_(False).to(device or best_device())
     model.to(memory_format=torch.channels_last)  # convolutions run faster so
     model.about = about

@@ -1,0 +1,288 @@
+"""Checkpoints: what is saved is what is loaded, and anything else is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusion_lab import checkpoints, data, nets, schedules
+from diffusion_lab.data import store
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import generator
+from diffusion_lab.errors import CheckpointError, DataError
+
+SCHEDULES = {
+    "linear": schedules.linear(),
+    "linear table": schedules.linear(1000),
+    "cosine": schedules.cosine(),
+    "cosine table": schedules.cosine(50),
+    "sigmoid": schedules.make("sigmoid", tau=0.9),
+    "ve": schedules.make("ve", sigma_max=20.0),
+    "edm": schedules.make("edm", sigma_max=20.0),
+    "zero terminal SNR": schedules.zero_terminal_snr(schedules.linear(100)),
+}
+NETS = {
+    "mlp": {"name": "mlp", "dim": 2, "width": 16},
+    "unet": {"name": "unet", "widths": (8, 16), "emb": 16},
+}
+SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
+
+
+def network(spec):
+    """A network with no weight at zero, so that every part of it speaks."""
+    arguments = dict(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nets.make(arguments.pop("name"), **arguments)
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    return net
+
+
+def denoiser(schedule=SCHEDULES["linear"], kind="v", net="mlp", **more):
+    return NetDenoiser(network(NETS[net]), schedule, kind, shape=SHAPES[net], **more).eval()
+
+
+def assert_same_answers(ours, theirs, shape, **condition):
+    for (key, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+    ours.to(memory_format=torch.channels_last)  # as loaded models are: sums in the same order
+    x = torch.randn(5, *shape, generator=generator(0))
+    for t in (0.3, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]).double()):
+        with torch.no_grad():
+            a, b = ours(x, t, **condition), theirs(x, t, **condition)
+        assert torch.equal(a.out, b.out) and torch.equal(a.x0, b.x0)
+        assert a.kind == b.kind
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A file with a small denoiser in it."""
+    file = tmp_path / "small.safetensors"
+    checkpoints.save(file, denoiser(), {"net": NETS["mlp"], "name": "small"})
+    return file
+
+
+# ---- there and back
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("net", NETS)
+def test_every_schedule_and_net_comes_back_with_the_same_answers(name, net, tmp_path):
+    before = denoiser(SCHEDULES[name], net=net)
+    file = tmp_path / "model.safetensors"
+    checkpoints.save(file, before, {"net": NETS[net]})
+    after = checkpoints.load(file, device="cpu")
+    assert after.schedule == before.schedule
+    assert_same_answers(before, after, SHAPES[net])
+    assert not after.training and not any(p.requires_grad for p in after.parameters())
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "score", "edm"])
+def test_every_kind_of_prediction_comes_back(kind, tmp_path):
+    before = denoiser(kind=kind, sd=0.7, lam_range=(-4.5, 5.0))
+    checkpoints.save(tmp_path / "model.safetensors", before, {"net": NETS["mlp"]})
+    after = checkpoints.load(tmp_path / "model.safetensors", device="cpu")
+    assert (after.kind, after.sd, after.lam_range) == (kind, 0.7, (-4.5, 5.0))
+    assert after.shape == (2,) and isinstance(after.shape, tuple)
+    assert_same_answers(before, after, (2,))
+
+
+def test_classes_and_a_learned_variance_come_back(tmp_path):
+    spec = NETS["unet"] | {"num_classes": 3, "out_channels": 2}
+    before = NetDenoiser(
+        network(spec), schedules.linear(1000), "eps",
+        shape=(1, 8, 8), num_classes=3, learned_var=True,
+    ).eval()  # fmt: skip
+    checkpoints.save(tmp_path / "model.safetensors", before, {"net": spec})
+    after = checkpoints.load(tmp_path / "model.safetensors", device="cpu")
+    label = torch.tensor([0, 1, 2, 3, 0])  # 3 is 'no class'
+    assert_same_answers(before, after, (1, 8, 8), label=label)
+    x = torch.randn(2, 1, 8, 8, generator=generator(1))
+    assert torch.equal(before(x, 0.5).var, after(x, 0.5).var)
+
+
+def test_a_classifier_comes_back_with_its_batch_norm(tmp_path):
+    spec = {"name": "classifier", "channels": 1, "num_classes": 4, "width": 4}
+    before = network(spec).train()
+    x = torch.randn(8, 1, 12, 12, generator=generator(0))
+    before(x)  # moves the running means
+    before.eval()
+    checkpoints.save(tmp_path / "model.safetensors", before, {"net": spec})
+    after = checkpoints.load(tmp_path / "model.safetensors", device="cpu")
+    before.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.equal(before(x), after(x)) and after(x).std(0).min() > 0
+    assert after.state_dict()["body.1.num_batches_tracked"] == 1
+
+
+def test_tensors_of_every_kind_come_back(tmp_path):
+    tensors = {
+        "number": torch.tensor(3), "empty": torch.zeros(0, 2), "flags": torch.tensor([True, False]),
+        "half": torch.randn(3).bfloat16(), "double": torch.randn(2, 2).double(),
+        "across": torch.randn(4, 3).T,
+    }  # fmt: skip
+    checkpoints.save_tensors(tmp_path / "t.safetensors", tensors, {"note": [1, None, "ä"]})
+    found, about = checkpoints.load_tensors(tmp_path / "t.safetensors")
+    assert about == {"note": [1, None, "ä"]} and found.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert found[key].dtype == value.dtype and torch.equal(found[key], value)
+
+
+def test_the_header_says_how_the_model_was_made(tmp_path):
+    from diffusion_lab import recipes, training
+
+    recipe = recipes.get("digits").but(net=NETS["unet"] | {"patch": 1}, steps=2, batch=8)
+    for _ in training.train(recipe, out=tmp_path):
+        pass
+    about = checkpoints.info(tmp_path / "digits.safetensors")
+    digits = data.load("digits")
+    assert about["data"] == {"name": "digits", "split": "train", "n": 1500, "hash": digits.hash}
+    assert about["recipe"] == json.loads(json.dumps(recipe.as_dict()))
+    assert about["recipe"]["seed"] == 0 and about["recipe"]["steps"] == 2
+    assert about["command"] == "diffusion-lab train digits --steps 2"
+    assert about["denoiser"]["lam_range"] == list(recipe.lam_range)
+    assert about["denoiser"]["schedule"] == {"name": "edm", "sigma_max": 20.0, "rho": 7.0}
+    assert about["denoiser"]["sd"] == round(digits.std, 4)
+    assert about["threads"] == 1 and torch.__version__ in about["machine"]
+    assert about["cpu_seconds"] >= 0 and about["metrics"] == {}
+    model = checkpoints.load(tmp_path / "digits.safetensors")
+    assert about["parameters"] == sum(p.numel() for p in model.net.parameters())
+    assert model.about == about
+
+
+def test_nothing_is_computed_in_less_than_float32_on_the_cpu(saved):
+    model = checkpoints.load(saved, device="cpu")
+    assert {v.dtype for v in model.state_dict().values()} == {torch.float32}
+    assert model(torch.zeros(1, 2), 0.5).x0.dtype == torch.float32
+    for name in checkpoints.shipped():
+        kinds = {v.dtype for v in checkpoints.load_tensors(checkpoints.find(name))[0].values()}
+        assert kinds <= {torch.float32, torch.int64}, name  # int64: the count of batch norm
+
+
+# ---- what is refused
+def test_a_missing_file_and_an_unknown_name(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint .*gone.safetensors: train it first"):
+        checkpoints.load(tmp_path / "gone.safetensors")
+    with pytest.raises(ValueError, match="unknown model 'fasion-features'.*'fashion-features'"):
+        checkpoints.load("fasion-features")
+
+
+def test_a_pickle_is_never_read(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    file = tmp_path / "model.safetensors"
+    torch.save({"w": torch.zeros(2), "trap": Trap()}, file)
+    with pytest.raises(CheckpointError, match="damaged and cannot be read"):
+        checkpoints.load(file)
+    file.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError, match="damaged and cannot be read"):
+        checkpoints.load(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_no_byte_can_change_unseen(saved):
+    """Every cut and flipped bit tried here is refused, or leaves the contents as they were."""
+    good = saved.read_bytes()
+    tensors, about = checkpoints.load_tensors(saved)
+    length = 8 + int.from_bytes(good[:8], "little")  # the header's
+    places = [0, 3, *range(8, length, 17), length, length + 1001, len(good) - 1]
+    for bad in (good[:5], good[: length - 4], good[:-1], good + b"\0"):
+        saved.write_bytes(bad)
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoints.load_tensors(saved)
+    refused = 0
+    for place in places:
+        bad = bytearray(good)
+        bad[place] ^= 0b100
+        saved.write_bytes(bytes(bad))
+        try:
+            found, text = checkpoints.load_tensors(saved)
+        except CheckpointError:
+            refused += 1
+        else:  # such as the name of the sum itself
+            assert text == about and found.keys() == tensors.keys()
+            assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    assert refused >= len(places) - 3
+
+
+def test_other_safetensors_files_are_told_apart(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(2)}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="not one of this course .format 'pt'"):
+        checkpoints.load(file)
+    save_file({"w": torch.zeros(2)}, file)
+    with pytest.raises(CheckpointError, match="not one of this course"):
+        checkpoints.load(file)
+
+
+def test_weights_that_do_not_fit_are_named(saved):
+    tensors, about = checkpoints.load_tensors(saved)
+    wider = about | {"net": NETS["mlp"] | {"width": 32}}
+    checkpoints.save_tensors(saved, tensors, wider)
+    with pytest.raises(CheckpointError, match="do not fit the network.*another shape.*level.mlp.0"):
+        checkpoints.load(saved)
+    checkpoints.save_tensors(saved, tensors | {"extra": torch.zeros(1)}, about)
+    with pytest.raises(CheckpointError, match=r"not in the network \['extra'\]"):
+        checkpoints.load(saved)
+    short = {k: v for k, v in tensors.items() if k != "last.bias"}
+    checkpoints.save_tensors(saved, short, about)
+    with pytest.raises(CheckpointError, match=r"missing.*\['last.bias'\]"):
+        checkpoints.load(saved)
+
+
+@pytest.mark.parametrize(
+    "net", [{"name": "umet"}, {"name": "mlp", "breadth": 3}, {"width": 3}], ids=str
+)
+def test_a_network_from_another_version_is_refused(net, saved):
+    tensors, about = checkpoints.load_tensors(saved)
+    checkpoints.save_tensors(saved, tensors, about | {"net": net})
+    with pytest.raises(CheckpointError, match="this version cannot build"):
+        checkpoints.load(saved)
+
+
+def test_a_process_from_another_version_is_refused(saved):
+    tensors, about = checkpoints.load_tensors(saved)
+    for change in ({"schedule": {"name": "square"}}, {"kind": "x1"}, {"colour": 1}):
+        wrong = about | {"denoiser": about["denoiser"] | change}
+        checkpoints.save_tensors(saved, tensors, wrong)
+        with pytest.raises(CheckpointError, match="this version cannot build"):
+            checkpoints.load(saved)
+
+
+def test_a_saved_state_is_not_a_model(tmp_path):
+    from diffusion_lab import recipes, training
+
+    recipe = recipes.get("digits").but(net=NETS["unet"] | {"patch": 1}, steps=4, batch=8)
+    for _ in training.train(recipe, out=tmp_path, stop_at=2):
+        pass
+    with pytest.raises(CheckpointError, match="is the saved state of a training"):
+        checkpoints.load(tmp_path / "digits.state.safetensors")
+
+
+def test_a_classifier_cannot_be_asked_for_pictures(saved, tmp_path):
+    assert isinstance(checkpoints.load_denoiser(saved), NetDenoiser)
+    with pytest.raises(CheckpointError, match="is a classifier, not a denoiser"):
+        checkpoints.load_denoiser("fashion-features")
+
+
+def test_a_shipped_file_is_held_to_the_index(tmp_path, monkeypatch):
+    name = "checkpoints/digits-features.safetensors"
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(store.path(name), tmp_path / name)
+    shutil.copy(store.folder() / "index.json", tmp_path)
+    monkeypatch.setattr(store, "_PACKAGED", tmp_path)
+    assert checkpoints.load("digits-features").about["name"] == "digits-features"
+    damaged = bytearray((tmp_path / name).read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / name).write_bytes(bytes(damaged))
+    with pytest.raises(DataError, match="is damaged or was changed: sha256"):
+        checkpoints.load("digits-features")
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="is missing"):
+        checkpoints.load("digits-features")
