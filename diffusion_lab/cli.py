@@ -12,51 +12,21 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
 
+from diffusion_lab.cli_base import PROGRAM, Parser, Subparsers, add, add_json, say_error
+from diffusion_lab.cli_bench import bench_command
+from diffusion_lab.cli_models import sample_command, train_command
 from diffusion_lab.errors import CheckpointError, DataError
 
 __all__ = ["COMMANDS", "EXPECTED", "main"]
 
-PROGRAM = "diffusion-lab"
-EXPECTED = (ValueError, DataError, CheckpointError, OSError)
+EXPECTED = (ValueError, DataError, CheckpointError, FloatingPointError, OSError)
 """Errors whose message tells the user what to do."""
-
-Subparsers = Any  # argparse has no public name for what add_subparsers returns
-Run = Callable[[argparse.Namespace], int]
-
-
-def _say_error(message: object) -> None:
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors look like those of the commands."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        near = get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1) if wrong else []
-        _say_error(message + (f". Did you mean {near[0]!r}?" if near else ""))
-        raise SystemExit(2)
-
-
-def _add(commands: Subparsers, name: str, run: Run, summary: str, **more: Any) -> _Parser:
-    """Add a command that calls ``run(arguments) -> exit status``; returns its parser."""
-    parser = commands.add_parser(name, help=summary, description=summary, **more)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 # survey -----------------------------------------------------------------------------------------
@@ -91,7 +61,7 @@ def _survey(given: argparse.Namespace) -> int:
 
 
 def _survey_command(commands: Subparsers) -> None:
-    parser = _add(
+    parser = add(
         commands,
         "survey",
         _survey,
@@ -110,7 +80,7 @@ def _survey_command(commands: Subparsers) -> None:
         action="store_true",
         help="hold each row to its state; status 1 if one has not earned it (in the repository)",
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 # lesson -----------------------------------------------------------------------------------------
@@ -230,9 +200,9 @@ def _lesson_command(commands: Subparsers) -> None:
         description="List, open or build the lessons.",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = _add(actions, "list", _lesson_list, "List the lessons and the question of each.")
-    _add_json(listing)
-    opening = _add(
+    listing = add(actions, "list", _lesson_list, "List the lessons and the question of each.")
+    add_json(listing)
+    opening = add(
         actions,
         "open",
         _lesson_open,
@@ -247,7 +217,7 @@ def _lesson_command(commands: Subparsers) -> None:
     alone.add_argument(
         "--print-path", action="store_true", help="print where the lesson lies; copy nothing"
     )
-    building = _add(
+    building = add(
         actions,
         "build",
         _lesson_build,
@@ -261,14 +231,20 @@ def _lesson_command(commands: Subparsers) -> None:
     building.add_argument("--measure", action="store_true", help="measure the running time again")
 
 
-COMMANDS: tuple[Callable[[Subparsers], None], ...] = (_survey_command, _lesson_command)
+COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
+    _survey_command,
+    train_command,
+    sample_command,
+    bench_command,
+    _lesson_command,
+)
 """The commands, in the order of the help. A new one is a function like those above."""
 
 
-def _parser() -> _Parser:
+def _parser() -> Parser:
     from diffusion_lab.about import VERSION
 
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="Efficient diffusion models for vision: the course's map, lessons and models.",
     )
@@ -293,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except EXPECTED as error:
-        _say_error(error)
+        say_error(error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

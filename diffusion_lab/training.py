@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import device, generator
 from diffusion_lab.errors import CheckpointError
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.recipes import Recipe
+from diffusion_lab.recipes import RECIPES, Recipe
 
 __all__ = ["EMA", "Progress", "build", "fit", "learning_rate", "train"]
 
@@ -316,11 +316,15 @@ def about(
 ) -> dict[str, Any]:
     """The header of a finished checkpoint."""
     net = model.net if isinstance(model, NetDenoiser) else model
+    command = f"diffusion-lab train {recipe.name} --steps {steps}"
+    known = RECIPES.get(recipe.name, recipe)
+    command += f" --seed {recipe.seed}" if recipe.seed != known.seed else ""
+    command += " --data-full" if recipe.full and not known.full else ""
     return {
         "name": recipe.name,
         "net": net.spec,
         "recipe": recipe.as_dict() | {"steps": steps},
-        "command": f"diffusion-lab train {recipe.name} --steps {steps}",
+        "command": command,
         "data": {"name": data.name, "split": data.split, "n": len(data), "hash": data.hash},
         "cpu_seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),
@@ -330,10 +334,17 @@ def about(
     }
 
 
-def fit(recipe: Recipe, *, bar: bool = True, **options: Any) -> nn.Module:
+def fit(
+    recipe: Recipe,
+    *,
+    bar: bool = True,
+    watch: Callable[[Progress], object] | None = None,
+    **options: Any,
+) -> nn.Module:
     """Train to the end with a progress bar that shows the time left; returns the EMA model.
 
-    The options are those of ``train``. On several processes only the first shows a bar.
+    ``watch`` is called with every Progress; the other options are those of ``train``. On several
+    processes only the first shows a bar.
     """
     from tqdm.auto import tqdm
 
@@ -345,5 +356,7 @@ def fit(recipe: Recipe, *, bar: bool = True, **options: Any) -> nn.Module:
         for p in train(recipe, **options):
             progress.set_postfix(loss=f"{p.loss:.4f}", refresh=False)
             progress.update(p.step - progress.n)
+            if watch is not None:
+                watch(p)
             model = p.model
     return model
