@@ -1,0 +1,231 @@
+"""Fréchet distance and cost against closed forms, hand counts and other people's code."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab import checkpoints, data, metrics, schedules
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import generator
+from diffusion_lab.guidance import guided
+from diffusion_lab.metrics import Cost, Reference, count_flops, count_parameters, frechet, measure
+from diffusion_lab.nets import MLP, UNet
+from diffusion_lab.nets.unet import Attention
+from diffusion_lab.samplers import generate
+
+
+def gaussian(mean, cov, n=100):
+    return Reference(torch.as_tensor(mean).double(), torch.as_tensor(cov).double(), n)
+
+
+def random_gaussian(seed, d=6, rank=None):
+    gen = generator(seed)
+    root = torch.randn(d, d if rank is None else rank, generator=gen, dtype=torch.float64)
+    return gaussian(torch.randn(d, generator=gen, dtype=torch.float64), root @ root.T)
+
+
+# ---- the Fréchet distance
+def test_diagonal_gaussians_have_a_closed_form():
+    """|m_1 - m_2|^2 + sum (sd_1 - sd_2)^2."""
+    gen = generator(0)
+    m1, m2 = torch.randn(2, 8, generator=gen).double()
+    s1, s2 = torch.rand(2, 8, generator=gen).double() * 3
+    s2[0] = 0.0
+    found = frechet(gaussian(m1, torch.diag(s1**2)), gaussian(m2, torch.diag(s2**2)))
+    assert found == pytest.approx(((m1 - m2) ** 2 + (s1 - s2) ** 2).sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_full_covariances_agree_with_scipy_and_torchmetrics(seed):
+    from scipy.linalg import sqrtm
+
+    a, b = random_gaussian(seed), random_gaussian(seed + 100)
+    root = torch.as_tensor(sqrtm((a.cov @ b.cov).numpy()).real)
+    expected = (a.mean - b.mean).square().sum() + (a.cov + b.cov - 2 * root).trace()
+    assert frechet(a, b) == pytest.approx(expected.item(), rel=1e-9)
+    theirs = pytest.importorskip("torchmetrics.image.fid")._compute_fid(
+        a.mean, a.cov, b.mean, b.cov
+    )
+    assert frechet(a, b) == pytest.approx(theirs.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [None, 3], ids=["full rank", "singular"])
+def test_a_distance_is_zero_to_itself_symmetric_and_blind_to_rotation(rank):
+    a, b = random_gaussian(1, rank=rank), random_gaussian(2, rank=rank)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-12 * a.cov.trace().item())
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-9) and frechet(a, b) > 1
+    q, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator(3), dtype=torch.float64))
+    turned = [gaussian(q @ r.mean + 5, q @ r.cov @ q.T) for r in (a, b)]
+    assert frechet(*turned) == pytest.approx(frechet(a, b), rel=1e-7)
+    moved = gaussian(a.mean + 3, a.cov)
+    assert frechet(a, moved) == pytest.approx(6 * 9, rel=1e-9)
+    assert frechet(a, gaussian(a.mean, 4 * a.cov)) == pytest.approx(a.cov.trace().item(), rel=1e-9)
+
+
+def test_the_statistics_are_the_mean_and_the_unbiased_covariance():
+    feats = torch.randn(50, 3, generator=generator(0)) * torch.tensor([1.0, 2.0, 3.0]) + 1
+    found = Reference.of(feats)
+    centred = feats.double() - feats.double().mean(0)
+    torch.testing.assert_close(found.cov, centred.T @ centred / 49, rtol=1e-12, atol=1e-12)
+    assert found.n == 50 and found.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (0, 3), (5,), (5, 3, 1)])
+def test_fewer_than_two_pictures_or_no_table_is_refused(shape):
+    with pytest.raises(ValueError, match=r"at least two pictures, \(N, D\)"):
+        Reference.of(torch.zeros(shape))
+
+
+def test_features_of_other_sizes_do_not_compare():
+    with pytest.raises(ValueError, match="features of 6 and 4 numbers"):
+        frechet(random_gaussian(0), random_gaussian(0, d=4))
+
+
+# ---- in the frozen features
+def test_features_do_not_depend_on_the_batch_and_clip_what_lies_outside():
+    x = data.load("digits", "test").x[:31]
+    found = metrics.features(x, "digits")
+    assert found.shape == (31, 64) and not found.requires_grad
+    torch.testing.assert_close(metrics.features(x, "digits", batch=7), found, rtol=1e-5, atol=1e-5)
+    assert torch.equal(
+        metrics.features(3 * x, "digits"), metrics.features((3 * x).clamp(-1, 1), "digits")
+    )
+    with pytest.raises(ValueError, match=r"pictures must be \(N, C, H, W\)"):
+        metrics.features(x[0], "digits")
+    with pytest.raises(ValueError, match="unknown data set.*'digits'"):
+        metrics.features(x, "digit")
+    with pytest.raises(ValueError, match="unknown data set.*'fashion'"):
+        metrics.reference("fashoin")
+
+
+def test_the_reference_is_that_of_the_full_test_set():
+    assert (metrics.reference("fashion").n, metrics.reference("digits").n) == (10_000, 297)
+    digits = data.load("digits", "test")
+    assert metrics.fd(digits.x, "digits") == pytest.approx(0, abs=1e-6)
+    assert metrics.fd(digits.x[:100], "digits") > 1e-3
+
+
+def test_the_frozen_classifiers_know_their_classes():
+    for name, least in (("fashion", 0.90), ("digits", 0.96)):
+        test = data.load(name, "test")
+        net = checkpoints.load(f"{name}-features", device="cpu")
+        with torch.no_grad():
+            found = net(test.x[:1000]).argmax(1)
+        assert (found == test.labels[:1000]).double().mean() > least, name
+
+
+def test_the_anchor_grows_with_the_noise_and_repeats():
+    small = metrics.noise_anchor(300, "digits")
+    assert small == metrics.noise_anchor(300, "digits")
+    assert small != metrics.noise_anchor(300, "digits", seed=1)
+    assert metrics.noise_anchor(300, "digits", std=0.3) > 2 * small
+    assert metrics.noise_anchor(300, "digits", std=0.0) < small
+    with pytest.raises(ValueError, match="only 1500 real pictures are embedded; asked for 2000"):
+        metrics.noise_anchor(2000, "digits")
+
+
+# ---- cost
+class One(nn.Module):
+    """A network of one given layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lam, label=None):
+        return self.layer(x)
+
+
+def flops(layer, shape):
+    return count_flops(NetDenoiser(One(layer), schedules.linear(), "eps", shape=shape))
+
+
+def test_flops_of_single_layers_are_those_counted_by_hand():
+    assert flops(nn.Linear(5, 5), (5,)) == 2 * 5 * 5
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    assert flops(conv, (3, 8, 6)) == 2 * 3 * 3 * 9 * 8 * 6
+    grouped = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+    assert flops(grouped, (4, 7, 7)) == 2 * 4 * 25 * 7 * 7
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_is_counted(heads):
+    """Two 1x1 convolutions, C -> 3C and C -> C, and the products QK^T and AV: 2 N^2 C each."""
+    c, n = 16, 7 * 7
+    found = flops(Attention(c, heads), (c, 7, 7))
+    assert found == 2 * n * c * 3 * c + 2 * n * c * c + 2 * (2 * n * n * c)
+
+
+def test_flops_of_the_mlp_and_the_unet_are_those_of_their_layers():
+    mlp = MLP(dim=2, width=8, depth=3)
+    level = 2 * (32 * 8 + 8 * 8)
+    hidden = 2 * (2 * 8 + 2 * 8 * 8 + 3 * 8 * 8 + 8 * 2)
+    assert count_flops(NetDenoiser(mlp, schedules.linear(), "eps", shape=(2,))) == level + hidden
+
+    net = UNet(widths=(8, 16), patch=2, attention=(False, False), emb=16)
+    sizes: dict[str, int] = {}  # pixels that each convolution writes
+
+    def note(name):
+        return lambda module, given, out: sizes.__setitem__(name, out.shape[-1] * out.shape[-2])
+
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note(name))
+    net(torch.zeros(1, 1, 28, 28), torch.zeros(1))
+    assert set(sizes.values()) == {14 * 14, 7 * 7}  # nothing at full resolution
+    by_hand = sum(
+        2 * module.weight.numel() * sizes.get(name, 1)
+        for name, module in net.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    )
+    found = NetDenoiser(net, schedules.linear(), "eps", shape=(1, 28, 28))
+    assert count_flops(found) == by_hand
+    with pytest.raises(ValueError, match="give the shape of one datum"):
+        count_flops(NetDenoiser(net, schedules.linear(), "eps"))
+
+
+def test_parameters_are_those_counted_by_hand():
+    level = (32 * 8 + 8) + (8 * 8 + 8)
+    rest = (2 * 8 + 8) + 2 * (8 * 8 + 8) + 3 * (8 * 8 + 8) + (8 * 2 + 2)
+    assert count_parameters(MLP(dim=2, width=8, depth=3)) == level + rest
+    assert count_parameters(nn.BatchNorm2d(5)) == 10  # the running statistics are not trained
+
+
+def test_a_guided_picture_costs_two_evaluations_a_step():
+    net = MLP(dim=2, width=8, num_classes=3)
+    plain = NetDenoiser(net, schedules.linear(), "eps", shape=(2,), num_classes=3)
+    label = torch.zeros(5, dtype=torch.int64)
+    result, cost = measure(
+        plain, lambda: generate(plain, 5, steps=4, sampler="ddim", label=label), pictures=5
+    )
+    assert cost.nfe == result.nfe == 4 and cost.flops == 4 * count_flops(plain)
+    assert cost.parameters == count_parameters(net)
+    twice = guided(plain, 2.0)
+    _, dear = measure(
+        twice, lambda: generate(twice, 5, steps=4, sampler="ddim", label=label), pictures=5
+    )
+    assert dear.nfe == 8 and dear.flops == pytest.approx(2 * cost.flops, rel=0.2)
+    assert dear.parameters == cost.parameters
+
+
+def test_seconds_are_those_of_the_processor_and_of_the_clock():
+    def run():
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        time.sleep(0.1)
+        return SimpleNamespace(nfe=3)
+
+    denoiser = NetDenoiser(MLP(width=8), schedules.linear(), "eps", shape=(2,))
+    _, cost = measure(denoiser, run, pictures=100)
+    assert 0.2 <= cost.cpu_seconds < 0.35 and cost.seconds >= 0.3
+    assert cost.cpu_seconds_per_1000 == 10 * cost.cpu_seconds
+    row = Cost(1000, 16, 440_000, 1.6e9, 10.04, 12.0).row()
+    assert row == {
+        "NFE": 16, "parameters (M)": 0.44, "MFLOP / picture": 1600.0, "core-s / 1000": 10.0
+    }  # fmt: skip
