@@ -7,9 +7,23 @@ from diffusion_lab.metrics.cost import (
     flops_by_part,
     measure,
 )
-from diffusion_lab.metrics.frechet import Reference, fd, features, frechet, noise_anchor, reference
+from diffusion_lab.metrics.estimates import Estimate, compare
+from diffusion_lab.metrics.frechet import (
+    Reference,
+    fd,
+    fd_bootstrap,
+    fd_infinity,
+    features,
+    frechet,
+    noise_anchor,
+    reference,
+)
+from diffusion_lab.metrics.inception_score import classifier_score, inception_score
+from diffusion_lab.metrics.kid import kid
+from diffusion_lab.metrics.precision_recall import precision_recall
 
 __all__ = [
-    "Cost", "Reference", "count_flops", "count_parameters", "fd", "features", "flops_by_part",
-    "frechet", "measure", "noise_anchor", "reference",
+    "Cost", "Estimate", "Reference", "classifier_score", "compare", "count_flops",
+    "count_parameters", "fd", "fd_bootstrap", "fd_infinity", "features", "flops_by_part", "frechet",
+    "inception_score", "kid", "measure", "noise_anchor", "precision_recall", "reference",
 ]  # fmt: skip

@@ -1,0 +1,162 @@
+"""How FD depends on the number of pictures: exact values for Gaussians, extrapolation, errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diffusion_lab import data
+from diffusion_lab.device import generator
+from diffusion_lab.metrics import fd
+from diffusion_lab.metrics.estimates import Estimate, compare
+from diffusion_lab.metrics.frechet import (
+    Reference,
+    bootstrap,
+    extrapolate,
+    fd_bootstrap,
+    fd_curve,
+    fd_infinity,
+    frechet,
+    gaussian_bias,
+)
+
+
+def gaussian(d: int, seed: int, mean: float = 0.0) -> Reference:
+    """A Gaussian with a random mean and covariance."""
+    g = generator(seed)
+    a = torch.randn(d, d, generator=g, dtype=torch.float64)
+    shift = mean * torch.randn(d, generator=g, dtype=torch.float64)
+    return Reference(shift, a @ a.T / d + 0.3 * torch.eye(d).double(), 10**9)
+
+
+def draw(law: Reference, n: int, g: torch.Generator) -> torch.Tensor:
+    z = torch.randn(n, len(law.mean), generator=g, dtype=torch.float64)
+    return law.mean + z @ torch.linalg.cholesky(law.cov).T
+
+
+def standard(d: int) -> Reference:
+    return Reference(torch.zeros(d).double(), torch.eye(d).double(), 10**9)
+
+
+@pytest.mark.parametrize("d", [1, 2, 64])
+@pytest.mark.parametrize("n", [250, 4000])
+def test_bias_of_a_standard_normal_is_the_known_formula(d, n):
+    bias = gaussian_bias(standard(d), standard(d), n)
+    assert bias == pytest.approx(d / n + d * (d + 1) / 4 / (n - 1), rel=1e-9)
+    assert gaussian_bias(standard(d), standard(d), n, n) == pytest.approx(2 * bias)
+
+
+def test_bias_in_one_dimension_is_exact_up_to_one_over_n_squared():
+    """E FD = (m_1 - m_2)^2 + S_1/N + S_1 + S_2 - 2 sqrt(S_1 S_2) c4(N), with c4 exact."""
+    v1, v2 = 2.0, 0.5
+    a = Reference(torch.tensor([0.7]).double(), torch.tensor([[v1]]).double(), 10**9)
+    b = Reference(torch.tensor([0.0]).double(), torch.tensor([[v2]]).double(), 10**9)
+    for n in (50, 500):
+        c4 = math.sqrt(2 / (n - 1)) * math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2))
+        exact = v1 / n + 2 * math.sqrt(v1 * v2) * (1 - c4)
+        assert abs(gaussian_bias(a, b, n) - exact) < 0.1 / n**2
+
+
+def slope(a: Reference, b: Reference) -> torch.Tensor:
+    """dFD/dS_1 = I - the transport map from N(a) to N(b)."""
+    e, u = torch.linalg.eigh(b.cov)
+    root = (u * e.sqrt()) @ u.T
+    e, u = torch.linalg.eigh(root @ a.cov @ root)
+    return torch.eye(len(e)).double() - root @ (u / e.sqrt()) @ u.T @ root
+
+
+def test_bias_of_two_different_gaussians_is_seen_in_draws():
+    """The part of FD that is linear in mean and covariance has mean 0 and is taken off first."""
+    a, b, n = gaussian(8, 1, 0.3), gaussian(8, 2), 400
+    g, h, truth = generator(3), slope(a, b), frechet(a, b)
+    values = []
+    for _ in range(150):
+        found = Reference.of(draw(a, n, g))
+        linear = 2 * (a.mean - b.mean) @ (found.mean - a.mean) + (h * (found.cov - a.cov)).sum()
+        values.append(frechet(found, b) - truth - float(linear))
+    mean = Estimate.of(values)
+    assert abs(mean.value - gaussian_bias(a, b, n)) < 3 * mean.error + 0.02 * mean.value
+    assert mean.error < 0.03 * mean.value  # the test can tell
+
+
+def test_bias_at_64_features_is_the_size_that_matters():
+    """At 250 pictures 4.6 too high, more than real models differ by."""
+    g = generator(4)
+    values = torch.stack(
+        [fd_curve(draw(standard(64), 1000, g), standard(64), [250, 1000], g) for _ in range(8)]
+    ).mean(0)
+    assert values.tolist() == pytest.approx([4.59, 1.12], abs=0.05)
+
+
+def test_curve_is_frechet_and_falls_with_n():
+    a, b, g = gaussian(8, 1, 0.3), gaussian(8, 2), generator(5)
+    feats = draw(a, 1200, g)
+    curve = fd_curve(feats, b, [100, 400, 1200], generator(6))
+    assert curve[2].item() == pytest.approx(frechet(Reference.of(feats), b), rel=1e-9)
+    assert curve[0] > curve[1] > curve[2]
+
+
+def test_fd_infinity_removes_the_bias_and_knows_its_error():
+    """Over 30 sets of 300 draws: right on average, and off by as much as it says."""
+    d, n = 16, 300
+    a = gaussian(d, 7)
+    b = Reference(a.mean + 0.05, 1.1 * a.cov, 10**9)  # near enough for the bias to dominate
+    truth = frechet(a, b)
+    found, plain = [], []
+    for seed in range(30):
+        feats = draw(a, n, generator(9, seed))
+        found.append(extrapolate(feats, b, generator=generator(seed), draws=10))
+        plain.append(frechet(Reference.of(feats), b))
+    ends = Estimate.of([f.value for f in found])
+    bias = Estimate.of(plain).value - truth
+    assert bias > 10 * ends.error  # what it starts from
+    assert abs(ends.value - truth) < 3 * ends.error + 0.05 * bias
+    actual = torch.tensor([f.value for f in found]).std().item()
+    claimed = sum(f.error for f in found) / len(found)
+    assert 0.6 < claimed / actual < 1.7
+
+
+def test_bootstrap_error_against_the_delta_method():
+    """Var FD = (4 g'S_1 g + 2 tr (H S_1 H S_1)) / N, g = m_1 - m_2, H = I - the transport map."""
+    d, n = 6, 2000
+    a, b = gaussian(d, 10, 0.5), gaussian(d, 11)
+    g, hs = a.mean - b.mean, slope(a, b) @ a.cov
+    exact = math.sqrt(float(4 * g @ a.cov @ g + 2 * (hs @ hs).trace()) / n)
+    feats = draw(a, n, generator(12))
+    found = bootstrap(feats, b, generator(13), draws=150)
+    assert found.value == pytest.approx(frechet(Reference.of(feats), b))
+    assert found.error == pytest.approx(exact, rel=0.25) and found.n == n
+
+
+def test_real_pictures_extrapolate_to_less_than_they_score():
+    x = data.load("fashion", "test").x[:600]
+    end, plain = fd_infinity(x, sizes=[150, 300, 600], draws=4), fd_bootstrap(x, draws=4)
+    assert plain.value == fd(x) and plain.n == end.n == 600
+    assert end.value < 0.5 * plain.value  # nearly all of it was the number of pictures
+    assert fd_infinity(x, sizes=[150, 300, 600], draws=4) == end  # seeded
+
+
+def test_errors_that_say_what_to_do():
+    feats = torch.randn(100, 8)
+    for sizes, message in [([8, 100], "more than the 8"), ([50, 101], "at most"), ([50], "two")]:
+        with pytest.raises(ValueError, match=message):
+            extrapolate(feats, standard(8), sizes)
+    with pytest.raises(ValueError, match=r"\(N, 8\)"):
+        bootstrap(torch.randn(100, 7), standard(8), generator(0))
+
+
+def test_estimates_and_which_is_better():
+    a, b = Estimate.of([1.0, 2.0, 3.0]), Estimate(1.9, 0.1, 50)
+    assert (a.value, a.error, a.n) == (2.0, pytest.approx(1 / math.sqrt(3)), 3)
+    gap = a - b
+    assert gap.error == pytest.approx(math.hypot(a.error, 0.1)) and gap.n == 3
+    assert Estimate(1.6449, 1.0, 9).sure == pytest.approx(0.95, abs=1e-4)
+    assert Estimate(0.0, 0.0, 9).sure == 0.5
+    assert "cannot be told apart" in compare(a, b)
+    assert compare(Estimate(3, 0.3, 9), Estimate(1, 0.4, 9), ("A", "B")).startswith("B is lower")
+    assert str(Estimate(1.2345, 0.1, 5000)) == "1.234 ± 0.1 (N = 5,000)"
+    assert (Estimate(4.0, 0.2, 9) / 2).interval == pytest.approx((2 - 0.196, 2 + 0.196))
+    with pytest.raises(ValueError, match="two values"):
+        Estimate.of([1.0])

@@ -1,0 +1,102 @@
+"""Precision, recall, density, coverage on points where each is counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab import data
+from diffusion_lab.device import generator
+from diffusion_lab.metrics import precision_recall
+from diffusion_lab.metrics.estimates import Estimate
+from diffusion_lab.metrics.precision_recall import expected_coverage, neighbours
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def test_points_on_a_line():
+    """Real 0, 1, 2, 10 with k = 1: balls [-1, 1], [0, 2], [1, 3], [2, 18]."""
+    real, made = torch.tensor([[0.0], [1], [2], [10]]), torch.tensor([[1.5], [3], [4], [-5]])
+    found = neighbours(real, made, k=1)
+    assert found.precision == 3 / 4  # all but -5; 3 lies on two edges
+    assert found.density == (2 + 2 + 1 + 0) / 4
+    assert found.coverage == 3 / 4  # no generated point in [-1, 1]
+    # generated balls: [0, 3], [2, 4], [3, 5], [-11.5, 1.5]
+    assert found.recall == 3 / 4  # 10 is out of reach
+    assert (found.k, found.n_real, found.n_made) == (1, 4, 4)
+
+
+def test_a_set_with_itself_and_a_set_far_away():
+    x = randn(500, 8)
+    same, far = neighbours(x, x), neighbours(x, x + 100)
+    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    half = torch.cat([x[:250], x[:250] + 100])
+    assert neighbours(x, half).precision == 0.5
+
+
+def test_dropping_a_mode_costs_recall_and_adding_one_costs_precision():
+    a, b = randn(400, 2), randn(400, 2, seed=1) + 50
+    both, one = torch.cat([a, b]), randn(400, 2, seed=2)
+    dropped, added = neighbours(both, one), neighbours(one, both)
+    assert dropped.precision > 0.9 and dropped.recall < 0.55
+    assert added.precision < 0.55 and added.recall > 0.9
+
+
+def test_radii_are_those_of_sklearn():
+    sk = pytest.importorskip("sklearn.neighbors")
+    real, made, k = randn(1500, 16), 1.2 * randn(1300, 16, seed=1), 3
+
+    def reached(x, y):
+        distance = sk.NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x)[0][:, k]
+        gaps = np.linalg.norm(x[:, None] - y[None], axis=2)
+        return gaps <= distance[:, None]
+
+    x, y = real.double().numpy(), made.double().numpy()
+    found, balls = neighbours(real, made, k), reached(x, y)
+    assert found.precision == pytest.approx(balls.any(0).mean(), abs=1e-12)
+    assert found.recall == pytest.approx(reached(y, x).any(0).mean(), abs=1e-12)
+    assert found.density == pytest.approx(balls.sum() / (k * len(y)), abs=1e-12)
+    assert found.coverage == pytest.approx(balls.any(1).mean(), abs=1e-12)
+
+
+def test_the_same_law_has_known_density_and_coverage():
+    n, m, k = 150, 100, 3
+    found = [neighbours(randn(n, 5, seed=2 * s), randn(m, 5, seed=2 * s + 1), k) for s in range(80)]
+    density, coverage = (
+        Estimate.of([getattr(f, what) for f in found]) for what in ("density", "coverage")
+    )
+    assert abs(density.value - 1) < 3 * density.error < 0.06
+    assert abs(coverage.value - expected_coverage(n, m, k)) < 3 * coverage.error < 0.04
+    assert expected_coverage(10**6, 10**6, 5) == pytest.approx(1 - 2**-5, abs=1e-5)
+
+
+def test_repeated_points_have_balls_of_no_size():
+    x = torch.zeros(10, 2)
+    assert neighbours(x, x).precision == 1
+    assert neighbours(x, x + 0.1).precision == 0
+
+
+def test_of_pictures():
+    x = data.load("fashion", "train").x[:400]
+    real = precision_recall(x)
+    blurred = precision_recall(torch.nn.functional.avg_pool2d(x, 3, 1, 1))
+    assert real.precision > 0.5 < real.recall and real.n_real == real.n_made == 400
+    assert abs(real.coverage - expected_coverage(400, 400)) < 0.06
+    assert blurred.density < 0.8 * real.density
+
+
+def test_errors():
+    x = randn(5, 2)
+    with pytest.raises(ValueError, match="k = 5"):
+        neighbours(x, x, k=5)
+    with pytest.raises(ValueError, match="k = 0"):
+        neighbours(x, x, k=0)
+    with pytest.raises(ValueError, match=r"\(N, D\)"):
+        neighbours(x, x[:, :1])
+    assert math.isclose(expected_coverage(4, 1, 1), 1 / 4)
