@@ -1,0 +1,186 @@
+"""Networks: what they start as, what they are told, and what they must not see."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab import nets
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.nets import MLP, Classifier, UNet, make
+from diffusion_lab.nets.layers import LevelEmbedding, zero
+from diffusion_lab.schedules import EDM
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def awake(net):
+    """The network with small random weights in the layers that start as zero."""
+    for p in net.parameters():
+        if not p.any():
+            nn.init.normal_(p, std=0.1)
+    return net.eval()
+
+
+def small_unet(**options):
+    return UNet(**({"widths": (8, 16), "emb": 16, "heads": 2} | options))
+
+
+# ---- the start ----------------------------------------------------------------------------------
+def test_untrained_networks_say_zero():
+    """So that an untrained EDM denoiser is its skip connection alone: the best linear guess."""
+    x, lam = randn(3, 1, 8, 8), torch.tensor([0.3])
+    assert not small_unet()(x, lam).any()
+    assert not MLP(dim=2, width=16)(randn(3, 2), lam).any()
+    d = NetDenoiser(small_unet(), EDM(), "edm", sd=0.5)
+    sigma = EDM().sigma(0.6)
+    expected = 0.25 / (sigma**2 + 0.25) * x
+    assert torch.allclose(d(x, 0.6).x0, expected, rtol=1e-6)
+    layer = zero(nn.Linear(3, 2))
+    assert not layer.weight.any()
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("net", [small_unet(num_classes=3), MLP(2, 16, num_classes=3)], ids=type)
+def test_every_weight_gets_a_gradient_in_the_end(net):
+    net = awake(net).train()
+    x = randn(4, 1, 8, 8) if isinstance(net, UNet) else randn(4, 2)
+    label, lam = torch.tensor([0, 1, 2, 3]), torch.linspace(-2, 2, 4)
+    (net(x, lam, label) * randn(*x.shape, seed=1)).sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+
+
+# ---- shapes -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size,patch", [((28, 28), 2), ((8, 8), 1), ((8, 12), 2)])
+@pytest.mark.parametrize("channels,out", [(1, None), (3, 6)])
+def test_unet_keeps_the_size(size, patch, channels, out):
+    net = awake(small_unet(channels=channels, out_channels=out, patch=patch))
+    y = net(randn(2, channels, *size), torch.tensor([0.0]))
+    assert y.shape == (2, out or channels, *size)
+    assert torch.isfinite(y).all()
+
+
+def test_unet_of_other_depths():
+    x = randn(2, 1, 16, 16)
+    for options in (
+        {"widths": (8,), "attention": (True,)},
+        {"widths": (8, 8, 16), "attention": (False, True, True), "blocks": 2},
+        {"attention": (False, False)},
+    ):
+        assert awake(small_unet(**options))(x, torch.zeros(1)).shape == x.shape
+
+
+def test_mlp_and_classifier_shapes():
+    assert MLP(dim=5, width=8, depth=1)(randn(3, 5), torch.zeros(3)).shape == (3, 5)
+    assert MLP(dim=5, width=8, out_dim=10)(randn(3, 5), torch.zeros(1)).shape == (3, 10)
+    net = Classifier(width=4, features=6).eval()
+    assert net.features(randn(2, 1, 28, 28)).shape == (2, 6)
+    assert net(randn(2, 1, 28, 28)).shape == (2, 10)
+    assert (net.features(randn(2, 1, 28, 28)) >= 0).all()
+
+
+# ---- what they are told -------------------------------------------------------------------------
+def nets_and_inputs():
+    return [
+        (awake(small_unet(num_classes=3)), randn(4, 1, 8, 8)),
+        (awake(MLP(2, 16, num_classes=3)), randn(4, 2)),
+    ]
+
+
+def test_one_level_for_all_is_the_same_level_for_each():
+    label = torch.tensor([0, 1, 2, 3])
+    for net, x in nets_and_inputs():
+        one, each = net(x, torch.tensor([0.7]), label), net(x, torch.full((4,), 0.7), label)
+        assert torch.allclose(one, each, atol=1e-6)
+
+
+def test_pictures_of_a_batch_do_not_see_each_other():
+    label, lam = torch.tensor([0, 1, 2, 3]), torch.tensor([-3.0, -1.0, 0.5, 4.0])
+    for net, x in nets_and_inputs():
+        together = net(x, lam, label)
+        for i in range(4):
+            j = slice(i, i + 1)
+            assert torch.allclose(together[j], net(x[j], lam[j], label[j]), atol=1e-5)
+
+
+def test_level_and_class_matter():
+    for net, x in nets_and_inputs():
+        base = net(x, torch.tensor([0.0]), torch.zeros(4, dtype=torch.int64))
+        other_class = net(x, torch.tensor([0.0]), torch.ones(4, dtype=torch.int64))
+        other_level = net(x, torch.tensor([1.0]), torch.zeros(4, dtype=torch.int64))
+        assert (base - other_class).abs().max() > 1e-4
+        assert (base - other_level).abs().max() > 1e-4
+
+
+def test_every_pixel_can_matter_to_every_other():
+    """Attention on the coarse level: one pixel's change reaches the far corner."""
+    net = awake(small_unet())
+    x = randn(1, 1, 16, 16)
+    y = x.clone()
+    y[0, 0, 0, 0] += 1.0
+    gap = (net(x, torch.zeros(1)) - net(y, torch.zeros(1))).abs()[0, 0]
+    assert gap[-1, -1] > 0
+
+
+def test_attention_is_softmax_of_scaled_products():
+    layer = awake(nets.unet.Attention(8, 2))
+    x = randn(2, 8, 3, 3)
+    q, k, v = layer.qkv(layer.norm(x)).reshape(2, 3, 2, 4, 9).unbind(1)  # (B, heads, C/heads, HW)
+    weight = torch.softmax(torch.einsum("bhcq,bhck->bhqk", q, k) / math.sqrt(4), dim=-1)
+    mixed = torch.einsum("bhqk,bhck->bhcq", weight, v).reshape(2, 8, 3, 3)
+    assert torch.allclose(layer(x), x + layer.out(mixed), atol=1e-5)
+
+
+def test_the_embedding_tells_levels_apart():
+    """Waves with periods 64 to 1 in lambda: no two levels of [-10, 10] look alike."""
+    layer = LevelEmbedding(32)
+    assert (2 * math.pi / layer.omega).tolist() == pytest.approx(
+        torch.logspace(6, 0, 16, base=2.0).tolist(), rel=1e-5
+    )
+    lam = torch.linspace(-10, 10, 201)
+    angle = lam[:, None] * layer.omega
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+    apart = torch.cdist(waves, waves) + 100 * torch.eye(201)
+    assert apart.min() > 0.3
+    assert layer(lam).shape == (201, 32)
+
+
+def test_the_last_class_is_no_class():
+    layer = LevelEmbedding(16, num_classes=3)
+    assert layer.classes.num_embeddings == 4
+    out = layer(torch.zeros(1), torch.tensor([0, 1, 2, 3]))
+    assert out.shape == (4, 16)
+    with pytest.raises(IndexError):
+        layer(torch.zeros(1), torch.tensor([4]))
+
+
+def test_classifier_scores_are_linear_in_the_features():
+    net = Classifier(width=4, features=32).eval()
+    x = randn(2, 1, 8, 8)
+    assert torch.allclose(net(x), net.head(net.features(x)))
+    assert torch.equal(net(x), net(x))
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+def test_bad_input():
+    with pytest.raises(ValueError, match="Did you mean 'unet'"):
+        make("unets")
+    with pytest.raises(ValueError, match="height and width must be multiples of 4; got \\(6, 8\\)"):
+        small_unet()(randn(1, 1, 6, 8), torch.zeros(1))
+    with pytest.raises(ValueError, match="yes or no for each of the 3 levels"):
+        UNet(widths=(8, 8, 8), attention=(False, True))
+    assert isinstance(make("mlp", dim=3), MLP)
