@@ -2,8 +2,69 @@
 
 from __future__ import annotations
 
-from diffusion_lab.cli_base import Subparsers
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from diffusion_lab.cli_base import Subparsers, add, add_json
+
+__all__ = ["bench_command"]
+
+
+def _bench(given: argparse.Namespace) -> int:
+    from diffusion_lab import bench
+
+    options = {
+        name: value
+        for name, value in (("budgets", given.budgets), ("seeds", given.seeds), ("n", given.n))
+        if value is not None
+    }
+    names = given.names or list(bench.QUICK)
+    if options and not {"quality", "all"} & set(names):
+        raise ValueError(f"--{next(iter(options))} belongs to the benchmark 'quality'")
+    out = Path(given.out) if given.out else None if given.quick else bench.folder()
+    # stdout is one JSON document with --json: rows are told on stderr as they come
+    stream = sys.stderr if given.json else sys.stdout
+    rows = bench.run(
+        names,
+        quick=given.quick,
+        out=out,
+        fresh=given.fresh,
+        tell=lambda row: print(row, file=stream, flush=True),
+        **options,
+    )
+    if given.json:
+        print(json.dumps([row.as_dict() for row in rows], indent=2))
+    elif out is not None:
+        print(out / "report.md")
+    return 0
 
 
 def bench_command(commands: Subparsers) -> None:
     """Add ``bench``."""
+    parser = add(
+        commands,
+        "bench",
+        _bench,
+        "Measure again what the benchmark report says, and write the report.",
+        epilog="Benchmarks: overhead, import, first-picture, shipped and scaling take some minutes "
+        "together and are run if none is named; quality trains for hours, writes each result down "
+        "as it comes and goes on where it was stopped; all is everything.",
+    )
+    parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="which ones; see below")
+    parser.add_argument(
+        "--quick", action="store_true", help="only show that they run; writes nothing without --out"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="of report.md and results.json (default: benchmarks)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="quality: measure again what was measured here before"
+    )
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", metavar="S", help="quality: core-seconds (108 216 540)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="quality: a training each (0 1 2)")
+    parser.add_argument("--n", type=int, help="quality: pictures to compare (5000)")
+    add_json(parser)

@@ -323,12 +323,13 @@ class NetDenoiser(Denoiser):
             known = self._level(t, x_t)
         alpha, sigma, lam, shrink, ab = known
         scaled = x_t if shrink is None else x_t * shrink
+        net = self._modules["net"]  # self.net, without nn.Module's slow look-up
         if self.num_classes is not None:
-            out = self.net(scaled, lam, self._label(label, x_t))
+            out = net(scaled, lam, self._label(label, x_t))
         elif label is not None:
             raise ValueError("this denoiser was trained without classes: call it without a label")
         else:
-            out = self.net(scaled, lam)
+            out = net(scaled, lam)
         var = None
         if self.learned_var:
             out, u = out.chunk(2, dim=1)

@@ -162,17 +162,18 @@ def _walk(
     t = t if free else grid[0]
     state = State(x, t, t, 0, n, None, 0)
     yield state
-    mode = torch.enable_grad() if grad else torch.no_grad()
     i = 0
     while True:
         s = grid(state) if free else (grid[i + 1] if i < n else None)
         if s is None:
             return
-        # inside the loop, not around the yield: a no_grad block would leak into the caller
-        with mode:
+        if torch.is_grad_enabled() is grad:  # as under sample: nothing to switch
             x = step(ask, x, t, s)
-            if project is not None:
-                x = project(x, s)
+            x = x if project is None else project(x, s)
+        else:  # inside the loop, not around the yield: the switch would leak into the caller
+            with torch.set_grad_enabled(grad):
+                x = step(ask, x, t, s)
+                x = x if project is None else project(x, s)
         i += 1
         pred = ask.history[-1][1] if ask.history else None
         state = State(x, t, s, i, n, pred, ask.nfe)
@@ -193,7 +194,9 @@ class Result:
 def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) -> Result:
     """Run a walk to its end, with a progress bar or keeping its path.
 
-    Raises FloatingPointError if the result is not finite.
+    Gradients are off for the whole of it, so that ``walk`` need not switch them at every step (one
+    with ``grad=True`` switches them on for its steps). Raises FloatingPointError if the result is
+    not finite.
     """
     begin = time.perf_counter()
     path: list[State] = []
@@ -202,12 +205,13 @@ def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) ->
         from tqdm.auto import tqdm
 
         progress = tqdm(total=None, unit="step", desc="sampling")
-    for last in states:
-        if keep:
-            path.append(last)
-        if bar:
-            progress.total = last.n
-            progress.update(last.i - progress.n)
+    with torch.no_grad():
+        for last in states:
+            if keep:
+                path.append(last)
+            if bar:
+                progress.total = last.n
+                progress.update(last.i - progress.n)
     if bar:
         progress.close()
     if last is None:

@@ -1,0 +1,203 @@
+"""What the sampling loop costs above its network calls, here and in other libraries.
+
+Ratio = whole run / (NFE x net(x, t) with t ready, plus one randn for each draw of noise).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab import schedules
+from diffusion_lab.bench.results import Row
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import generator
+from diffusion_lab.samplers import SAMPLERS, sample, walk
+from diffusion_lab.schedules import Schedule
+
+__all__ = ["cases", "compare", "run"]
+
+BATCH, STEPS, T = 256, 50, 1000
+COMMAND = "diffusion-lab bench overhead"
+
+
+class Net(nn.Module):
+    """2-128-128-128-2. It ignores t: the cheapest network makes the strictest ratio."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [(2, 128), (128, 128), (128, 128)]
+        layers = [layer for a, b in sizes for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(128, 2))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@dataclass
+class Case:
+    """A sampler ready to run. ``whole()`` returns (NFE, draws of noise)."""
+
+    name: str
+    whole: Callable[[], tuple[int, int]]
+    goal: float | None = None
+    ratios: list[float] = field(default_factory=list)
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # (whole, bare)
+    nfe: int = 0
+    draws: int = 0
+
+
+def run(*, quick: bool = False) -> Iterator[Row]:
+    """Rows of all samplers here with and without a progress bar, and of the peers installed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        steps, repeats = (4, 3) if quick else (STEPS, 60)
+        yield from compare(cases(steps), repeats, quick)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compare(some: list[Case], repeats: int, quick: bool = False) -> Iterator[Row]:
+    """Time every case against its bare calls ``repeats`` times, taking turns; a row for each."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        for case in some:  # warm up, and count
+            case.nfe, case.draws = case.whole()
+        for i in range(repeats):
+            for case in some:
+                order = (case.whole, _bare(case.nfe, case.draws))
+                took = [_seconds(f) for f in (order if i % 2 else reversed(order))]
+                whole, bare = took if i % 2 else reversed(took)
+                case.ratios.append(whole / bare)
+                case.seconds.append((whole, bare))
+    for case in some:
+        q1, median, q3 = statistics.quantiles(case.ratios, n=4)
+        best = min(w for w, _ in case.seconds) / min(b for _, b in case.seconds)
+        details = {
+            "NFE": case.nfe, "draws": case.draws, "repeats": repeats,
+            "quartiles": f"{q1:.3f} to {q3:.3f}", "fastest over fastest": round(best, 3),
+        }  # fmt: skip
+        yield Row(
+            "overhead", case.name, round(median, 4), "x bare", COMMAND, case.goal,
+            details=details, quick=quick,
+        )  # fmt: skip
+
+
+def _seconds(f: Callable[[], object]) -> float:
+    begin = time.process_time()
+    f()
+    return time.process_time() - begin
+
+
+def _network() -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Net().eval().requires_grad_(False)
+
+
+_NET, _X, _TIME = _network(), torch.randn((BATCH, 2), generator=generator(1)), torch.zeros(1)
+
+
+def _bare(nfe: int, draws: int) -> Callable[[], None]:
+    gen = generator(2)
+
+    def calls() -> None:
+        net, x, t = _NET, _X, _TIME
+        with torch.no_grad():
+            for i in range(nfe):
+                net(x, t)
+                if i < draws:
+                    torch.randn((BATCH, 2), generator=gen)
+
+    return calls
+
+
+# ---- who takes part -----------------------------------------------------------------------------
+def cases(steps: int = STEPS) -> list[Case]:
+    """Every sampler of the course, without and with a bar, then the peers that are installed."""
+    table, edm = schedules.linear(T), schedules.EDM(20.0)
+    ours: list[tuple[str, str, dict[str, Any], Schedule]] = [
+        *((name, name, {}, table) for name in SAMPLERS),
+        ("ddim, eta 1", "ddim", {"eta": 1.0}, table),
+        ("dpmpp on the EDM schedule", "dpmpp", {}, edm),
+    ]
+    return [
+        *(_ours(f"{n}, no bar", s, o, sc, steps, False, 1.10) for n, s, o, sc in ours),
+        *(_ours(f"{n}, bar", s, o, sc, steps, True, 1.15) for n, s, o, sc in ours),
+        *_diffusers(steps),
+        *_k_diffusion(steps),
+    ]
+
+
+def _ours(
+    name: str, sampler: str, options: dict[str, Any], schedule: Schedule, steps: int, bar: bool,
+    goal: float,
+) -> Case:  # fmt: skip
+    denoiser = NetDenoiser(_NET, schedule, "v" if schedule.vp else "edm", sd=0.5)
+    step, gen = SAMPLERS[sampler](**options), generator(3)
+
+    def whole() -> tuple[int, int]:
+        draws = 0
+
+        def noise(i: int, like: Tensor) -> Tensor:
+            nonlocal draws
+            draws += 1
+            return torch.randn(like.shape, generator=gen)
+
+        times = schedules.grid(schedule, steps, "uniform" if schedule.vp else "karras")
+        return sample(walk(step, denoiser, _X, times, noise=noise), bar=bar).nfe, draws
+
+    return Case(name, whole, goal)
+
+
+def _diffusers(steps: int) -> Iterator[Case]:
+    if importlib.util.find_spec("diffusers") is None:
+        return
+    import diffusers
+
+    common = {"num_train_timesteps": T, "beta_schedule": "linear"}
+    common["prediction_type"] = "v_prediction"
+    version = f"diffusers {diffusers.__version__}"
+    for cls, options, draws in (
+        (diffusers.DDPMScheduler, {"clip_sample": False}, steps - 1),
+        (diffusers.DDIMScheduler, {"clip_sample": False}, 0),
+        (diffusers.DPMSolverMultistepScheduler, {}, 0),
+    ):
+        scheduler = cls(**common, **options)
+
+        def whole(scheduler: Any = scheduler, draws: int = draws) -> tuple[int, int]:
+            gen, x = generator(3), _X
+            with torch.no_grad():
+                scheduler.set_timesteps(steps)
+                for t in scheduler.timesteps:
+                    x = scheduler.step(_NET(x, t), t, x, generator=gen, return_dict=False)[0]
+            return steps, draws
+
+        yield Case(f"{version}: {cls.__name__}, no bar", whole)
+
+
+def _k_diffusion(steps: int) -> Iterator[Case]:
+    try:
+        from k_diffusion import sampling
+    except Exception:  # it is not installed, or one of its many dependencies is not
+        return
+
+    sigmas = sampling.get_sigmas_karras(steps, 0.002, 20.0)
+    for name in ("sample_euler", "sample_euler_ancestral", "sample_dpmpp_2m"):
+        sampler = getattr(sampling, name)
+
+        def whole(sampler: Any = sampler, name: str = name) -> tuple[int, int]:
+            with torch.no_grad():
+                sampler(lambda x, sigma: _NET(x, sigma), _X * 20, sigmas, disable=True)
+            return steps, steps - 1 if "ancestral" in name else 0
+
+        yield Case(f"k-diffusion: {name}, no bar", whole)

@@ -1,0 +1,114 @@
+"""Time to quality: a budget of CPU seconds, from untrained weights to pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from diffusion_lab import metrics, recipes
+from diffusion_lab.bench.results import Row
+from diffusion_lab.bench.shipped import draw
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.recipes import Recipe
+from diffusion_lab.training import train
+
+__all__ = ["BUDGETS", "GOALS", "run", "train_within"]
+
+BUDGETS = (108, 216, 540)
+GOALS = {  # in units of A, at 5,000 pictures
+    (108, "guided"): 1.4, (216, "guided"): 0.7, (540, "guided"): 0.3,
+    (108, "conditional"): 2.9, (216, "conditional"): 1.6, (540, "conditional"): 0.9,
+    (108, "unconditional"): 4.6,
+}  # fmt: skip
+PICTURES = 5000
+
+
+def train_within(recipe: Recipe, budget: float) -> tuple[NetDenoiser, int, float]:
+    """Train for ``budget`` CPU seconds; returns (model, steps, CPU seconds that it took).
+
+    The learning rate must know the number of steps beforehand, so seconds a step are measured
+    first. Where a quarter of the training shows that they were wrong by more than 4%, it starts
+    again with what it has learnt.
+    """
+    pace = _pace(recipe)
+    for trial in range(5):
+        steps = max(int(0.98 * budget / pace), 1)
+        begin = time.process_time()
+        for p in train(recipe.but(steps=steps), report_every=max(steps // 8, 1)):
+            took = time.process_time() - begin
+            late = abs(took / p.share / (0.98 * budget) - 1) > 0.04
+            if trial < 4 and late and 0.2 < p.share < 0.4:
+                pace = took / p.step
+                break
+        else:
+            return p.model, steps, took
+    raise AssertionError("unreachable: the last trial is never broken off")
+
+
+def _pace(recipe: Recipe) -> float:
+    """CPU seconds of a step, over 60 steps after the first 20."""
+    reports = [p.cpu_seconds for p in train(recipe.but(steps=80), report_every=20)]
+    return (reports[-1] - reports[0]) / 60
+
+
+def run(
+    *,
+    quick: bool = False,
+    budgets: Sequence[float] = BUDGETS,
+    seeds: Sequence[int] = (0, 1, 2),
+    n: int | None = None,
+    done: Sequence[str] = (),
+) -> Iterator[Row]:
+    """FD in units of A after each budget, a training for each seed; cases in ``done`` are skipped.
+
+    With classes, one training is read twice: with the recipe's guidance, and without. Without
+    classes only the smallest budget is trained.
+    """
+    if not budgets or min(budgets) <= 0:
+        raise ValueError(f"budgets are CPU seconds > 0; got {list(budgets)}")
+    if n is not None and n < 2:
+        raise ValueError(f"a Fréchet distance needs at least 2 pictures; got n={n}")
+    budgets, seeds = ((2,), (0,)) if quick else (budgets, seeds)
+    n = n or (100 if quick else PICTURES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for seed in seeds:
+            for budget in budgets:
+                yield from _one(budget, seed, n, True, done, quick)
+                if budget == min(budgets):
+                    yield from _one(budget, seed, n, False, done, quick)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _one(
+    budget: float, seed: int, n: int, conditional: bool, done: Sequence[str], quick: bool
+) -> Iterator[Row]:
+    recipe = recipes.get("fashion").but(seed=seed, conditional=conditional)
+    sampler = {key: value for key, value in recipe.sampler.items() if key != "scale"}
+    scale = recipe.sampler.get("scale", 2.0)
+    ways = {"guided": {"scale": scale}, "conditional": {}} if conditional else {"unconditional": {}}
+    size = "" if n == PICTURES else f", {n} pictures"
+    cases = {way: f"{budget:g} core-s, {way}{size}, seed {seed}" for way in ways}
+    if all(case in done for case in cases.values()):
+        return
+    model, steps, took = train_within(recipe, budget)
+    anchor = metrics.noise_anchor(n)
+    for way, how in ways.items():
+        x, cost = draw(model, n, sampler | how, seed=1000 + seed)
+        fd = metrics.fd(x)
+        details = {
+            "FD": round(fd, 4), "A": round(anchor, 4), "pictures": n, "core-s": round(took, 1),
+            "steps": steps, "batch": recipe.batch, "NFE": cost.nfe, "parameters": cost.parameters,
+            "core-s for 1,000 pictures": round(cost.cpu_seconds_per_1000, 1), **how,
+        }  # fmt: skip
+        goal = GOALS.get((budget, way)) if n == PICTURES else None
+        command = f"diffusion-lab bench quality --budgets {budget:g} --seeds {seed}"
+        command += "" if n == PICTURES or quick else f" --n {n}"
+        yield Row(
+            "quality", cases[way], round(fd / anchor, 4), "A", command, goal, details=details,
+            quick=quick,
+        )  # fmt: skip

@@ -1,0 +1,115 @@
+"""What a learner waits for: the import, and the first pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from diffusion_lab.bench.results import Row
+
+__all__ = ["run_first_picture", "run_import"]
+
+LESSON = "checkpoints, data, metrics, plots, samplers, schedules, training"
+IMPORTS = {"diffusion_lab": "import diffusion_lab", "what a lesson imports": ""}
+IMPORTS["what a lesson imports"] = f"from diffusion_lab import {LESSON}"
+LATE = ("torchvision", "sklearn", "matplotlib", "accelerate", "IPython")
+
+_IMPORT = """
+import json, sys, time
+begin = time.process_time(), time.perf_counter()
+import torch
+middle = time.process_time(), time.perf_counter()
+{line}
+end = time.process_time(), time.perf_counter()
+late = [name for name in {late} if name in sys.modules]
+print(json.dumps(dict(cpu=end[0] - middle[0], wall=end[1] - middle[1],
+                      torch=middle[0] - begin[0], late=late)))
+"""
+
+_PICTURES = """
+from diffusion_lab import checkpoints, data, samplers
+import torch
+model = checkpoints.load("fashion")
+settings = model.about["recipe"]["sampler"]
+drawn = samplers.generate(model, 64, label=torch.arange(64) % 10, **settings)
+pictures = data.to_uint8(drawn.x)
+"""
+
+
+def run_import(*, quick: bool = False) -> Iterator[Row]:
+    """CPU seconds of importing the package above torch, the median of fresh processes."""
+    repeats = 1 if quick else 7
+    took: dict[str, list[dict[str, Any]]] = {name: [] for name in IMPORTS}
+    for _ in range(repeats):
+        for name, line in IMPORTS.items():
+            took[name].append(json.loads(_python(_IMPORT.format(line=line, late=LATE))))
+    for name, runs in took.items():
+        details = {
+            "wall-clock s": round(statistics.median(r["wall"] for r in runs), 3),
+            "torch itself s": round(statistics.median(r["torch"] for r in runs), 2),
+            "heavy modules imported": ", ".join(runs[0]["late"]) or "none",
+            "repeats": repeats,
+        }
+        value = round(statistics.median(r["cpu"] for r in runs), 4)
+        yield Row(
+            "import", name, value, "s", "diffusion-lab bench import", 0.3, details=details,
+            quick=quick,
+        )  # fmt: skip
+
+
+def run_first_picture(*, quick: bool = False) -> Iterator[Row]:
+    """Seconds to the first 64 pictures, from the start of a process and of a notebook kernel."""
+    repeats = 1 if quick else 3
+    ways = {"from the start of a process": _process}
+    if importlib.util.find_spec("jupyter_client") and importlib.util.find_spec("ipykernel"):
+        ways["from the start of a notebook kernel"] = _kernel
+    for case, way in ways.items():
+        seconds = [way() for _ in range(repeats)]
+        details = {"least to most": f"{min(seconds):.1f} to {max(seconds):.1f} s"}
+        yield Row(
+            "first-picture", case, round(statistics.median(seconds), 2), "s",
+            "diffusion-lab bench first-picture", 10.0, details=details | {"repeats": repeats},
+            quick=quick,
+        )  # fmt: skip
+
+
+def _python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"a benchmark's process failed:\n{run.stderr}")
+    return run.stdout
+
+
+def _process() -> float:
+    begin = time.perf_counter()
+    _python(_PICTURES)
+    return time.perf_counter() - begin
+
+
+def _kernel() -> float:
+    from jupyter_client.manager import KernelManager
+
+    begin = time.perf_counter()
+    manager = KernelManager()  # this environment's own kernel, whatever kernelspecs there are
+    manager.kernel_spec.argv = [
+        sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"
+    ]  # fmt: skip
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=300)
+        reply = client.execute_interactive(_PICTURES, timeout=300, output_hook=lambda message: None)
+        seconds = time.perf_counter() - begin
+        if reply["content"]["status"] != "ok":
+            raise RuntimeError(f"a benchmark's kernel failed: {reply['content'].get('evalue')}")
+        return seconds
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
