@@ -68,18 +68,19 @@ def run(*, quick: bool = False) -> Iterator[Row]:
 
 
 def compare(some: list[Case], repeats: int, quick: bool = False) -> Iterator[Row]:
-    """Time every case against its bare calls ``repeats`` times, taking turns; a row for each."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        for case in some:  # warm up, and count
-            case.nfe, case.draws = case.whole()
-        for i in range(repeats):
-            for case in some:
-                order = (case.whole, _bare(case.nfe, case.draws))
-                took = [_seconds(f) for f in (order if i % 2 else reversed(order))]
-                whole, bare = took if i % 2 else reversed(took)
-                case.ratios.append(whole / bare)
-                case.seconds.append((whole, bare))
+    """Time every case against its bare calls ``repeats`` times, in turns; yields a row for each."""
     for case in some:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            case.nfe, case.draws = case.whole()  # to count, and to warm up
+            bare = _bare(case.nfe, case.draws)
+            bare()
+            for i in range(repeats):
+                if i % 2:
+                    pair = _seconds(case.whole), _seconds(bare)
+                else:
+                    pair = (_seconds(bare), _seconds(case.whole))[::-1]
+                case.ratios.append(pair[0] / pair[1])
+                case.seconds.append(pair)
         q1, median, q3 = statistics.quantiles(case.ratios, n=4)
         best = min(w for w, _ in case.seconds) / min(b for _, b in case.seconds)
         details = {
@@ -142,7 +143,8 @@ def _ours(
     name: str, sampler: str, options: dict[str, Any], schedule: Schedule, steps: int, bar: bool,
     goal: float,
 ) -> Case:  # fmt: skip
-    denoiser = NetDenoiser(_NET, schedule, "v" if schedule.vp else "edm", sd=0.5)
+    kind, sd = ("v", 1.0) if schedule.vp else ("edm", 0.5)
+    denoiser = NetDenoiser(_NET, schedule, kind, sd=sd)
     step, gen = SAMPLERS[sampler](**options), generator(3)
 
     def whole() -> tuple[int, int]:
