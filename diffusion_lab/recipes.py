@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
             "Fashion-MNIST on the linear schedule of 1000 steps, eps with learned variance",
             schedule=_VP1000, kind="eps", sd=1.0, lam_range=None,
             weighting={"name": "simple"}, times={"law": "grid"}, hybrid=True, conditional=False,
-            net={"name": "unet", "out_channels": 2}, batch=32, steps=16_000, lr=1.5e-3,
+            net={"name": "unet", "out_channels": 2}, batch=32, steps=14_000, lr=1.5e-3,
             sampler={"sampler": "ddim", "steps": 50},
         ),
         Recipe(
