@@ -253,10 +253,10 @@ def choice(
         chosen = {str(word).strip().lower() for word in words}
         for word in sorted(chosen - set(options)):
             return f"{word!r} is not one of the options {', '.join(options)}."
-        for word in options:
-            if (word in chosen) != (word in wanted):
+        for word in options:  # what was chosen wrongly first: that is what a learner wonders about
+            if word in chosen - wanted:
                 return options[word]
-        return None
+        return next((options[word] for word in options if word in wanted - chosen), None)
 
     return Task(judged, right=right, hint=hint)
 

@@ -1,0 +1,82 @@
+"""Recorded wrong answers of lesson 01: each must be refused, for the reason that is given."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from diffusion_lab.checks import lesson01
+from diffusion_lab.schedules import cosine, linear, make
+
+
+def times(lam):
+    return {
+        "linear": linear().t_of_lam(lam),
+        "cosine": cosine().t_of_lam(lam),
+        "sigmoid": make("sigmoid").t_of_lam(lam),
+    }
+
+
+def abar_of(lam):
+    return torch.sigmoid(2 * lam)
+
+
+def line(T, high=4.8, low=-5.0):
+    return lesson01.half_level() + torch.linspace(high, low, T, dtype=torch.float64)
+
+
+def ratios(abar):
+    return 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+
+
+WRONG = {
+    "one_step": [
+        (lambda x, beta, noise: (1 - beta) * x + beta * noise, "both roots are missing"),
+        (lambda x, beta, noise: math.sqrt(1 - beta) * x + beta * noise, "its variance beta"),
+        (lambda x, beta, noise: x + math.sqrt(beta) * noise, "not shrunk"),
+        (lambda x, beta, noise: math.sqrt(beta) * x + math.sqrt(1 - beta) * noise, "swapped"),
+        (lambda x, beta, noise: math.sqrt(1 - beta) * x, "largest error"),
+        (lambda x, beta, noise: x[..., :1], "shape"),
+        (lambda x, beta, noise: torch.sqrt(1 - beta) * x, "raised"),
+    ],
+    "repaired_jump": [
+        (lambda x0, betas, i, eps: (1 - betas[i - 1]).sqrt() * x0 + betas[i - 1].sqrt() * eps,
+         "one step of noise"),
+        (lambda x0, betas, i, eps: (
+            (1 - betas[: i + 1]).prod().sqrt() * x0
+            + (1 - (1 - betas[: i + 1]).prod()).sqrt() * eps
+        ), "one factor too many"),
+        (lambda x0, betas, i, eps: (
+            (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
+        ), "where its root belongs"),
+        (lambda x0, betas, i, eps: torch.cumprod(1 - betas, 0)[i].sqrt() * x0, "raised"),
+    ],
+    "from_lambda": [
+        (lambda lam: (torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()), "factor 2"),
+        (lambda lam: (torch.sigmoid(2 * lam), torch.sigmoid(-2 * lam)), "take the roots"),
+        (lambda lam: (lam.exp(), torch.ones_like(lam)), "is not 1"),
+        (lambda lam: torch.sigmoid(2 * lam).sqrt(), "values should come back"),
+    ],
+    "halved": [("a", "stands out less"), ("c", "half of log SNR"), ("d", "cannot last longer"),
+               ("e", "not one of the options")],
+    "half_times": [
+        (dict.fromkeys(("linear", "cosine", "sigmoid"), 0.4), "the times are not"),
+        (times(0.0), "where the SNR is 1"),
+        (times(lesson01._level_of(0.5 * 0.88129)), "entropy"),
+        ({"linear": 400, "cosine": 600, "sigmoid": 600}, "outside [0, 1]"),
+        ({"linear": 0.4, "cosine": 0.6}, "sigmoid schedule is missing"),
+        (times(1.0), "too early"),
+        (0.5, "dictionary"),
+    ],
+    "my_betas": [
+        (lambda T: abar_of(line(T)), "did you return abar"),
+        (lambda T: 1 - abar_of(line(T)), "1 - abar_t/abar_{t-1}"),
+        (lambda T: torch.linspace(1e-4, 0.02, T), "too much is left at the end"),
+        (lambda T: linear(T).betas(), "too early"),
+        (lambda T: ratios(abar_of(line(T, 5, 5))), "must lie in (0, 1]"),
+        (lambda T: ratios(abar_of(line(T + 1))), "abar_0 = 1 is no step"),
+        (lambda T: ratios(abar_of(line(T, 0.5))), "gentle"),
+        (torch.full((200,), 0.1), "function of T"),
+    ],
+}  # fmt: skip
