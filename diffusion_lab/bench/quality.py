@@ -25,14 +25,14 @@ GOALS = {  # in units of A, at 5,000 pictures
 PICTURES = 5000
 
 
-def train_within(recipe: Recipe, budget: float) -> tuple[NetDenoiser, int, float]:
+def train_within(recipe: Recipe, budget: float, pilot: int = 60) -> tuple[NetDenoiser, int, float]:
     """Train for ``budget`` CPU seconds; returns (model, steps, CPU seconds that it took).
 
     The learning rate must know the number of steps beforehand, so seconds a step are measured
-    first. Where a quarter of the training shows that they were wrong by more than 4%, it starts
-    again with what it has learnt.
+    first, over ``pilot`` steps. Where a quarter of the training shows that they were wrong by more
+    than 4%, it starts again with what it has learnt.
     """
-    pace = _pace(recipe)
+    pace = _pace(recipe, pilot)
     for trial in range(5):
         steps = max(int(0.98 * budget / pace), 1)
         begin = time.process_time()
@@ -47,10 +47,11 @@ def train_within(recipe: Recipe, budget: float) -> tuple[NetDenoiser, int, float
     raise AssertionError("unreachable: the last trial is never broken off")
 
 
-def _pace(recipe: Recipe) -> float:
-    """CPU seconds of a step, over 60 steps after the first 20."""
-    reports = [p.cpu_seconds for p in train(recipe.but(steps=80), report_every=20)]
-    return (reports[-1] - reports[0]) / 60
+def _pace(recipe: Recipe, steps: int) -> float:
+    """CPU seconds of a step, over ``steps`` steps after a third as many."""
+    warm = max(steps // 3, 1)
+    reports = [p.cpu_seconds for p in train(recipe.but(steps=4 * warm), report_every=warm)]
+    return (reports[-1] - reports[0]) / (3 * warm)
 
 
 def run(
@@ -95,7 +96,7 @@ def _one(
     cases = {way: f"{budget:g} core-s, {way}{size}, seed {seed}" for way in ways}
     if all(case in done for case in cases.values()):
         return
-    model, steps, took = train_within(recipe, budget)
+    model, steps, took = train_within(recipe, budget, 3 if quick else 60)
     anchor = metrics.noise_anchor(n)
     for way, how in ways.items():
         x, cost = draw(model, n, sampler | how, seed=1000 + seed)
@@ -106,8 +107,9 @@ def _one(
             "core-s for 1,000 pictures": round(cost.cpu_seconds_per_1000, 1), **how,
         }  # fmt: skip
         goal = GOALS.get((budget, way)) if n == PICTURES else None
-        command = f"diffusion-lab bench quality --budgets {budget:g} --seeds {seed}"
-        command += "" if n == PICTURES or quick else f" --n {n}"
+        command = "diffusion-lab bench quality"
+        command += "" if quick else f" --budgets {budget:g} --seeds {seed}"
+        command += "" if quick or n == PICTURES else f" --n {n}"
         yield Row(
             "quality", cases[way], round(fd / anchor, 4), "A", command, goal, details=details,
             quick=quick,

@@ -171,11 +171,12 @@ def report(rows: Iterable[Row]) -> str:
 def _line(row: Row, machines: list[str]) -> str:
     details = "; ".join(f"{key} {value}" for key, value in row.details.items())
     case = row.case + (" (quick)" if row.quick else "")
+    command = row.command + (" --quick" if row.quick else "")
     if len(machines) > 1:
         details += f"; machine {machines.index(row.machine) + 1}"
     goal = "" if row.goal is None else f"{'>=' if row.at_least else '<='} {row.goal:g}"
     met = {True: "met", False: "missed", None: ""}[row.met]
-    return f"| {case} | {row.value:.4g} {row.unit} | {goal} | {met} | {details} | `{row.command}` |"
+    return f"| {case} | {row.value:.4g} {row.unit} | {goal} | {met} | {details} | `{command}` |"
 
 
 def _over_seeds(rows: list[Row]) -> list[str]:

@@ -1,0 +1,230 @@
+"""The benchmarks: that they measure what they say. No threshold on time is tested here."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+from diffusion_lab import bench, cli, metrics, recipes
+from diffusion_lab.bench import overhead, quality, shipped, startup
+from diffusion_lab.bench.results import TITLES, Results, Row, machine, report
+from diffusion_lab.errors import DataError
+from diffusion_lab.samplers import SAMPLERS
+
+FIELDS = {
+    "benchmark": str, "case": str, "value": float, "unit": str, "command": str, "at_least": bool,
+    "details": dict, "quick": bool, "machine": str,
+}  # fmt: skip
+
+
+def check(rows, name):
+    """Every row has its fields, is of benchmark ``name`` and names a command that exists."""
+    assert rows
+    for row in rows:
+        values = row.as_dict()
+        for field, kind in FIELDS.items():
+            assert isinstance(values[field], kind), field
+        assert row.benchmark == name
+        assert row.value > 0
+        assert row.met in (True, False, None)
+        words = row.command.split()
+        assert words[:2] == ["diffusion-lab", "bench"]
+        assert words[2] == name
+        given = cli._parser().parse_args(words[1:])
+        assert given.names == [name]
+    assert len({row.case for row in rows}) == len(rows)
+
+
+# ---- rows and report ----------------------------------------------------------------------------
+def row(**changes):
+    given = {"benchmark": "overhead", "case": "a", "value": 1.05, "unit": "x bare",
+             "command": "diffusion-lab bench overhead", "goal": 1.1}  # fmt: skip
+    return Row(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "at_least", "met"),
+    [(1.1, 1.1, False, True), (1.11, 1.1, False, False), (1.4, 1.4, True, True),
+     (1.39, 1.4, True, False), (5.0, None, False, None)],
+)  # fmt: skip
+def test_goals(value, goal, at_least, met):
+    assert row(value=value, goal=goal, at_least=at_least).met is met
+
+
+def test_results_are_kept_row_by_row_and_replaced(tmp_path):
+    first = Results(tmp_path)
+    first.add(row(case="a"))
+    first.add(row(case="b"))
+    first.add(row(case="a", value=2.0))
+    again = Results(tmp_path)
+    assert [(one.case, one.value) for one in again.rows] == [("b", 1.05), ("a", 2.0)]
+    assert again.rows == first.rows
+    assert set(again.done("overhead", False)) == {"a", "b"}
+    assert again.done("overhead", True) == again.done("quality", False) == ()
+    again.add(row(case="c", machine="another"))
+    assert "c" not in again.done("overhead", False)
+    again.forget("overhead")
+    assert again.rows == []
+    text = (tmp_path / "results.json").read_text()
+    assert json.loads(text)["rows"][0]["met"] is True
+
+
+def test_damaged_results_are_not_overwritten(tmp_path):
+    (tmp_path / "results.json").write_text('{"rows": [{}]}')
+    with pytest.raises(DataError, match="move it away"):
+        Results(tmp_path)
+    assert (tmp_path / "results.json").read_text() == '{"rows": [{}]}'
+
+
+def test_report_says_machine_goal_and_command_and_no_date():
+    rows = [
+        row(),
+        row(case="slow", value=1.2, details={"NFE": 50}),
+        row(benchmark="quality", case="108 core-s, guided, seed 0", value=1.0, goal=1.4),
+        row(benchmark="quality", case="108 core-s, guided, seed 1", value=2.0, goal=1.4),
+    ]
+    text = report(rows)
+    assert machine() in text
+    assert "| a | 1.05 x bare | <= 1.1 | met |  | `diffusion-lab bench overhead` |" in text
+    assert "| slow | 1.2 x bare | <= 1.1 | missed | NFE 50 |" in text
+    assert "| 108 core-s, guided | 2 | 1.5 A | 1 to 2 A | <= 1.4 A | missed |" in text
+    assert str(time.gmtime().tm_year) not in text.replace(machine(), "")
+    assert report(rows) == text
+    assert set(TITLES) == set(bench.BENCHMARKS)
+
+
+# ---- overhead -----------------------------------------------------------------------------------
+def test_overhead_counts_calls_and_draws():
+    rows = list(overhead.run(quick=True))
+    check(rows, "overhead")
+    cases = {one.case: one for one in rows}
+    for sampler in SAMPLERS:
+        assert cases[f"{sampler}, no bar"].goal == 1.10
+        assert cases[f"{sampler}, bar"].goal == 1.15
+    assert cases["ddim, no bar"].details["NFE"] == 4
+    assert cases["ddim, no bar"].details["draws"] == 0
+    assert cases["ddpm, no bar"].details["draws"] == 3  # none at the last step
+    assert cases["ddim, eta 1, no bar"].details["draws"] == 3
+
+
+def test_overhead_sees_overhead():
+    """A loop that does everything twice costs twice; one that does nothing else costs once."""
+    once = overhead.Case("once", lambda: (overhead._bare(20, 0)(), (20, 0))[1])
+    twice = overhead.Case("twice", lambda: (overhead._bare(40, 0)(), (20, 0))[1])
+    a, b = overhead.compare([once, twice], repeats=9)
+    assert 0.7 < a.value < 1.4
+    assert 1.5 < b.value < 2.7
+
+
+def test_peers_take_part():
+    diffusers = pytest.importorskip("diffusers")
+    names = [case.name for case in overhead.cases(4)]
+    for scheduler in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):
+        assert f"diffusers {diffusers.__version__}: {scheduler}, no bar" in names
+
+
+# ---- the others ---------------------------------------------------------------------------------
+def test_import_is_measured_in_a_fresh_process():
+    rows = list(startup.run_import(quick=True))
+    check(rows, "import")
+    assert [one.details["heavy modules imported"] for one in rows] == ["none", "none"]
+
+
+@pytest.mark.slow
+def test_first_picture():
+    rows = list(startup.run_first_picture(quick=True))
+    check(rows, "first-picture")
+    assert all(one.details["core-s"] > 0 for one in rows)
+
+
+def test_shipped_models():
+    rows = list(shipped.run(quick=True))
+    check(rows, "shipped")
+    assert torch.get_num_threads() == 1  # as conftest set it, and as it was before
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Recipe ``fashion`` with a network of seconds."""
+    net = {"name": "unet", "patch": 4, "widths": (8,), "attention": (False,), "emb": 16}
+    recipe = recipes.get("fashion").but(net=net, batch=8)
+    monkeypatch.setattr(quality.recipes, "get", lambda name: recipe)
+    return recipe
+
+
+def test_training_keeps_to_its_budget(small):
+    begin = time.process_time()
+    model, steps, took = quality.train_within(small, 1.0, pilot=12)
+    assert steps > 1
+    assert 0 < took <= time.process_time() - begin
+    assert model.num_classes == 10
+
+
+def test_quality_rows_and_what_is_skipped(small, tmp_path):
+    rows = bench.run(["quality"], quick=True, out=tmp_path)
+    check(rows, "quality")
+    assert [one.case for one in rows] == [
+        f"2 core-s, {way}, 100 pictures, seed 0"
+        for way in ("guided", "conditional", "unconditional")
+    ]
+    assert [one.details["NFE"] for one in rows] == [16, 8, 8]
+    guided = rows[0]
+    assert guided.details["scale"] == small.sampler["scale"]
+    assert guided.value == pytest.approx(guided.details["FD"] / guided.details["A"], rel=1e-3)
+    assert guided.details["A"] == pytest.approx(metrics.noise_anchor(100), abs=1e-4)
+    assert bench.run(["quality"], quick=True, out=tmp_path) == []  # all is done already
+    assert len(Results(tmp_path).rows) == 3
+
+
+@pytest.mark.parametrize("options", [{"budgets": [0]}, {"budgets": []}, {"n": 1}])
+def test_quality_refuses(options):
+    with pytest.raises(ValueError, match="got"):
+        bench.run(["quality"], **options)
+
+
+# ---- the command --------------------------------------------------------------------------------
+def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
+    def fake(*, quick):
+        yield row(benchmark="import", command="diffusion-lab bench import", quick=quick)
+
+    monkeypatch.setitem(bench.BENCHMARKS, "import", fake)
+    monkeypatch.setattr(bench, "folder", lambda: tmp_path / "never")
+    assert cli.main(["bench", "import", "--quick", "--json"]) == 0
+    said = capsys.readouterr()
+    (told,) = json.loads(said.out)
+    assert FIELDS.keys() <= told.keys()
+    assert said.err == "import: a: 1.05 x bare  (goal <= 1.1: met)\n"
+    assert not list(tmp_path.iterdir())  # a quick run writes where it is told to, if it is
+    assert cli.main(["bench", "import", "--quick", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.md")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "results.json"]
+    assert "`diffusion-lab bench import --quick`" in (tmp_path / "report.md").read_text()
+    assert cli.main(["bench", "import"]) == 0
+    assert (tmp_path / "never" / "report.md").is_file()
+
+
+def test_without_a_name_all_but_the_hours_are_run(tmp_path, capsys, monkeypatch):
+    run = []
+    for name in bench.BENCHMARKS:
+        monkeypatch.setitem(
+            bench.BENCHMARKS, name, lambda name=name, **_: iter([run.append(name)][:0])
+        )
+    assert cli.main(["bench", "--out", str(tmp_path)]) == 0
+    assert run == list(bench.QUICK)
+    run.clear()
+    assert cli.main(["bench", "all", "--seeds", "3", "--out", str(tmp_path)]) == 0
+    assert run == list(bench.BENCHMARKS)
+
+
+@pytest.mark.slow
+def test_scaling():
+    from diffusion_lab.bench import scaling
+
+    rows = list(scaling.run(quick=True))
+    check(rows, "scaling")
+    assert rows[0].goal == 1.4
+    assert rows[0].at_least
+    assert [one.value for one in rows[1::2]] == [1.0] * 3  # the first of each kind

@@ -1,0 +1,413 @@
+"""The commands `train` and `sample`: what they write and print, and how they refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab import checkpoints, cli, data, recipes, states, training
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.samplers import SAMPLERS, generate
+from diffusion_lab.schedules import SPACINGS
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    try:
+        status = cli.main([str(one) for one in arguments])
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+TINY = {"name": "unet", "patch": 1, "widths": (8, 16), "emb": 16}
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Recipes of seconds in an empty folder: with classes, without, of a classifier."""
+    common = {"data": "digits", "net": TINY, "batch": 8, "steps": 6, "warmup": 1}
+    best = {"sampler": "dpmpp", "steps": 3, "scale": 2.0, "spacing": "karras"}
+    small = [
+        recipes.Recipe("tiny", "with classes", sampler=best, **common),
+        recipes.Recipe(
+            "tiny-plain", "without", conditional=False, sampler={**best, "scale": 1.5}, **common
+        ),
+        recipes.get("digits-features").but(name="tiny-features", steps=2, batch=8),
+    ]
+    for one in small:
+        monkeypatch.setitem(recipes.RECIPES, one.name, one)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A checkpoint trained on classes of digits until the classes make a difference."""
+    folder = tmp_path_factory.mktemp("model")
+    best = {"sampler": "dpmpp", "steps": 3, "scale": 2.0, "spacing": "karras"}
+    recipe = recipes.Recipe(
+        "tiny", "", data="digits", net=TINY, batch=8, steps=40, warmup=1, lr=1e-2,
+        ema=0.5, sampler=best,
+    )  # fmt: skip
+    list(training.train(recipe, out=folder))
+    return folder / "tiny.safetensors"
+
+
+# ---- help and errors ----------------------------------------------------------------------------
+@pytest.mark.parametrize("command", ["survey", "train", "sample", "bench", "lesson"])
+def test_help(command, capsys):
+    status, out, err = run(capsys, command, "--help")
+    assert status == 0
+    assert err == ""
+    assert out.startswith(f"usage: diffusion-lab {command}")
+
+
+def test_help_names_what_there_is(capsys):
+    out = " ".join(run(capsys, "sample", "--help")[1].split())
+    assert f"--sampler SAMPLER {', '.join(SAMPLERS)}" in out
+    assert ", ".join(SPACINGS) in out
+
+
+REFUSED = [
+    ("sample --model fashon", "Did you mean 'fashion'"),
+    ("sample --model nothing.safetensors", "nothing.safetensors"),
+    ("sample --sampler dimm", "Did you mean 'ddim'"),
+    ("sample --spacing karas", "Did you mean 'karras'"),
+    ("sample --n 0", "--n must be a whole number >= 1; got 0"),
+    ("sample --n -3", "got -3"),
+    ("sample --n 2.5", "invalid int value"),
+    ("sample --steps 0", "--steps must be a whole number >= 1; got 0"),
+    ("sample --sampler ddim --steps -1", "got -1"),
+    ("sample --eta 0.5", "--eta belongs to ddim; dpmpp does not have it"),
+    ("sample --sampler ddim --variance small", "--variance belongs to ddpm"),
+    ("sample --sampler ddim --eta 2", "eta must lie in [0, 1]"),
+    ("sample --sampler ddpm --variance smal", "Did you mean 'small'"),
+    ("sample --label 10", "unknown label '10'"),
+    ("sample --label sneeker", "Did you mean 'sneaker'"),
+    ("sample --label 3 --labels all", "not allowed with"),
+    ("sample --labels none --scale 2", "leave --scale out"),
+    ("sample --out grid.jpg", "--out must end in .png; got 'grid.jpg'"),
+    ("sample --save samples.npy", "--save must end in .npz"),
+    ("sample --out taken/grid.png", "taken is a file"),
+    ("sample --out folder.png", "is a folder"),
+    ("sample --device cpuu", "is no device"),
+    ("sample --device meta", "not supported"),
+    ("train", "which recipe?"),
+    ("train fashon", "Did you mean 'fashion'"),
+    ("train digits --steps 0", "--steps must be a whole number >= 1"),
+    ("train digits --threads 0", "--threads must be a whole number >= 1"),
+    ("train digits --preview-every 0", "--preview-every must be a whole number >= 1"),
+    ("train digits --data-full", "digits has one size only"),
+    ("train digits --out taken", "taken is a file"),
+    ("train digits --resume", "no saved state"),
+    ("train digits --resume --fresh", "not allowed with"),
+    ("bench qualitty", "Did you mean 'quality'"),
+    ("bench overhead --budgets 108", "belongs to the benchmark 'quality'"),
+    ("bench quality --budgets 0 --out here", "budgets are CPU seconds > 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "why"), REFUSED, ids=[words for words, _ in REFUSED])
+def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("")
+    Path("folder.png").mkdir()
+    for name in ("diffusion_lab.samplers.generate", "diffusion_lab.training._Diffusion.forward"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it was started"))
+    status, out, err = run(capsys, *words.split())
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("diffusion-lab: error: ")
+    assert why in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "taken"]
+
+
+def test_a_classifier_cannot_draw(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "sample", "--model", "fashion-features")
+    assert status == 2
+    assert "not a denoiser" in err
+    assert "fashion" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(model, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    status, _, err = run(capsys, "sample", "--model", model, "--out", tmp_path / "x.png")
+    assert status == 2
+    assert "not yours to write to" in err
+
+
+def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffusion_lab.files.os.write", full)
+    status, _, err = run(capsys, "sample", "--model", model, "--n", 2, "--save", tmp_path / "x.npz")
+    assert status == 2
+    assert "No space left" in err
+    assert "free some space" in err
+    assert not list(tmp_path.iterdir())
+
+
+# ---- sample -------------------------------------------------------------------------------------
+def test_sample_writes_what_generate_draws(model, tmp_path, capsys):
+    png, npz = tmp_path / "grid.png", tmp_path / "deep" / "samples.npz"
+    status, out, err = run(
+        capsys, "sample", "--model", model, "--n", 12, "--seed", 5, "--out", png, "--save", npz
+    )
+    assert (status, err) == (0, "")
+    assert "NFE 6 a picture" in out  # 3 steps, guided
+    assert str(png) in out
+    assert str(npz) in out
+    arrays = np.load(npz, allow_pickle=False)
+    assert sorted(arrays) == ["labels", "samples"]
+    label = torch.arange(12) % 10
+    loaded = checkpoints.load(model)
+    drawn = generate(
+        loaded, 12, sampler="dpmpp", steps=3, scale=2.0, spacing="karras", label=label, seed=5
+    )
+    assert arrays["samples"].dtype == np.uint8
+    assert arrays["samples"].shape == (12, 8, 8, 1)
+    assert np.array_equal(arrays["samples"], data.to_uint8(drawn.x))
+    assert arrays["labels"].dtype == np.int64
+    assert arrays["labels"].tolist() == label.tolist()
+    sheet = np.asarray(Image.open(io.BytesIO(png.read_bytes())))
+    assert sheet.shape == (2 * 48 + 1, 10 * 48 + 9, 3)  # a class a column, each pixel 6 x 6
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_same_seed_same_bytes(model, tmp_path, capsys):
+    made = []
+    for i, seed in enumerate((1, 1, 2)):
+        file = tmp_path / f"{i}.npz"
+        run(capsys, "sample", "--model", model, "--n", 3, "--seed", seed, "--save", file)
+        made.append(digest(file))
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "nfe", "said"),
+    [
+        ("--steps 2", 4, {"sampler": "dpmpp", "steps": 2, "scale": 2.0, "spacing": "karras"}),
+        ("--sampler ddim --eta 0.5", 6, {"sampler": "ddim", "steps": 3, "eta": 0.5}),
+        ("--sampler ddpm --variance large", 6, {"sampler": "ddpm", "variance": "large"}),
+        ("--scale 1", 3, {"scale": 1.0}),
+        ("--labels none", 3, {"sampler": "dpmpp"}),
+        ("--label 7", 6, {"sampler": "dpmpp"}),
+        ("--spacing lambda --device cpu", 6, {"spacing": "lambda"}),
+    ],
+)
+def test_options_reach_the_sampler(words, nfe, said, model, tmp_path, capsys):
+    file = tmp_path / "x.npz"
+    status, out, err = run(
+        capsys, "sample", "--model", model, "--n", 2, "--save", file, "--json", *words.split()
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    assert told["nfe"] == nfe
+    assert said.items() <= told.items()
+    assert told["out"] is None
+    assert told["seconds"] >= 0
+    assert ("scale" in told) == ("none" not in words)
+    arrays = np.load(file)
+    if "none" in words:
+        assert list(arrays) == ["samples"]
+    else:
+        assert arrays["labels"].tolist() == ([7, 7] if "--label 7" in words else [0, 1])
+
+
+def test_different_options_draw_different_pictures(model, tmp_path, capsys):
+    ways = ["", "--steps 2", "--scale 1", "--label 7", "--labels none", "--sampler ddim",
+            "--sampler ddim --eta 1", "--spacing lambda"]  # fmt: skip
+    made = set()
+    for way in ways:
+        file = tmp_path / "x.npz"
+        run(capsys, "sample", "--model", model, "--n", 2, "--save", file, *way.split())
+        made.add(np.load(file)["samples"].tobytes())
+    assert len(made) == len(ways)
+
+
+def test_sample_with_the_shipped_model_and_a_class_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "sample", "--n", 1, "--label", "sneaker", "--save", "a.npz")
+    assert (status, err) == (0, "")
+    assert out.startswith("1 picture of fashion, seed 0: sampler dpmpp")
+    arrays = np.load("a.npz")
+    assert arrays["labels"].tolist() == [7]
+    assert arrays["samples"].shape == (1, 28, 28, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert run(capsys, "sample", "--n", 1, "--steps", 1)[0] == 0
+    assert Path("samples.png").is_file()  # neither --out nor --save
+
+
+# ---- train --------------------------------------------------------------------------------------
+def test_list(capsys):
+    status, out, _ = run(capsys, "train", "--list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(recipes.RECIPES)
+    listed = json.loads(run(capsys, "train", "--list", "--json")[1])
+    assert [one["name"] for one in listed] == list(recipes.RECIPES)
+    assert listed[0]["steps"] == recipes.get("fashion").steps
+
+
+def test_train_then_sample(tiny, capsys):
+    status, out, err = run(capsys, "train", "tiny", "--out", "made", "--preview-every", 3)
+    assert status == 0
+    assert out.splitlines()[0] == "made/tiny.safetensors"
+    assert "6 steps" in out
+    assert "core-seconds" in out
+    assert "tiny: 100%" in err  # the bar
+    assert sorted(path.name for path in Path("made").iterdir()) == [
+        "tiny.preview_3.png", "tiny.preview_6.png", "tiny.safetensors", "tiny.state.safetensors",
+    ]  # fmt: skip
+    model = checkpoints.load("made/tiny.safetensors")
+    assert isinstance(model, NetDenoiser)
+    assert model.about["command"] == "diffusion-lab train tiny --steps 6"
+    command = out.splitlines()[-1].split("diffusion-lab ")[1]
+    assert run(capsys, *command.split(), "--n", 2)[0] == 0
+    assert Path("samples.png").is_file()
+
+
+def test_train_json_and_seed(tiny, capsys):
+    told = []
+    for seed, out in ((0, "a"), (0, "b"), (1, "c")):
+        status, text, _ = run(capsys, "train", "tiny", "--steps", 2, "--seed", seed, "--out", out,
+                              "--json")  # fmt: skip
+        assert status == 0
+        told.append(json.loads(text))
+    assert told[0]["recipe"] == "tiny"
+    assert (told[0]["steps"], told[0]["seed"], told[2]["seed"]) == (2, 0, 1)
+    assert told[0]["cpu_seconds"] >= 0
+    weights = [checkpoints.load_tensors(one["path"])[0] for one in told]
+    same = [all(torch.equal(weights[0][k], other[k]) for k in weights[0]) for other in weights[1:]]
+    assert same == [True, False]
+    command = checkpoints.info(told[2]["path"])["command"]
+    assert command == "diffusion-lab train tiny --steps 2 --seed 1"
+
+
+def test_resume_goes_on_and_equals_the_uninterrupted(tiny, capsys):
+    whole = Path("whole")
+    assert run(capsys, "train", "tiny", "--out", whole)[0] == 0
+    list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
+    status, out, err = run(capsys, "train", "tiny", "--out", "part")
+    assert (status, out) == (2, "")
+    assert "stopped after step 4" in err
+    assert "--resume" in err
+    assert run(capsys, "train", "tiny", "--out", "part", "--resume")[0] == 0
+    name = "tiny.safetensors"
+    ours, theirs = (checkpoints.load_tensors(folder / name)[0] for folder in (whole, Path("part")))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    status, _, err = run(capsys, "train", "tiny", "--out", "part", "--resume")
+    assert status == 2
+    assert "nothing is left to do" in err
+
+
+def test_fresh_begins_again(tiny, capsys):
+    list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
+    assert run(capsys, "train", "tiny", "--out", "part", "--fresh")[0] == 0
+    assert states.saved_step(recipes.get("tiny"), "part") == 6
+
+
+def test_another_seed_does_not_resume(tiny, capsys):
+    list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
+    status, _, err = run(capsys, "train", "tiny", "--out", "part", "--resume", "--seed", 3)
+    assert status == 2
+    assert "another training (seed differ)" in err
+
+
+def test_interrupt_says_how_to_go_on(tiny, capsys, monkeypatch):
+    fit = training.fit
+
+    def stopped(recipe, **options):
+        fit(recipe, **options, save_every=2, stop_at=4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", stopped)
+    status, out, err = run(capsys, "train", "tiny", "--out", "x", "--seed", 2, "--threads", 1)
+    assert (status, out) == (130, "")
+    line = err.splitlines()[-1]
+    assert "saved up to step 4 of 6" in line
+    command = line.split("Go on with: diffusion-lab ")[1]
+    monkeypatch.setattr(training, "fit", fit)
+    assert run(capsys, *command.split())[0] == 0
+    assert Path("x/tiny.safetensors").is_file()
+
+
+def test_a_classifier_trains_without_previews(tiny, capsys):
+    status, out, _ = run(capsys, "train", "tiny-features", "--out", "c")
+    assert status == 0
+    assert "diffusion-lab sample" not in out
+    status, _, err = run(capsys, "train", "tiny-features", "--out", "d", "--preview-every", 1)
+    assert status == 2
+    assert "previews" in err
+
+
+def test_no_classes_no_labels(tiny, capsys):
+    assert run(capsys, "train", "tiny-plain", "--out", "p")[0] == 0
+    model = "p/tiny-plain.safetensors"
+    for words in ("--label 3", "--labels all", "--scale 2"):
+        status, _, err = run(capsys, "sample", "--model", model, *words.split())
+        assert status == 2
+        assert "trained without classes" in err
+    assert run(capsys, "sample", "--model", model, "--n", 2, "--save", "x.npz")[0] == 0
+    assert list(np.load("x.npz")) == ["samples"]
+
+
+def test_only_rank_0_talks(tiny, capsys, monkeypatch):
+    """The printing of another rank, without starting one: fit and torchrun have their own tests."""
+    monkeypatch.setattr(training, "fit", lambda recipe, **_: None)
+    monkeypatch.setenv("RANK", "1")
+    assert run(capsys, "train", "tiny", "--out", "x") == (0, "", "")
+
+
+# ---- as processes -------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_two_ranks_make_one_model(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", "-m", "diffusion_lab.cli", "train", "digits",
+               "--steps", "2", "--out", "x", "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)  # one document: the other rank is silent
+    assert told["processes"] == 2
+    assert (tmp_path / told["path"]).is_file()
+
+
+@pytest.mark.slow
+def test_ctrl_c(tmp_path):
+    command = [sys.executable, "-m", "diffusion_lab.cli", "train", "digits", "--out", "x"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        bufsize=0,
+    )  # fmt: skip
+    seen = ""
+    while "digits:" not in seen:  # the bar is there, so the training is under way
+        seen += process.stderr.read(1) or pytest.fail(f"it ended: {seen}")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 130
+    assert out == ""
+    assert "stopped before the first state was saved" in err
+    assert "Traceback" not in err
