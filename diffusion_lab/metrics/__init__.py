@@ -2,10 +2,13 @@
 
 from diffusion_lab.metrics.cost import (
     Cost,
+    Meter,
     count_flops,
     count_parameters,
     flops_by_part,
     measure,
+    meter,
+    timing,
 )
 from diffusion_lab.metrics.estimates import Estimate, compare
 from diffusion_lab.metrics.frechet import (
@@ -18,12 +21,14 @@ from diffusion_lab.metrics.frechet import (
     noise_anchor,
     reference,
 )
+from diffusion_lab.metrics.inception import fid
 from diffusion_lab.metrics.inception_score import classifier_score, inception_score
 from diffusion_lab.metrics.kid import kid
 from diffusion_lab.metrics.precision_recall import precision_recall
 
 __all__ = [
-    "Cost", "Estimate", "Reference", "classifier_score", "compare", "count_flops",
-    "count_parameters", "fd", "fd_bootstrap", "fd_infinity", "features", "flops_by_part", "frechet",
-    "inception_score", "kid", "measure", "noise_anchor", "precision_recall", "reference",
+    "Cost", "Estimate", "Meter", "Reference", "classifier_score", "compare", "count_flops",
+    "count_parameters", "fd", "fd_bootstrap", "fd_infinity", "features", "fid", "flops_by_part",
+    "frechet", "inception_score", "kid", "measure", "meter", "noise_anchor", "precision_recall",
+    "reference", "timing",
 ]  # fmt: skip

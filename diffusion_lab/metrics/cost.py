@@ -1,18 +1,36 @@
-"""What a picture costs: network evaluations, parameters, multiplications, seconds."""
+"""What a picture costs: network evaluations, parameters, multiplications, seconds, energy.
+
+    NFE       evaluations of a network for one picture: data seen by it / pictures
+    FLOPs     2 for each multiply-add of convolutions, matrices and attention's two products
+    latency   median seconds of one picture alone; throughput: pictures a second in a batch
+    energy    joules = seconds x watts, or as counted by the machine (``metrics.energy``)
+
+``meter`` measures all of it for anything that draws pictures, ``Meter`` counts around a block of
+code, ``measure`` is the short form for one walk of one denoiser, and ``table`` sets rows of many
+lessons side by side. Core-seconds (the process's CPU time) compare across a busy machine, wall
+seconds do not.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser
+from diffusion_lab.metrics.energy import Energy, PowerMeter
 
-__all__ = ["Cost", "count_flops", "count_parameters", "flops_by_part", "measure"]
+__all__ = [
+    "Cost", "Meter", "Timing", "count_flops", "count_parameters", "flops_by_part", "measure",
+    "meter", "table", "timing",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,15 +38,29 @@ class Cost:
     """The cost of some pictures. FLOPs count a multiply-add as two."""
 
     pictures: int
-    nfe: int
+    nfe: float  # of one picture
     parameters: int
     flops: float  # for one picture, all evaluations
     cpu_seconds: float  # all cores together
     seconds: float  # wall clock
+    device: str = "cpu"
+    energy: Energy | None = None  # of all pictures, an estimate
+    latency: float | None = None  # median seconds of a picture alone
+    throughput: float | None = None  # pictures a second, median
 
     @property
     def cpu_seconds_per_1000(self) -> float:
         return 1000 * self.cpu_seconds / self.pictures
+
+    @property
+    def device_seconds(self) -> float:
+        """Core-seconds on a CPU, seconds of the board elsewhere; for all pictures."""
+        return self.cpu_seconds if self.device == "cpu" else self.seconds
+
+    @property
+    def seconds_per_picture(self) -> float:
+        """Wall clock."""
+        return self.seconds / self.pictures
 
     def row(self) -> dict[str, Any]:
         """Rounded values for a table."""
@@ -38,6 +70,24 @@ class Cost:
             "MFLOP / picture": round(self.flops / 1e6, 1),
             "core-s / 1000": round(self.cpu_seconds_per_1000, 1),
         }
+
+    def full_row(self) -> dict[str, Any]:
+        """``row``, then time and energy; what was not measured is left out."""
+        row = self.row() | {"device": self.device, "device-s": _short(self.device_seconds)}
+        if self.latency is not None:
+            row["latency (s)"] = _short(self.latency)
+        if self.throughput is not None:
+            row["pictures / s"] = _short(self.throughput)
+        if self.energy is not None:
+            row["J / picture (estimate)"] = _short(self.energy.joules / self.pictures)
+            grams = 1e6 * self.energy.kg_co2 / self.pictures
+            row["g CO2 / 1000 (estimate)"] = _short(grams)
+        return row
+
+
+def _short(value: float) -> float:
+    """Three digits."""
+    return float(f"{value:.3g}")
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -70,9 +120,6 @@ def flops_by_part(
 @torch.no_grad()
 def _counted(denoiser: Denoiser, shape: tuple[int, ...] | None, t: float) -> dict[str, int]:
     """FLOPs of one call on one datum by module, and of all of it as "Global"."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     shape = shape or denoiser.shape
     if shape is None:
         raise ValueError("give the shape of one datum: this denoiser does not know it")
@@ -81,19 +128,235 @@ def _counted(denoiser: Denoiser, shape: tuple[int, ...] | None, t: float) -> dic
     condition = {}
     if denoiser.num_classes is not None:
         condition["label"] = torch.zeros(1, dtype=torch.int64, device=like.device)
-    # the fused attention kernels of the CPU are invisible to the counter: count the plain one
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with _counter() as counter:
         denoiser(x, t, **condition)
     return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
 
 
+@contextlib.contextmanager
+def _counter() -> Iterator[Any]:
+    """torch's FlopCounterMode, with attention in the plain form.
+
+    The fused kernels of the CPU are invisible to the counter.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
 def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tuple[Any, Cost]:
-    """Run ``run`` once (it returns a samplers.Result) and say what it cost."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = run()
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    """Run ``run`` once (it returns a samplers.Result) and say what it cost.
+
+    NFE are those of the result; for anything else that draws pictures use ``meter``.
+    """
+    where = _device([denoiser])
+    with PowerMeter(where) as spent:
+        result = run()
     net = denoiser.net if isinstance(denoiser, NetDenoiser) else denoiser
     per_call = count_flops(denoiser) / denoiser.nfe
     return result, Cost(
-        pictures, result.nfe, count_parameters(net), per_call * result.nfe, cpu, wall
+        pictures, result.nfe, count_parameters(net), per_call * result.nfe,
+        spent.core_seconds, spent.seconds, where.type, spent.energy,
+    )  # fmt: skip
+
+
+def _wait(where: torch.device) -> None:
+    """A GPU answers before it has finished: wait for it."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def _device(models: Sequence[nn.Module]) -> torch.device:
+    parameters = (p for model in models for p in model.parameters())
+    return next(parameters, torch.zeros(())).device
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """The network inside a denoiser and its wrappers (guidance, another schedule)."""
+    while isinstance(getattr(model, "inner", None), nn.Module):
+        model = model.inner
+    return model.net if isinstance(model, NetDenoiser) else model
+
+
+class Meter:
+    """What the code inside costs: ``with Meter(model, pictures=64) as m: ...``, then ``m.cost``.
+
+    ``models`` are all the modules at work: denoisers (with whatever wraps them), GANs, decoders,
+    the stages of a cascade. Each evaluation of the network inside is seen as it happens, with its
+    batch, so guidance counts twice and a step that is skipped not at all; FLOPs are counted
+    afterwards on one datum of each shape that was seen. NFE sums over the models: give them in
+    separate meters to tell them apart. Text encoders and the like count if they are given.
+
+    Args:
+        models: modules that are called inside.
+        pictures: how many pictures come out of it.
+        watts: of a core (or a board) to assume, instead of reading counters.
+    """
+
+    def __init__(self, *models: nn.Module, pictures: int, watts: float | None = None) -> None:
+        if pictures < 1:
+            raise ValueError(f"a cost is for at least one picture; got pictures = {pictures}")
+        wrong = [type(m).__name__ for m in models if not isinstance(m, nn.Module)]
+        if not models or wrong:
+            raise ValueError(f"give the modules (networks, denoisers) that are called; got {wrong}")
+        self.pictures, self.watts = pictures, watts
+        self.networks = list({id(net): net for net in map(_network, models)}.values())
+        self.evaluations = 0
+        self.cost: Cost | None = None
+        self._seen: dict[Any, list[Any]] = {}  # (network, shapes) -> [count, arguments of one]
+
+    def __enter__(self) -> Meter:
+        self._before = [vars(net).get("forward") for net in self.networks]  # of a meter around us
+        for i, net in enumerate(self.networks):
+            net.forward = self._counting(i, net.forward)
+        self._spent = PowerMeter(_device(self.networks), self.watts).__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._spent.__exit__(kind, error, trace)
+        try:
+            for net in self.networks:
+                del net.forward  # the class's own shows again
+            if kind is None:
+                self.cost = self._total(self._spent)
+        finally:
+            for net, before in zip(self.networks, self._before, strict=True):
+                if before is not None:
+                    net.forward = before
+
+    def _total(self, spent: PowerMeter) -> Cost:
+        flops = sum(count * self._flops(net, one) for (net, _), (count, one) in self._seen.items())
+        nfe = self.evaluations / self.pictures
+        tensors = {id(p): p.numel() for net in self.networks for p in net.parameters()}
+        return Cost(
+            self.pictures, int(nfe) if nfe == int(nfe) else nfe, sum(tensors.values()),
+            flops / self.pictures, spent.core_seconds, spent.seconds, spent.device.type,
+            spent.energy,
+        )  # fmt: skip
+
+    def _counting(self, i: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            first = next((a for a in (*given, *named.values()) if isinstance(a, Tensor)), None)
+            n = 1 if first is None or not first.ndim else len(first)
+
+            def one(value: Any) -> Any:
+                batched = isinstance(value, Tensor) and value.ndim and len(value) == n
+                return value[:1].detach() if batched else value
+
+            shapes = tuple(tuple(a.shape[1:]) for a in given if isinstance(a, Tensor))
+            record = self._seen.setdefault((i, shapes), [0, None])
+            if record[1] is None:
+                record[1] = [one(a) for a in given], {k: one(a) for k, a in named.items()}
+            record[0] += n
+            self.evaluations += n
+            return forward(*given, **named)
+
+        return counted
+
+    @torch.no_grad()
+    def _flops(self, i: int, one: tuple[list[Any], dict[str, Any]]) -> int:
+        net = self.networks[i]
+        with _counter() as counter:
+            net(*one[0], **one[1])
+        return counter.get_total_flops()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of ``repeats`` runs of ``pictures`` pictures each, after warming up."""
+
+    pictures: int
+    median: float
+    low: float
+    high: float
+    cpu_median: float  # core-seconds
+    repeats: int
+    threads: int
+
+    @property
+    def throughput(self) -> float:
+        """Pictures a second."""
+        return self.pictures / self.median
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pictures} at once: median {self.median:.3g} s ({self.low:.3g} to "
+            f"{self.high:.3g}, {self.repeats} repeats, {self.threads} threads)"
+        )
+
+
+def timing(
+    make: Callable[[int], Any],
+    pictures: int = 1,
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    device: str | torch.device = "cpu",
+) -> Timing:
+    """Time ``make(pictures)``: the median of ``repeats`` runs after ``warmup`` uncounted ones."""
+    if pictures < 1 or repeats < 1:
+        raise ValueError(f"need at least one picture and one repeat; got {pictures=}, {repeats=}")
+    where = torch.device(device)
+    for _ in range(warmup):
+        make(pictures)
+    walls, cpus = [], []
+    for _ in range(repeats):
+        _wait(where)
+        cpu, wall = time.process_time(), time.perf_counter()
+        make(pictures)
+        _wait(where)
+        cpus.append(time.process_time() - cpu)
+        walls.append(time.perf_counter() - wall)
+    return Timing(
+        pictures, statistics.median(walls), min(walls), max(walls), statistics.median(cpus),
+        repeats, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def meter(
+    make: Callable[[int], Any],
+    *models: nn.Module,
+    pictures: int = 64,
+    repeats: int = 5,
+    watts: float | None = None,
+) -> Cost:
+    """Everything that ``make(n)``, which draws n pictures with ``models``, costs.
+
+    ``meter(lambda n: generate(model, n), model)``. Latency is the median of ``repeats`` single
+    pictures after a warm-up, throughput that of ``repeats`` batches of ``pictures``; NFE, FLOPs,
+    seconds and energy are of all those batches together (``Cost.pictures`` of them).
+    """
+    where = _device(models)
+    single = timing(make, 1, repeats=repeats, device=where)
+    make(pictures)
+    with Meter(*models, pictures=pictures * repeats, watts=watts) as counted:
+        many = timing(make, pictures, repeats=repeats, warmup=0, device=where)
+    return replace(counted.cost, latency=single.median, throughput=many.throughput)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the running table (``lessons.cost_rows()``) as text, whatever columns each has.
+
+    Columns come in the order in which they are first met; where a row has none stands "-".
+    Numbers are flush right.
+    """
+    if not rows:
+        raise ValueError("the table has no rows: build a lesson that measures a cost first")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([str(row.get(name, "-")) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    words = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, words, strict=True)
+        ).rstrip()
+        for line in cells
     )
