@@ -210,7 +210,7 @@ panels[0].set_ylabel("density")
 plots.show(
     fig,
     alt="Four panels: two separate bumps at t = 0 move together, merge, and end as one bell curve.",
-    caption="Grey: 20,000 points after i single steps. Line: the exact density of the jump.",
+    caption="Grey: 20,000 points after 0, 100, 300 and 1000 steps. Line: the exact density of the jump.",
 )
 
 # %% [markdown] name="densities-seen"
@@ -695,7 +695,7 @@ fig.axes[0].axhline(0.05, color="0.5", lw=1, marker="")
 plots.show(
     fig,
     alt="Linear falls between t = 0.3 and 0.8 and then lies on the floor; cosine and sigmoid fall "
-    "only in the last fifth.",
+    "only in the last third.",
     caption="Class bits of the clothes over time. The grey line marks 5 per cent.",
 )
 
