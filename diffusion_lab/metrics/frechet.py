@@ -60,7 +60,7 @@ class Reference:
 
 
 def frechet(a: Reference, b: Reference) -> float:
-    """The Fréchet distance of two sets of statistics; exactly 0 for a set with itself."""
+    """The Fréchet distance of two sets of statistics; 0 for a set with itself (to rounding)."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} numbers do not compare")
     # tr (S1 S2)^{1/2} = sum of the singular values of S1^{1/2} S2^{1/2}
