@@ -242,7 +242,7 @@ def test_labels_reach_the_network():
 
 
 def test_noised_is_the_jump():
-    x0, eps = randn(3, 2, 2, 2), randn(3, 2, 2, 2, seed=1)
+    x0, eps = randn(3, 2, 3, 3), randn(3, 2, 3, 3, seed=1)  # as many pictures as columns
     t = torch.tensor([0.001, 0.5, 1.0], dtype=F64)
     x_t = noised(x0, eps, LINEAR, t)
     for i, u in enumerate(t.tolist()):

@@ -30,6 +30,9 @@ from diffusion_lab.schedules import EDM, Table, cosine, grid, linear, zero_termi
 
 diffusers = pytest.importorskip("diffusers", reason="the peers extra is not installed")
 
+# numpy 2 and torch talk past each other inside diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 F64 = torch.float64
 T = 1000
 LINEAR = linear(T)
