@@ -1,0 +1,697 @@
+# %% [markdown]
+# # 00 Start here: a picture in 30 seconds
+#
+# A diffusion model learns to take noise away. Give it nothing but noise, and it draws.
+# Run the first cells and look at clothes that nobody has worn, drawn on your own processor;
+# then watch one appear, change what it costs, and see what the rest of the course is about.
+#
+# **Goals.** You will be able to
+#
+# - draw pictures with a trained model, and say what they cost in network calls and in seconds,
+# - watch a sampler work, step by step, and change how many steps it takes,
+# - say in one sentence why diffusion models are slow, and name the six places where that can change,
+# - find any of the systems of the survey on a map, and the lesson that builds it.
+#
+# **Prerequisites.** A little Python: functions, loops, arrays. Nothing about diffusion models.
+#
+# **Time.** {{time}}. Reading and the exercises take about half an hour more.
+#
+# **Data.** Fashion-MNIST, grey pictures of clothes, 28 by 28 pixels; 12,000 of them come with the
+# course, and so does the trained model. Nothing is downloaded.
+#
+# **On the map.** All of it. The course follows *Efficient Diffusion Models for Vision: A Survey*
+# (Ulhaq, Akhtar and Pogrebna, 2022), which we call *the survey*.
+#
+# To run a cell, click on it and press Shift and Enter. Start at the top.
+
+# %% [markdown]
+# ## A picture in seconds
+#
+# The next cell loads a small trained network and draws sixty pictures: six rows, and one kind of
+# clothes in each column. `label` says which kind is wanted; `seed` fixes the random numbers, so that
+# you get the same pictures again.
+
+# %% name="first-pictures"
+import time
+
+began = time.perf_counter()
+import torch
+
+from diffusion_lab import checkpoints, data, plots
+from diffusion_lab.samplers import generate
+
+model = checkpoints.load("fashion")
+best = model.about["recipe"]["sampler"]  # the sampler settings that draw its best pictures
+kinds = data.CLASSES["fashion"]
+label = torch.arange(10).repeat(6)
+result = generate(model, 60, label=label, seed=0, **best)
+plots.show(
+    plots.grid(result.x, columns=10, heads=kinds),
+    alt="Sixty small grey pictures of clothes in ten columns, from t-shirts to ankle boots.",
+    caption=f"{result.nfe} network calls a picture; 60 pictures in {result.seconds:.1f} seconds.",
+)
+print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with all that it loads.")
+
+# %% [markdown]
+# None of these is in the training data (we check that below): they were made from random numbers.
+# Every column shows its own kind, and no two of a column are alike. A few are odd (a shirt with a hole, half a sandal);
+# the model is small, about 0.4 million numbers, so that it runs on any laptop.
+#
+# **Try it.** Change `seed=0` to another number and run the cell again.
+#
+# What did you just run? `model` is a *denoiser*: shown a noisy picture, it answers with its best
+# guess of the clean one. `generate` starts from pure noise and asks again and again, with a little
+# less noise each time. Each question runs the network once, and the number of questions is what a
+# picture costs: *network function evaluations*, **NFE** for short.
+
+# %% [markdown]
+# ## Watch a picture come out of noise
+#
+# A sampler here is a loop that you can watch. `walk` is a generator: it yields a state before the
+# first step and one after each step. A state holds the picture so far (`x`), where it stands on the
+# way from noise (time 1) to data (time 0), the network's last answer (`pred`) and the calls so far
+# (`nfe`). We take 12 steps. At each of them the standard deviation of the noise is known
+# beforehand:
+
+# %% name="walk" tags=["nbval-check-output"]
+from diffusion_lab.checks import lesson00 as check
+from diffusion_lab.device import device, generator
+from diffusion_lab.guidance import guided
+from diffusion_lab.samplers import dpmpp_2m, walk
+from diffusion_lab.schedules import grid
+
+times = grid(model.schedule, 12, "karras", lam_range=tuple(best["lam_range"]))
+x = model.schedule.sigma(times[0]) * torch.randn(10, *model.shape, generator=generator(3))
+wanted = torch.arange(10).to(device())
+states = list(walk(dpmpp_2m(), guided(model, 2.0), x.to(device()), times, label=wanted))
+for state in states[::3]:
+    noise = model.schedule.sigma(state.s)
+    print(f"after step {state.i:2}: noise {noise:6.3f}, {state.nfe:2} calls")
+
+# %% [markdown]
+# Twelve steps, 24 calls. (Why two calls a step? Because of *guidance*, which comes in a moment.)
+# The noise falls fast at first and slowly at the end, where the details are decided.
+#
+# Now the pictures. The upper row is what the sampler holds, the lower row is what the network
+# believes it will become. At noise 20 there is nothing to see above, so the guess below can only
+# be an average of everything of that kind: blurred. (The answer about `states[0]` is kept in
+# `states[1]`, and so on.)
+
+
+# %% name="frames"
+def visible(state):
+    """The noisy picture, scaled back to the range of the greys."""
+    return state.x.cpu() / (1 + model.schedule.sigma(state.s) ** 2) ** 0.5
+
+
+held = [visible(state) for state in states]
+guess = [state.pred.x0.cpu() for state in states[1:]] + [states[-1].x.cpu()]
+column = 9  # which of the ten kinds: 9 is the ankle boot
+shown = range(0, 13, 2)
+rows = [torch.stack([frames[i][column] for i in shown]) for frames in (held, guess)]
+titles = [f"noise {model.schedule.sigma(states[i].s):.2g}" for i in shown]
+plots.show(
+    plots.strip(rows, titles=titles, labels=["held", "guess"], size=1.1),
+    alt="Seven stages: above, noise turns into an ankle boot; below, a blur sharpens to it.",
+    caption="Above: what the sampler holds. Below: the clean picture that the network expects.",
+)
+
+# %% [markdown]
+# The guess starts as a blur and sharpens as the noise falls. That is the whole principle: guess,
+# move a little towards the guess, guess again.
+#
+# Do it yourself with all ten kinds: press play, or click the slider and use the arrow keys. The
+# upper row of the moving picture is what is held, the lower row is the guess.
+
+# %% name="scrub"
+from diffusion_lab.widgets import player
+
+player(
+    [torch.cat(pair) for pair in zip(held, guess, strict=True)],
+    columns=10,
+    label="step",
+    alt="A t-shirt appears out of noise in eight stages.",
+    caption="One of the ten, from noise to picture; in a live notebook all ten move.",
+)
+
+# %% [markdown]
+# Without a running kernel you see a strip of still pictures; with one, a play button and a slider.
+# Look at the first steps: the outline is settled early, while the picture above still looks like
+# noise. The fine texture comes last.
+
+# %% [markdown]
+# ### Exercise 1 (fill in): read the states of a walk
+#
+# Write `guesses(states)`: it goes through the states of a walk and returns the network's answers
+# (the clean pictures it expected) in order, as a list of tensors. Mind the first state: it comes
+# before the first step, when nobody has asked the network yet, so its `pred` is `None`.
+#
+# <details><summary>Hint 1: nudge</summary>Which attribute of a state holds the answer, and which attribute of the answer is the clean picture?</details>
+# <details><summary>Hint 2: formula</summary>The guess of a state is <code>state.pred.x0</code>.</details>
+# <details><summary>Hint 3: pseudo-code</summary>for each state: if its pred is not None, append its pred.x0 to the list; return the list.</details>
+
+
+# %% name="my-guesses"
+def guesses(states):
+    """The predicted clean pictures of a walk, in order."""
+    ### BEGIN SOLUTION
+    return [state.pred.x0 for state in states if state.pred is not None]
+    ### END SOLUTION
+
+
+# %% name="check-guesses"
+check.guesses(guesses)
+
+# %% [markdown]
+# ## Change one number
+#
+# A good experiment changes one thing and keeps the rest, the starting noise included. First the
+# number of steps. Fewer steps are fewer calls; from which number on are the pictures good enough?
+# We draw the same pictures with 2, 4, 8 and 16 steps, and let a number judge as well: the **Fréchet
+# distance** (FD), which compares the drawn pictures with the real ones of the test set, in the
+# features of a small classifier. Smaller is better. To give it a scale we divide by **A**, the
+# distance of real pictures to which a little noise was added (standard deviation 0.1). Time is
+# counted in *core-seconds*, the work of one processor core, which other programs disturb least.
+
+# %% name="steps"
+from functools import partial
+
+from diffusion_lab import lessons, metrics
+
+n = lessons.pick(smoke=20, live=200, full=2000)
+many = torch.arange(n) % 10
+anchor = metrics.noise_anchor(n)
+runs = {}
+for steps in (2, 4, 8, 16):
+    for seed in (0, 1):
+        settings = best | {"steps": steps, "seed": seed, "label": many}
+        run, cost = metrics.measure(model, partial(generate, model, n, **settings), pictures=n)
+        runs[steps, seed] = run, metrics.fd(run.x.cpu()) / anchor, cost
+    work = cost.cpu_seconds_per_1000
+    distances = " and ".join(f"{runs[steps, seed][1]:5.2f} A" for seed in (0, 1))
+    print(f"{steps:2} steps, {run.nfe:2} calls: {work:5.1f} core-s for 1000, FD {distances}")
+
+# %% [markdown]
+# Each line gives the cost and, for two seeds, the distance. Here are the first ten pictures of
+# seed 0 at each number of steps.
+
+# %% name="steps-pictures"
+sheets = [runs[steps, 0][0].x[:10] for steps in (2, 4, 8, 16)]
+plots.show(
+    plots.strip(sheets, titles=kinds, labels=["2 steps", "4 steps", "8 steps", "16 steps"]),
+    alt="Four rows of the same ten clothes: blurred at 2 steps, clear from 8 steps on.",
+    caption="The same noise, more steps: the blur gives way to detail, then little changes.",
+)
+
+# %% [markdown]
+# Two steps give a blur, four give clothes with blemishes, and from eight on the eye finds little to
+# choose. The distances agree. As a curve:
+
+# %% name="steps-curve"
+counts = [runs[steps, 0][0].nfe for steps in (2, 4, 8, 16)]
+curves = {f"seed {s}": [runs[steps, s][1] for steps in (2, 4, 8, 16)] for s in (0, 1)}
+plots.show(
+    plots.lines(
+        counts, curves, xlabel="network calls for one picture (NFE)",
+        ylabel="Fréchet distance / A", log="xy",
+    ),
+    alt="The distance falls steeply from 4 to 16 network calls and is almost flat after that.",
+    caption="Cost to the right, distance upwards: best is the lower left corner.",
+)  # fmt: skip
+
+# %% [markdown]
+# This picture is the subject of the course. Every system in it tries to move such a curve towards
+# the lower left: the same quality for fewer calls, or for cheaper ones.
+#
+# The second number is the **guidance scale**. The network was trained with labels, and now and then
+# without. So it can answer twice: what do you see, given that this is a boot? And what do you see,
+# if nobody tells you? Guidance asks both and goes from the second answer through the first and
+# beyond: `scale` 0 is the answer without the label, 1 the answer with it, 2 goes twice as far.
+# That is why a guided step costs two calls. Turn both numbers here; the figure is drawn again when
+# you let go.
+
+# %% name="touch"
+from diffusion_lab.widgets import choice, explore, slider
+
+
+def draw(steps, scale):
+    run = generate(model, 20, label=many[:20], seed=4, **best | {"steps": steps, "scale": scale})
+    words = f"{steps} steps, scale {scale:g}: {run.nfe} calls a picture, {run.seconds:.2f} s for 20"
+    return plots.grid(run.x, columns=10, title=words)
+
+
+explore(
+    draw,
+    steps=choice("steps", [1, 2, 4, 8, 16, 32], 8),
+    scale=slider("guidance scale", 2.0, 0.0, 8.0, 0.5),
+    alt=lambda steps, scale: f"Twenty clothes drawn in {steps} steps at guidance {scale:g}.",
+    caption="Few steps blur; no guidance mixes the kinds; too much makes all of a kind alike.",
+)
+
+# %% [markdown]
+# At scale 0 the columns are mixed up: nobody told the network what to draw. At 1 the kinds are
+# right, but some pictures are poor. From 2 to 4 they are clean. At 8 they are stark, and two of a
+# kind look alike: guidance pays for cleanness with variety (lesson 14).
+#
+# Calls are exact. They depend on the settings and on nothing else:
+
+# %% name="count-calls" tags=["nbval-check-output"]
+print("steps   scale 1   scale 2")
+for steps in (2, 4, 8, 16):
+    plain, both = (
+        generate(model, 1, label=many[:1], **best | {"steps": steps, "scale": scale}).nfe
+        for scale in (1.0, 2.0)
+    )
+    print(f"{steps:5}   {plain:7}   {both:7}")
+
+# %% [markdown]
+# ### Exercise 2 (predict): what will it cost?
+#
+# You draw a batch of 60 pictures with 12 steps and `scale=3.0`. How many network calls does *one
+# picture* cost? Decide before you run anything.
+#
+# <details><summary>Hint 1: nudge</summary>Does the strength of the guidance change how often the network is asked?</details>
+# <details><summary>Hint 2: formula</summary>calls = steps times answers for each step.</details>
+# <details><summary>Hint 3: pseudo-code</summary>12 steps; for each of them one answer with the label and one without.</details>
+
+# %% name="my-calls"
+### BEGIN SOLUTION
+my_calls = 12 * 2
+### END SOLUTION
+
+# %% name="check-calls"
+check.calls(my_calls)
+
+# %% [markdown]
+# ### Exercise 3 (find the bug): the same start
+#
+# To compare settings, every run must start from the same noise. `starts` should return that noise
+# once for each run; but the pictures of its runs have nothing in common. One line stands in the
+# wrong place. Which?
+#
+# <details><summary>Hint 1: nudge</summary>A generator is a stream: what does it give when it is asked a second time?</details>
+# <details><summary>Hint 2: formula</summary>Equal seed and an untouched generator give equal numbers; a generator that was used goes on from where it was.</details>
+# <details><summary>Hint 3: pseudo-code</summary>for each run: make the generator anew from the seed, then draw.</details>
+
+
+# %% name="my-starts"
+def starts(runs, n, seed):
+    """The noise (n, 1, 28, 28) that each run starts from: the same for all of them."""
+    ### BEGIN SOLUTION
+    return [torch.randn(n, 1, 28, 28, generator=generator(seed)) for _ in range(runs)]
+    ### END SOLUTION
+    ### BEGIN STUB
+    # gen = generator(seed)
+    # return [torch.randn(n, 1, 28, 28, generator=gen) for _ in range(runs)]
+    ### END STUB
+
+
+# %% name="check-starts"
+check.starts(starts)
+
+# %% [markdown]
+# ## Why diffusion is slow
+#
+# The first model of this kind to draw good pictures, DDPM (2020), takes 1000 steps: 1000 network
+# calls for a picture, one after the other. The paper that introduced the first fast sampler, DDIM
+# (Song, Meng and Ermon 2020), puts it so, and the survey repeats it: about 20 hours for 50,000
+# pictures of 32 by 32 pixels with a DDPM, less than a minute with a GAN, both on one Nvidia
+# 2080 Ti. In plain numbers:
+
+# %% name="quoted" tags=["nbval-check-output"]
+ddpm, gan = 20 * 3600 / 50_000, 60 / 50_000
+print(f"DDPM: {ddpm:.2f} s a picture, so {ddpm:.2f} ms for each of its 1000 calls")
+print(f"GAN:  at most {gan:.4f} s a picture; DDPM takes at least {ddpm / gan:.0f} times as long")
+tpu = 17 / 256  # the DDPM paper's own time: a batch of 256 in 17 s on a TPU v3-8
+print(f"DDPM on a TPU v3-8: {tpu:.3f} s a picture, 50,000 in {tpu * 50_000 / 3600:.1f} hours")
+
+# %% [markdown]
+# Seconds belong to a machine: a stronger one (the third line, from the DDPM paper's own appendix)
+# needs less than an hour. **The number of calls belongs to the method**, which is why this course
+# counts calls first and seconds second.
+#
+# And here? Measure one call of our network, and extrapolate to 1000: calls times seconds for a call.
+# An extrapolation is a claim, so the last line tests it on three times as many steps, predicted and
+# then measured.
+
+
+# %% name="extrapolate"
+def work(steps):
+    """Core-seconds for one picture of a batch without guidance, the least disturbed of three."""
+    count = lessons.pick(smoke=10, live=50)
+    settings = best | {"scale": None, "steps": steps, "label": many[:1].repeat(count)}
+    draws = [partial(generate, model, count, seed=seed, **settings) for seed in range(3)]
+    costs = [metrics.measure(model, draw, pictures=count)[1] for draw in draws]
+    return min(cost.cpu_seconds for cost in costs) / count
+
+
+per_call = work(8) / 8
+for calls in (1000, 16, 8):
+    each, hours = calls * per_call, calls * per_call * 50_000 / 3600
+    print(f"{calls:4} calls: {each:7.4f} core-s a picture, {hours:5.2f} h for 50,000")
+print(f"test, 24 calls: {24 * per_call:.4f} core-s predicted, {work(24):.4f} measured")
+
+# %% [markdown]
+# Our network has about a hundredth of the size of DDPM's (0.4 against 36 million numbers), and one
+# processor core would still need hours for 50,000 pictures of 1000 calls. With 8 or 16 calls it needs
+# minutes. Size and processor change the seconds; the *ratio* of the calls carries over.
+#
+# Where does the survey's claim stand today? The 1000 calls are history: for a picture like these,
+# eight steps are enough, with nothing changed but the way we walk. What is left is a question of
+# many smaller factors, and of settings (large pictures, video, text) where each call is dear.
+
+# %% [markdown]
+# ### Exercise 4 (measure): seconds for one call
+#
+# Write `seconds_per_call(run)`: from the result of `generate`, the seconds that one network call
+# takes for one picture. `run.seconds` is the time of the whole batch, `run.nfe` the calls for each
+# picture, and `run.x` holds the pictures.
+#
+# <details><summary>Hint 1: nudge</summary>How many picture-calls did the whole batch take?</details>
+# <details><summary>Hint 2: formula</summary>seconds of the batch / (calls for each picture times pictures).</details>
+# <details><summary>Hint 3: pseudo-code</summary>return run.seconds / (run.nfe * len(run.x))</details>
+
+
+# %% name="my-seconds"
+def seconds_per_call(run):
+    """Seconds of one network call for one picture."""
+    ### BEGIN SOLUTION
+    return run.seconds / (run.nfe * len(run.x))
+    ### END SOLUTION
+
+
+# %% name="check-seconds"
+check.seconds_per_call(seconds_per_call)
+
+# %% [markdown]
+# ## The map of the survey
+#
+# The survey names some seventy systems, methods and measures that make diffusion models cheaper or
+# better for the same cost. Three of its tables list most of them: Table I by *design*, Table II by
+# *process*, Table III compares models by quality and cost. The map holds every one, with its paper:
+
+# %% name="tables" tags=["nbval-check-output"]
+from textwrap import fill
+
+from diffusion_lab import survey
+
+every = survey.rows()
+print(f"{len(every)} systems in {len(survey.families())} families")
+for table in ("I", "II", "III"):
+    names = [row.name for row in every if table in row.table]
+    print(fill(f"Table {table} ({len(names)}): " + ", ".join(names), 92, subsequent_indent="   "))
+
+# %% [markdown]
+# Some stand in two tables, and some only in the survey's text. In what order did they appear? The
+# survey's Fig. 1 is a timeline; ours is drawn from the papers' first public versions.
+
+# %% name="timeline"
+from diffusion_lab import survey_plots
+
+plots.show(
+    survey_plots.timeline_figure(),
+    alt="Names of systems above their year: "
+    + ", ".join(f"{len(rows)} in {year}" for year, rows in survey.timeline()),
+    caption="Each system above the year of its paper; the colour says what it changes.",
+)
+
+# %% [markdown]
+# One paper in 2015, three in 2020, then everything at once. The survey stops in autumn 2022.
+#
+# The map itself groups the systems into families (the survey's Fig. 6 is its own grouping). Choose
+# a family from the list: it stays bright, and below the map you get its systems, their papers, the
+# lesson that builds each, and what each costs or saves.
+
+# %% name="map"
+survey_plots.explore_map()
+
+# %% [markdown]
+# The number beside a system is its lesson; the mark says whether it is planned, partly there, or
+# working. *Working* is earned here: a test looks up the code, the lesson's section and the tests
+# that the map names. Some rows carry a note where the survey slips (a wrong class, a figure
+# attributed to the wrong data). One system in full:
+
+# %% name="one-system"
+for line in survey.describe(survey.find("ADM")).splitlines():
+    print(fill(line, 92, subsequent_indent=" " * 8, break_on_hyphens=False))
+
+# %% [markdown]
+# ## Six choices, one idea
+#
+# Seventy systems are too many to remember. Look at the columns of the map: nearly every system
+# changes one of six choices and leaves the other five alone.
+#
+# | choice | what it answers | in what you ran above |
+# |---|---|---|
+# | data | what is drawn? | 28 by 28 pixels |
+# | process | how is it destroyed? | Gaussian noise is added, up to a standard deviation of 20 |
+# | denoiser | what predicts the clean picture? | a small U-Net |
+# | objective | what was minimised in training? | the squared error of that prediction |
+# | sampler | how do we walk back, and through which times? | DPM-Solver++, 8 steps |
+# | steering | what bends the walk? | the label, and guidance |
+#
+# The package has one room for each, and their parts fit together. Here are three samplers, with
+# everything else kept; then we keep the sampler and change the denoiser: for the fourth
+# row we throw the network away and use a formula, the *exact* best answer for the 10,000 training
+# pictures. (Guidance is off, for the sake of a plain comparison.)
+
+# %% name="swap"
+from diffusion_lab.exact import FiniteData
+
+train = data.load("fashion", "train")
+exact = FiniteData(train.x, train.labels).denoiser(model.schedule)
+common = {"label": torch.arange(10), "steps": 16, "spacing": "karras", "seed": 6,
+          "lam_range": best["lam_range"]}  # fmt: skip
+rows = [generate(model, 10, sampler=s, **common).x.cpu() for s in ("dpmpp", "ddim", "ddpm")]
+rows.append(generate(exact, 10, sampler="dpmpp", **common).x)
+plots.show(
+    plots.strip(rows, titles=kinds, labels=["DPM-Solver++", "DDIM", "DDPM", "exact, no net"]),
+    alt="Four rows of ten clothes, from three samplers, and the last from an exact formula.",
+    caption="Rows 1-3 change the sampler alone; row 4 changes the denoiser alone.",
+)
+
+# %% [markdown]
+# All four rows start from the same noise. The first two are close relatives (both follow the same
+# path, in steps of different skill); DDPM adds fresh noise on the way and ends elsewhere. The fourth
+# row is the sharpest of all. Too good? Compare it with the training pictures:
+
+
+# %% name="copies" tags=["nbval-check-output"]
+def away(pictures):
+    """The largest difference of any pixel from the nearest training picture."""
+    nearest = torch.cdist(pictures.flatten(1), train.x.flatten(1)).argmin(dim=1)
+    return (pictures - train.x[nearest]).abs().amax(dim=(1, 2, 3))
+
+
+print(f"exact formula: at most {away(rows[3]).max():.3f} away from a training picture")
+print(f"network: any picture less than 0.1 away? {bool((away(rows[0]) < 0.1).any())}")
+
+# %% [markdown]
+# The fourth row agrees pixel by pixel: the formula recites its training pictures, and the network
+# does not. The perfect answer to the training
+# question is a copying machine, and a network draws *new* clothes because it cannot be perfect.
+# Exact denoisers are still the best friends of this course: where the right answer is known, every
+# sampler, every guidance rule and every measure is first proved on it.
+
+# %% [markdown]
+# ### Exercise 5 (choose): which of the six?
+#
+# Five ideas, each from a paper on the map. Which choice does each change? Write a list of five words
+# out of `"data"`, `"process"`, `"denoiser"`, `"objective"`, `"sampler"`, `"steering"`, in this
+# order:
+#
+# 1. Compress each picture with an autoencoder, and let the noise and the network work on the code.
+# 2. Do not add noise: blur the picture more and more, and learn to undo that.
+# 3. Keep the trained network; visit 10 well-chosen times in place of 1000.
+# 4. Train a student that does in one step what its teacher does in two.
+# 5. Part of the picture is missing: bend each step so that what is known comes out right.
+#
+# <details><summary>Hint 1: nudge</summary>For each idea, ask what you would have to replace in the table above, and what could stay.</details>
+# <details><summary>Hint 2: where to look</summary>The papers are LDM, Cold Diffusion, DDIM, ProgressiveDistillation and DDRM: find their columns on the map.</details>
+# <details><summary>Hint 3: pseudo-code</summary>[survey.family(survey.find(name).family).choice for name in the five names]</details>
+
+# %% name="my-choices"
+### BEGIN SOLUTION
+my_choices = ["data", "process", "sampler", "objective", "steering"]
+### END SOLUTION
+
+# %% name="check-choices"
+check.choices(my_choices)
+
+# %% [markdown]
+# ## How the course is organised
+#
+# Twenty-five lessons, in the order of the map's ideas. The next cell prints them; `ready` are those
+# that you can open now.
+
+# %% name="course"
+there = {name[:2] for name in lessons.names()}
+for one in survey.lessons():
+    state = "ready  " if one.number in there else "planned"
+    print(f"{one.number}  {state}  {one.title:30}  {one.question}")
+
+# %% [markdown]
+# Lessons 01 to 04 are the ground: noise, denoising, a real model, measuring. After them you can go
+# where you like; each lesson says what it needs. If you have an hour, do 01 and 05. Lesson 23 sets
+# all systems side by side.
+
+# %% [markdown]
+# ## How to work with a lesson
+#
+# - **Run** the cells from top to bottom. A lesson takes at most three minutes to run, and says so in
+#   its first lines. When something is in a muddle: menu *Kernel*, *Restart Kernel and Run All Cells*.
+# - **Exercises** have a cell with `...  # your turn` and a check cell below it. The check says
+#   `right`, or `not yet` with what is probably wrong, or `not attempted yet`. The lesson goes on
+#   either way, so you can skip one and come back.
+# - **Hints** come in three sizes: a nudge, a formula, pseudo-code. Open one at a time. Complete
+#   solutions lie in `notebooks/solutions`.
+# - **Levels.** The variable `DIFFUSION_LAB_LEVEL`, set before Jupyter starts, chooses how much is
+#   computed: `smoke` (seconds, for tests), `live` (the default) or `full` (trains everything again).
+# - **A GPU** is used where there is one, with no change in a notebook.
+# - **Break things.** You cannot harm the course: what the lessons use lies in the package.
+#
+# **What "measured" means.** A number in the text is either exact, or quoted with its source, or
+# *measured*: printed by the code above it, on the machine that ran the notebook. The stored pages
+# were made on the machine below, or rather on yours, if you have run this cell. Seconds vary from
+# machine to machine and from run to run, often by a tenth and more; calls do not.
+
+# %% name="machine"
+import os
+import platform
+
+print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+      f"{platform.python_version()}, torch {torch.__version__}")  # fmt: skip
+print(f"device {device()}, {torch.get_num_threads()} threads, level {lessons.level()}")
+
+# %% [markdown]
+# **How to cite.** Cite the paper of the method you use (the map has it, with its arXiv number), the
+# survey for the overview, and this course with the entry in the file `CITATION.cff`. The code is
+# under the MIT licence, text and figures under CC BY 4.0, the data under their own licences
+# (`data/licenses`).
+
+# %% [markdown]
+# ### Exercise 6 (extend): your own list of wishes
+#
+# Make `my_labels`, the labels of 20 pictures: the first ten of one kind of your choice, the other
+# ten with *no* kind, so that the network may draw what it likes. A label is the position of a kind
+# in `kinds`; *no kind* is the number one past the last, `model.num_classes`. Labels are whole
+# numbers (`torch.int64`).
+#
+# <details><summary>Hint 1: nudge</summary>kinds.index("sneaker") gives a position, and lists of numbers can be added.</details>
+# <details><summary>Hint 2: formula</summary>[k] * 10 + [10] * 10, turned into a tensor.</details>
+# <details><summary>Hint 3: pseudo-code</summary>torch.tensor([position of your kind] * 10 + [model.num_classes] * 10)</details>
+
+# %% name="my-labels"
+### BEGIN SOLUTION
+my_labels = torch.tensor([kinds.index("sneaker")] * 10 + [model.num_classes] * 10)
+### END SOLUTION
+
+# %% name="check-labels"
+check.labels(my_labels)
+
+# %% [markdown]
+# Draw them: yours if the check says `right`, else sneakers.
+
+# %% name="draw-labels"
+asked = my_labels if check.labels.result(my_labels).ok else torch.tensor([7] * 10 + [10] * 10)
+run = generate(model, 20, label=asked, seed=1, **best)
+plots.show(
+    plots.grid(run.x, columns=10),
+    alt=f"Two rows of ten: {kinds[asked[0]]} after {kinds[asked[0]]}, then clothes of any kind.",
+    caption=f"Above: ten times {kinds[asked[0]]}. Below: whatever the network likes.",
+)
+
+# %% [markdown]
+# The second row is a mixture, and its pictures are poorer than the first row's: without a label
+# there is nothing to guide.
+
+# %% [markdown]
+# ## What did it cost
+#
+# Every lesson ends its measurements with rows of one running table, which lesson 23 collects. The
+# columns: calls for one picture (NFE), the network's size, the multiplications and additions for
+# one picture (in millions of FLOP), processor time for 1000 pictures, and the distance, for `N`
+# pictures.
+
+# %% name="cost"
+settings = best | {"steps": 16, "scale": None, "label": many}
+run, cost = metrics.measure(model, partial(generate, model, n, **settings), pictures=n)
+distance = metrics.fd(run.x.cpu()) / anchor
+measured = {"8 steps, guided": runs[8, 0], "16 steps, no guidance": (run, distance, cost)}
+lines = []
+for name, (_, distance, cost) in measured.items():
+    quality = {"FD / A": round(distance, 2), "N": n}
+    lines.append({"system": f"DPM-Solver++, {name}"} | cost.row() | quality)
+lessons.cost_row(0, *lines)
+
+# %% [markdown]
+# Two ways to spend 16 calls on a picture: eight guided steps, or sixteen without guidance. At the
+# same cost the guided pictures are much closer to real ones.
+
+# %% [markdown]
+# ## Paper against here
+#
+# What the papers claim, what was measured above, and whether it holds here.
+
+# %% name="claims"
+ratio = [runs[8, s][1] / runs[16, s][1] for s in (0, 1)]
+gain = [runs[2, s][1] / runs[8, s][1] for s in (0, 1)]
+long, short = (calls * per_call * 50_000 / 3600 for calls in (1000, 8))
+claims = [
+    ("1000 calls make 50,000 pictures a matter of many hours (DDIM paper: 20 h, 2080 Ti)",
+     f"{long:.1f} core-hours at 1000 calls, extrapolated; {60 * short:.1f} core-minutes at 8",
+     long > 1),
+    ("10 to 50 times fewer calls at high quality (DDIM paper, abstract)",
+     f"FD of 8 steps / FD of 16 steps: {ratio[0]:.2f} and {ratio[1]:.2f}", max(ratio) < 1.5),
+    ("quality can be traded for calls (DDIM paper, abstract)",
+     f"FD of 2 steps / FD of 8 steps: {gain[0]:.1f} and {gain[1]:.1f}", min(gain) > 2),
+]  # fmt: skip
+for claim, here, holds in claims:
+    print(f"{claim}\n    here: {here}\n    holds: {'yes' if holds else 'no'}")
+
+# %% [markdown]
+# The two numbers of a line are two seeds. Our network, data and sampler are not those of the paper:
+# the directions can be compared, the digits cannot. The hours grow with the network; ours has about
+# a hundredth of the size of DDPM's, and runs on a laptop's processor.
+
+# %% [markdown]
+# ## When it does not help
+#
+# - **Fewer steps are no help where a call is not the cost.** Compare the two times under the first
+#   figure: most of the waiting was for torch and the model to load.
+# - **Below about eight steps the pictures pay for it**, and this is an easy data set: small, grey,
+#   one object in the middle. Large colour pictures need more.
+# - **Guidance costs variety** and a second call. Where all kinds of pictures are wanted, as in
+#   estimating a density, it is the wrong tool.
+# - **None of this makes training cheaper.** The sampler is the easiest choice to change because the
+#   network stays as it is.
+# - **The distance is biased** when few pictures are compared: it is too large for all settings alike.
+#   Compare only values with the same `N` (lesson 04).
+
+# %% [markdown]
+# ## Recap
+#
+# - A denoiser guesses the clean picture; a sampler moves towards the guess, and asks again.
+# - Cost is calls times the cost of a call. DDPM needs 1000 calls; here 8 guided steps are 16 calls.
+# - Nearly every system of the survey changes one of six choices: data, process, denoiser,
+#   objective, sampler, steering.
+# - The exact denoiser of a finite data set copies it; a network does not, and that is its use.
+# - Numbers are exact, quoted, or measured, and you can tell which.
+#
+# Next: **01 Destroying data**, which asks how noise erases a picture, and how fast.
+
+# %% [markdown]
+# ## Further reading
+#
+# - The survey: Ulhaq, Akhtar, Pogrebna, *Efficient Diffusion Models for Vision: A Survey*, 2022,
+#   [arXiv 2210.09292](https://arxiv.org/abs/2210.09292)
+# - DDPM: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020,
+#   [arXiv 2006.11239](https://arxiv.org/abs/2006.11239)
+# - DDIM: Song, Meng, Ermon, *Denoising Diffusion Implicit Models*, 2020,
+#   [arXiv 2010.02502](https://arxiv.org/abs/2010.02502)
+# - The sampler used here: Lu et al., *DPM-Solver++*, 2022,
+#   [arXiv 2211.01095](https://arxiv.org/abs/2211.01095)
+# - Guidance: Ho, Salimans, *Classifier-Free Diffusion Guidance*, 2022,
+#   [arXiv 2207.12598](https://arxiv.org/abs/2207.12598)
+# - The data: Xiao, Rasul, Vollgraf, *Fashion-MNIST*, 2017,
+#   [arXiv 1708.07747](https://arxiv.org/abs/1708.07747)
