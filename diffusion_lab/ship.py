@@ -83,8 +83,8 @@ def accuracy(model: nn.Module, name: str) -> dict[str, Any]:
 def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[str, Any]:
     """Fréchet distance of n pictures by the recipe's sampler, and what 1,000 of them cost.
 
-    With classes (as many of each) it is measured with guidance and without. ``_in_A`` is in units
-    of the anchor: the distance of n real pictures with noise of standard deviation 0.1 added.
+    With classes (as many of each) it is measured with the recipe's guidance, if it has one, and
+    without. ``_in_A`` is in units of the anchor: the distance of n real pictures with noise of standard deviation 0.1 added.
     """
     n = min(n, len(data.load(recipe.data, "train")))
     anchor = metrics.noise_anchor(n, recipe.data)
@@ -92,7 +92,9 @@ def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[s
     options = dict(recipe.sampler)
     scale = options.pop("scale", None)
     label = None if model.num_classes is None else torch.arange(n) % model.num_classes
-    ways = {"plain": None} if label is None else {"guided": scale, "unguided": None}
+    ways = {"plain" if label is None else "unguided": None}
+    if label is not None and scale not in (None, 1):
+        ways = {"guided": scale} | ways
     for way, strength in ways.items():
         clock = time.process_time()
         result = generate(model, n, scale=strength, label=label, seed=0, **options)

@@ -22,7 +22,9 @@ def house(tmp_path, monkeypatch):
     (folder / "index.json").write_text("{}")
     monkeypatch.setattr(store, "_PACKAGED", folder)
     tiny = {
-        "digits": recipes.get("digits").but(net=NET, steps=6, batch=16),
+        "digits": recipes.get("digits").but(
+            net=NET, steps=6, batch=16, sampler=recipes.get("fashion").sampler
+        ),
         "digits-features": recipes.get("digits-features").but(
             net={"name": "classifier", "width": 4, "pools": 1}, steps=6, batch=16
         ),
@@ -59,6 +61,8 @@ def test_a_finished_training_is_measured_registered_and_loaded(house, capsys):
         found["guided"]["fd"] / found["anchor_A"], rel=1e-2
     )
     assert "interim" not in model.about
+    alone = recipes.get("digits").but(sampler={"steps": 2, "scale": 1.0})
+    assert ship.picture_quality(model, alone, 20).keys() == {"pictures", "anchor_A", "unguided"}
     entry = store.index()["checkpoints/digits.safetensors"]
     assert entry["recipe"].startswith("diffusion-lab train digits --steps 6 --out runs; python -m")
     assert entry["licence"].startswith("MIT")
