@@ -754,3 +754,11 @@ def test_a_prediction_of_another_precision_is_not_reused():
     fresh = NetDenoiser(Told(), Linear(), "v")
     assert torch.equal(d(x, times[1]).x0, fresh(x, times[1]).x0)
     assert isinstance(d(x, 0.5), Prediction)
+
+
+def test_generate_says_no_rather_than_ignoring():
+    d = Gaussian([0.0], [[1.0]]).denoiser(linear())
+    with pytest.raises(ValueError, match="needs labels"):
+        generate(d, 4, steps=2, scale=2.0)
+    with pytest.raises(ValueError, match="one batch"):
+        generate(d, 4, steps=2, batch=2, keep=True)

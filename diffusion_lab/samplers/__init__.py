@@ -66,12 +66,18 @@ def generate(
         label: (n,) int64 classes, for a conditional denoiser.
 
     Returns a Result with x (n, ...) on the denoiser's device; ``nfe`` counts calls for one sample.
+    ValueError for an unknown sampler or spacing, labels of another shape, a scale without labels,
+    or ``keep`` for more than one batch.
     """
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     if label is not None and label.shape != (n,):
         raise ValueError(f"label must have shape ({n},); got {tuple(label.shape)}")
-    if scale is not None and scale != 1 and label is not None:
+    if scale is not None and label is None:
+        raise ValueError(f"guidance scale {scale:g} needs labels: give label=..., or scale=None")
+    if keep and n > batch:
+        raise ValueError(f"keep=True keeps the path of one batch: ask for n <= batch = {batch}")
+    if scale is not None and scale != 1:
         denoiser = guided(denoiser, scale)
     step = SAMPLERS[sampler](**options)
     schedule = denoiser.schedule
