@@ -13,10 +13,10 @@ from diffusion_lab.metrics import fd
 from diffusion_lab.metrics.estimates import Estimate, compare
 from diffusion_lab.metrics.frechet import (
     Reference,
-    bootstrap,
+    estimate,
     extrapolate,
-    fd_bootstrap,
     fd_curve,
+    fd_estimate,
     fd_infinity,
     frechet,
     gaussian_bias,
@@ -107,7 +107,7 @@ def test_fd_infinity_removes_the_bias_and_knows_its_error():
     found, plain = [], []
     for seed in range(30):
         feats = draw(a, n, generator(9, seed))
-        found.append(extrapolate(feats, b, generator=generator(seed), draws=10))
+        found.append(extrapolate(feats, b, generator=generator(seed), draws=20))
         plain.append(frechet(Reference.of(feats), b))
     ends = Estimate.of([f.value for f in found])
     bias = Estimate.of(plain).value - truth
@@ -115,24 +115,33 @@ def test_fd_infinity_removes_the_bias_and_knows_its_error():
     assert abs(ends.value - truth) < 3 * ends.error + 0.05 * bias
     actual = torch.tensor([f.value for f in found]).std().item()
     claimed = sum(f.error for f in found) / len(found)
-    assert 0.6 < claimed / actual < 1.7
+    assert 0.7 < claimed / actual < 1.6
+    assert claimed == pytest.approx(torch.tensor(plain).std().item(), rel=0.5)
 
 
-def test_bootstrap_error_against_the_delta_method():
+def test_error_against_the_delta_method():
     """Var FD = (4 g'S_1 g + 2 tr (H S_1 H S_1)) / N, g = m_1 - m_2, H = I - the transport map."""
     d, n = 6, 2000
     a, b = gaussian(d, 10, 0.5), gaussian(d, 11)
     g, hs = a.mean - b.mean, slope(a, b) @ a.cov
     exact = math.sqrt(float(4 * g @ a.cov @ g + 2 * (hs @ hs).trace()) / n)
     feats = draw(a, n, generator(12))
-    found = bootstrap(feats, b, generator(13), draws=150)
+    found = estimate(feats, b, generator(13), draws=150)
     assert found.value == pytest.approx(frechet(Reference.of(feats), b))
     assert found.error == pytest.approx(exact, rel=0.25) and found.n == n
 
 
+def test_error_where_both_laws_agree():
+    """FD is then all quadratic; redrawing with replacement would claim 1.7 times too much."""
+    law = standard(8)
+    found = [estimate(draw(law, 400, generator(14, s)), law, generator(s)) for s in range(40)]
+    actual = torch.tensor([f.value for f in found]).std().item()
+    assert 0.75 < sum(f.error for f in found) / 40 / actual < 1.45
+
+
 def test_real_pictures_extrapolate_to_less_than_they_score():
     x = data.load("fashion", "test").x[:600]
-    end, plain = fd_infinity(x, sizes=[150, 300, 600], draws=4), fd_bootstrap(x, draws=4)
+    end, plain = fd_infinity(x, sizes=[150, 300, 600], draws=4), fd_estimate(x, draws=4)
     assert plain.value == fd(x) and plain.n == end.n == 600
     assert end.value < 0.5 * plain.value  # nearly all of it was the number of pictures
     assert fd_infinity(x, sizes=[150, 300, 600], draws=4) == end  # seeded
@@ -144,7 +153,9 @@ def test_errors_that_say_what_to_do():
         with pytest.raises(ValueError, match=message):
             extrapolate(feats, standard(8), sizes)
     with pytest.raises(ValueError, match=r"\(N, 8\)"):
-        bootstrap(torch.randn(100, 7), standard(8), generator(0))
+        estimate(torch.randn(100, 7), standard(8), generator(0))
+    with pytest.raises(ValueError, match="four pictures"):
+        estimate(torch.randn(3, 8), standard(8), generator(0))
 
 
 def test_estimates_and_which_is_better():
@@ -156,6 +167,7 @@ def test_estimates_and_which_is_better():
     assert Estimate(0.0, 0.0, 9).sure == 0.5
     assert "cannot be told apart" in compare(a, b)
     assert compare(Estimate(3, 0.3, 9), Estimate(1, 0.4, 9), ("A", "B")).startswith("B is lower")
+    assert compare(Estimate(3, 0.3, 9), Estimate(1, 0, 9)).endswith("by 2 ± 0.3, over 99.9% sure")
     assert str(Estimate(1.2345, 0.1, 5000)) == "1.234 ± 0.1 (N = 5,000)"
     assert (Estimate(4.0, 0.2, 9) / 2).interval == pytest.approx((2 - 0.196, 2 + 0.196))
     with pytest.raises(ValueError, match="two values"):

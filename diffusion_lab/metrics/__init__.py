@@ -14,7 +14,7 @@ from diffusion_lab.metrics.estimates import Estimate, compare
 from diffusion_lab.metrics.frechet import (
     Reference,
     fd,
-    fd_bootstrap,
+    fd_estimate,
     fd_infinity,
     features,
     frechet,
@@ -28,7 +28,7 @@ from diffusion_lab.metrics.precision_recall import precision_recall
 
 __all__ = [
     "Cost", "Estimate", "Meter", "Reference", "classifier_score", "compare", "count_flops",
-    "count_parameters", "fd", "fd_bootstrap", "fd_infinity", "features", "fid", "flops_by_part",
+    "count_parameters", "fd", "fd_estimate", "fd_infinity", "features", "fid", "flops_by_part",
     "frechet", "inception_score", "kid", "measure", "meter", "noise_anchor", "precision_recall",
     "reference", "timing",
 ]  # fmt: skip

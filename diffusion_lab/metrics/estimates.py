@@ -76,7 +76,8 @@ def compare(a: Estimate, b: Estimate, names: tuple[str, str] = ("first", "second
     Estimates whose difference is within two standard errors are called equal.
     """
     gap = a - b
-    text = f"{abs(gap.value):.3g} ± {gap.error:.2g}, {gap.sure:.1%} sure"
+    sure = "over 99.9%" if gap.sure > 0.999 else f"{gap.sure:.1%}"
+    text = f"{abs(gap.value):.3g} ± {gap.error:.2g}, {sure} sure"
     if abs(gap.value) <= 2 * gap.error:
         return f"{names[0]} and {names[1]} cannot be told apart ({text})"
     low, high = names if gap.value < 0 else names[::-1]
