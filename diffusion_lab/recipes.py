@@ -78,7 +78,7 @@ RECIPES: dict[str, Recipe] = {
             "fashion",
             "class-conditional Fashion-MNIST with a null class, EDM preconditioning, few steps",
             steps=28_000,
-            sampler=_FEW_STEPS,
+            sampler=_FEW_STEPS | {"steps": 6, "scale": 1.75},
         ),
         Recipe(
             "fashion-1min",

@@ -447,7 +447,7 @@ for line in survey.describe(survey.find("ADM")).splitlines():
 # | process | how is it destroyed? | Gaussian noise is added, up to a standard deviation of 20 |
 # | denoiser | what predicts the clean picture? | a small U-Net |
 # | objective | what was minimised in training? | the squared error of that prediction |
-# | sampler | how do we walk back, and through which times? | DPM-Solver++, 8 steps |
+# | sampler | how do we walk back, and through which times? | DPM-Solver++, a few steps |
 # | steering | what bends the walk? | the label, and guidance |
 #
 # The package has one room for each, and their parts fit together. Here are three samplers, with
