@@ -239,7 +239,7 @@ def test_everything_at_once(model):
 
 def test_table_of_rows_with_different_columns():
     text = table([
-        {"lesson": "00", "system": "DDIM", "NFE": 50, "FD / A": 1.2},
+        {"FD / A": 1.2, "NFE": 50, "lesson": "00", "system": "DDIM"},
         {"lesson": "01", "system": "a long name", "NFE": 8, "bits/dim": 2.31},
     ])  # fmt: skip
     assert text.splitlines() == [

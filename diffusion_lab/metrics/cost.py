@@ -344,12 +344,14 @@ def meter(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the running table (``lessons.cost_rows()``) as text, whatever columns each has.
 
-    Columns come in the order in which they are first met; where a row has none stands "-".
-    Numbers are flush right.
+    Lesson, system and the columns of ``Cost.row`` come first (stored rows forget their order), then
+    the others as they are met; where a row has none stands "-". Numbers are flush right.
     """
     if not rows:
         raise ValueError("the table has no rows: build a lesson that measures a cost first")
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    first = ("lesson", "system", *Cost(1, 0, 0, 0.0, 0.0, 0.0).row())
+    met = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in first if name in met] + [name for name in met if name not in first]
     cells = [columns, *([str(row.get(name, "-")) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     words = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
