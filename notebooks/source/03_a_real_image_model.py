@@ -1,0 +1,1136 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown] name="title"
+# # 03 A real image model: what does it take on a laptop?
+#
+# Lessons 01 and 02 destroyed pictures and learned to restore toys. Now we train a model that
+# draws clothes, from nothing, while you watch. Four questions decide how good it becomes in a
+# minute: what the network looks like, what it is asked to say, which noise levels it practises,
+# and which of its weights you sample from.
+#
+# **Goals.** You will be able to
+# - say what every part of a small U-Net is for and what it costs,
+# - choose what the network predicts ($x_0$, $\epsilon$, $v$ or EDM's $F$) and say why,
+# - derive EDM's three scalings and check them,
+# - read any weighting of the loss (simple, P2, min-SNR, EDM) in one unit,
+# - train a model on a CPU, average its weights rightly, and say what it cost.
+#
+# **Prerequisites.** $x_t = \alpha_t x_0 + \sigma_t \epsilon$ and the signal-to-noise ratio
+# (lesson 01); that the best denoiser is $E[x_0 \mid x_t]$ (lesson 02). Some PyTorch.
+#
+# **Time.** {{time}}; most of it is the live training.
+#
+# **Data.** Fashion-MNIST, 10,000 training pictures of 28 x 28 (MIT licence), which travel with
+# the course, and exact toys.
+#
+# **On the map.** DDPM's objective (row 1) and P2, perception-prioritised weights (row 29 of the
+# survey, its Table II, *training*), with their neighbours min-SNR and EDM.
+
+# %% [markdown] name="imports-text"
+# Everything comes from the package; the notebook holds no helper of its own.
+
+# %% name="imports"
+import json
+
+import torch
+
+from diffusion_lab import checkpoints, data, lessons, metrics, nets, plots, recipes, schedules
+from diffusion_lab.checks import lesson03 as check
+from diffusion_lab.data import store, toys
+from diffusion_lab.denoisers import NetDenoiser, affine
+from diffusion_lab.device import device, generator
+from diffusion_lab.exact import FiniteData
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
+from diffusion_lab.recipes import Recipe
+from diffusion_lab.samplers import generate
+from diffusion_lab.training import EMA, build, train
+from diffusion_lab.widgets import choice, explore, slider
+
+fashion = data.load("fashion")
+test = data.load("fashion", "test")
+print(f"{len(fashion):,} training pictures, standard deviation {fashion.std:.2f} in [-1, 1]")
+
+# %% [markdown] name="job-text"
+# ## The job, at every noise level
+#
+# In this lesson the noisy picture is mostly $x_0 + \sigma \epsilon$ (so $\alpha = 1$), as in EDM.
+# The next cell takes one test picture, adds more and more noise, and asks the **ideal denoiser of
+# 2,000 training pictures**: a formula that averages those pictures by how likely each is the
+# origin. Look at how its answer changes from left to right.
+
+# %% name="job"
+edm = schedules.make("edm", sigma_max=20.0)
+ideal = FiniteData(fashion.x[:2000]).denoiser(edm)
+sigmas = [0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0]
+times = edm.t_of_lam(-torch.tensor(sigmas).double().log())
+x0 = test.x[2:3].expand(len(sigmas), -1, -1, -1)
+eps = torch.randn(x0.shape, generator=generator(0))
+x_t = noised(x0, eps, edm, times)
+scaled = x_t / torch.tensor(sigmas).clamp(min=1)[:, None, None, None]
+guess = ideal(x_t, times).x0
+fig = plots.strip(
+    [scaled, guess], titles=[f"{s:g}" for s in sigmas], labels=["noisy", "ideal of\n2,000"]
+)
+plots.show(
+    fig,
+    alt="Two rows of seven pictures of a pair of trousers. Top: more and more noise from left to "
+    "right. Bottom: the ideal denoiser's answers, sharp clothes on the left, an average blur of "
+    "all clothes on the right.",
+    caption="Noise level sigma grows from left to right. Top: the noisy picture (dimmed to fit). "
+    "Bottom: the best guess that 2,000 training pictures allow.",
+)
+missed = (guess[0] - x0[0]).square().mean().sqrt()
+print(f"at sigma 0.05 the guess misses the hidden picture by {missed:.2f} (root mean square)")
+
+# %% [markdown] name="job-seen"
+# Three regimes, and they will return:
+# - **much noise** (right): every picture is possible, the best answer is the average of all;
+# - **middle**: the kind of garment and its outline are decided here;
+# - **little noise** (left): only details are left to clean up.
+#
+# On the left the ideal denoiser returns *one of its 2,000 pictures*, close but not the one that
+# was hidden: its guess is further off than the noise had moved the picture. It can only remember. A
+# network of limited size cannot remember them all, and that is its strength: it has to find what the
+# pictures share. So we need a network.
+
+# %% [markdown] name="net-text"
+# ## The network: a small U-Net
+#
+# A denoiser must look at the whole picture (what is it?) and at every pixel (where exactly?). A
+# U-Net does both: on the way down the map becomes smaller and deeper, on the way up it becomes
+# large again, and bridges carry the fine details across.
+#
+# ```
+# 28x28x1  fold 2x2 into channels  -> 14x14x4
+# first          14x14, 32 channels
+# down.0         14x14, 32   residual block -----------------------+  bridge
+# down.1          7x7,  64   convolution with stride 2             |
+# down.2          7x7,  64   residual block + attention --+ bridge |
+# up.0            7x7,  64   residual block + attention --+        |
+# up.1           14x14, 32   twice the size, convolution           |
+# up.2           14x14, 32   residual block -----------------------+
+# last           14x14x4 -> unfold -> 28x28x1
+# ```
+#
+# `build` makes it from a recipe: a dictionary that fixes everything about a training.
+
+# %% name="build" tags=["nbval-check-output"]
+recipe = recipes.get("fashion")
+model = build(recipe, fashion)
+print(f"parameters        {metrics.count_parameters(model.net):,}")
+print(f"MFLOP a picture   {metrics.count_flops(model) / 1e6:.1f}   (a multiply-add counts as two)")
+
+# %% [markdown] name="parts-text"
+# Where do they go? `flops_by_part` runs the network once under a counter.
+
+# %% name="parts" tags=["nbval-check-output"]
+flops = metrics.flops_by_part(model)
+total = sum(flops.values())
+print("part      parameters    MFLOP   share of FLOPs")
+for part, count in flops.items():
+    held = metrics.count_parameters(model.net.get_submodule(part))
+    print(f"{part:8s} {held:11,d} {count / 1e6:8.2f} {count / total:10.0%}")
+
+# %% [markdown] name="parts-seen"
+# Two things to notice. The way up costs more than the way down, because each block there also
+# reads a bridge (twice the input channels). And `level`, which tells the network the noise level
+# and the class, holds thousands of parameters at almost no FLOPs: it runs once per picture, not once
+# per pixel.
+#
+# ### Why fold the pixels first
+#
+# A convolution costs height x width x channels in x channels out. At 28 x 28 every layer costs
+# four times what it costs at 14 x 14. Folding each 2 x 2 block of pixels into 4 channels loses
+# nothing (it is undone at the end) and moves all layers to the smaller map. The next cell counts
+# the same network with and without it.
+
+# %% name="fold" tags=["nbval-check-output"]
+for patch in (1, 2):
+    net = nets.make("unet", patch=patch, num_classes=10)
+    one = NetDenoiser(net, edm, shape=(1, 28, 28), num_classes=10)
+    mflop, parameters = metrics.count_flops(one) / 1e6, metrics.count_parameters(net)
+    print(f"patch {patch}: {mflop:6.1f} MFLOP, {parameters:,} parameters")
+
+# %% [markdown] name="fold-seen"
+# About four times fewer FLOPs for nearly the same number of parameters. On a CPU that is the
+# lever: a small network's time is almost all multiplication, so fewer FLOPs a picture means more
+# optimiser steps a second. The price: details smaller than two pixels must be described by channels.
+# Judge by the shipped network's pictures below whether that shows.
+#
+# ### How the network is told the noise level
+#
+# The same picture needs another answer at another noise level, so the level is an input. What is
+# fed in is $\lambda = \log(\alpha/\sigma)$, not the step number: $\lambda$ means the same on every
+# schedule. One number is a poor input for a network (it can only be scaled), so it becomes a vector
+# of sines and cosines of several speeds. That is all a **time embedding** is.
+
+# %% name="embedding"
+lams = torch.linspace(-3.0, 4.6, 200)
+angle = lams[:, None] * model.net.level.omega
+waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+fig, ax = plots.axes(size=(6.5, 3.2))
+image = ax.imshow(waves.T, aspect="auto", extent=(-3.0, 4.6, 32, 0), vmin=-1, vmax=1)
+ax.set(xlabel="lambda     noise ... data", ylabel="16 sines, 16 cosines")
+ax.grid(False)
+fig.colorbar(image, label="value")
+plots.show(
+    fig,
+    alt="A heat map: 32 rows over lambda from -3 to 4.6. Rows change slowly at the top of each "
+    "half and oscillate fast at its bottom.",
+    caption="What the network sees of the noise level: slow waves tell far levels apart, fast ones "
+    "neighbouring levels.",
+)
+
+# %% [markdown] name="embedding-seen"
+# Each noise level is one column. Slow rows say roughly where on the scale we are, fast rows say it
+# exactly. A small MLP turns the column (plus a learned vector for the class) into a **scale and a
+# shift for every channel of every block**: the network is not told once, but everywhere. One row of
+# the class table means *no class*; in training a label is replaced by it with probability 0.1, so
+# one network learns the conditional and the unconditional answer. Guidance needs both.
+#
+# ### Why some layers start at zero
+#
+# The last convolution, and the last one in every residual block and attention, start with all
+# weights zero. So every block starts as the identity, and the untrained network's output is exactly
+# zero. Look at the loss of the very first batch, with this start and with PyTorch's own random one.
+
+# %% name="zero-start" tags=["nbval-check-output"]
+gen = generator(0)
+first = fashion.x[:256]
+t = draw_times(edm, 256, gen, lam_range=model.lam_range, **recipe.times)
+eps = torch.randn(first.shape, generator=gen)
+loss = DiffusionLoss(model, Weighting("edm", {"sd": model.sd}))
+with torch.no_grad():
+    print("largest output              ", model(first, 0.5).out.abs().max().item())
+    print(f"loss, zero start             {loss(first, t, eps).mean():.1f}")
+    print(f"the same, pictures centred   {loss(first - fashion.x.mean(), t, eps).mean():.1f}")
+    torch.manual_seed(0)
+    model.net.last.reset_parameters()
+    print(f"loss, PyTorch's own start    {loss(first, t, eps).mean():.1f}")
+
+# %% [markdown] name="zero-seen"
+# Before any training the zero start is as good as the best *linear* denoiser (of centred pictures:
+# ours are mostly dark, which costs a little), and random numbers in the last layer only add error.
+# In our small network the difference is gone after a few steps; in deep ones a start at the identity
+# decides whether they train at all. Why "as good as linear", and why 1? That is the next section.
+
+# %% [markdown] name="say-text"
+# ## What should the network say?
+#
+# The clean picture? The noise? Something between? All common choices are one straight line,
+#
+# $$ \hat x_0 = a\, x_t + b \cdot \mathrm{out}, $$
+#
+# and a choice is nothing but the pair $(a, b)$. The cell prints it for three noise levels of a
+# variance-preserving schedule ($\alpha^2 + \sigma^2 = 1$), with data of standard deviation 0.7.
+
+# %% name="line" tags=["nbval-check-output"]
+vp = schedules.Linear()
+print("            noisy           half way        nearly clean")
+for kind in ("x0", "eps", "v", "edm"):
+    pairs = [affine(kind, *vp.alpha_sigma(vp.t_of_lam(lam)), 0.7) for lam in (-3.0, 0.0, 3.0)]
+    print(f"{kind:4s}" + "".join(f"   {a:6.2f} {b:6.2f}" for a, b in pairs))
+
+# %% [markdown] name="line-seen"
+# Read the second number of each pair, $b$: an error of the output reaches $\hat x_0$ multiplied by
+# $|b|$. For $\epsilon$ it is $\sigma/\alpha$: harmless on the right, ruinous on the left.
+#
+# ### Exercise 1 (predict): the price of an error
+#
+# With $\alpha = 1$ and $\sigma = 20$, an $\epsilon$-network's output is wrong by 0.1 in a pixel. By
+# how much is $\hat x_0$ wrong there (as a positive number)?
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Which of a and b multiplies the output?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# For eps: $x_0 = (x_t - \sigma \epsilon)/\alpha$.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `abs(b) * 0.1` with `b = -sigma / alpha`
+# </details>
+
+# %% name="my-price"
+### BEGIN SOLUTION
+price = 20.0 * 0.1
+### END SOLUTION
+
+# %% name="check-price"
+check.price_of_an_error(price)
+
+# %% [markdown] name="exact-text"
+# ### The smallest exact case
+#
+# For a mixture of two Gaussians on a line the best answer is a formula, so we can ask what each
+# kind of network would have to learn. Two numbers matter at each noise level:
+# - **copying**: the share of the target's variance that is just a multiple of the input $x_t$ (a
+#   squared correlation). A network is bad at copying exactly, and a formula does it for free;
+# - **price**: how far $\hat x_0$ moves when the output is wrong by its target's own standard
+#   deviation. It is $|b|$ times that, which is simply the standard deviation of $x_0 - a x_t$.
+
+# %% name="copying"
+toy = toys.two_class()
+mean = toy.weights @ toy.means[:, 0]
+sd = (toy.weights @ (toy.covs[:, 0, 0] + toy.means[:, 0] ** 2) - mean**2).sqrt().item()
+
+
+def copying_and_price(kind: str, alpha, sigma):
+    """Squared correlation of x0 - a x_t with the input x_t, and its standard deviation."""
+    a, _ = affine(kind, alpha, sigma, sd)
+    size = alpha**2 * sd**2 + sigma**2  # variance of x_t
+    left = (1 - a * alpha) ** 2 * sd**2 + a**2 * sigma**2  # variance of x0 - a x_t
+    return (alpha * sd**2 - a * size) ** 2 / (size * left), left.sqrt()
+
+
+# %% [markdown] name="copying-figure-text"
+# Both numbers for four kinds of output, over all noise levels.
+
+# %% name="copying-figure"
+lams = torch.linspace(-4, 4, 81, dtype=torch.float64)
+alpha, sigma = vp.alpha_sigma(vp.t_of_lam(lams))
+kinds = ("x0", "eps", "v", "edm")
+found = {kind: copying_and_price(kind, alpha, sigma) for kind in kinds}
+scale = "lambda     noise ... data"
+fig, ax = plots.axes(1, 2, size=(4.4, 3.2))
+share, price_of = ({k: pair[i] for k, pair in found.items()} for i in (0, 1))
+plots.lines(lams, share, ax=ax[0], xlabel=scale, ylabel="share that is copying")
+plots.lines(lams, price_of, ax=ax[1], xlabel=scale, ylabel="price of an error", log="y")
+plots.show(
+    fig,
+    alt="Two panels over lambda. Left: the share of copying is near 1 for eps at the noisy end and "
+    "for x0 at the clean end, small for v, and 0 everywhere for edm. Right: the price grows without "
+    "bound for eps at the noisy end, is constant for x0, and lowest everywhere for edm.",
+    caption="Left: how much of the target is a mere multiple of the input. Right: how far x0 moves "
+    "when the output is wrong by one standard deviation of its target.",
+)
+
+# %% [markdown] name="copying-seen"
+# - **eps** has to copy its input at the noisy end, exactly where an error is most expensive.
+# - **x0** has to copy at the clean end, and its price stays the same where others pay almost nothing.
+# - **v** copies little, and its price stays bounded.
+# - **edm** never copies: the copy is made by the formula ($c_{\rm skip}\, x_t$), and the network
+#   supplies only what no linear denoiser knows. Its price is the lowest at every noise level.
+
+# %% [markdown] name="edm-text"
+# ### EDM: three scalings from three wishes
+#
+# Write the denoiser as $D(x) = c_{\rm skip}\, x + c_{\rm out}\, F(c_{\rm in}\, x)$, with
+# $x = x_0 + \sigma \epsilon$ and data of standard deviation $s$ (`sd`). Karras et al. ask:
+# 1. **The input has variance 1.** $\mathrm{Var}(x) = s^2 + \sigma^2$, so
+#    $c_{\rm in} = 1/\sqrt{s^2 + \sigma^2}$.
+# 2. **The target has variance 1.** $F$ should say $(x_0 - c_{\rm skip}\, x)/c_{\rm out}$, so
+#    $c_{\rm out}^2 = (1 - c_{\rm skip})^2 s^2 + c_{\rm skip}^2 \sigma^2$.
+# 3. **Errors cost as little as possible.** Choose the $c_{\rm skip}$ that makes
+#    $c_{\rm out}^2$ smallest: its derivative $-2(1 - c_{\rm skip}) s^2 + 2 c_{\rm skip} \sigma^2$
+#    vanishes.
+#
+# The cell does step 3 by brute force.
+
+# %% name="scan" tags=["nbval-check-output"]
+s, sigma = 0.7, 0.5
+c_skip = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+c_out_squared = (1 - c_skip) ** 2 * s**2 + c_skip**2 * sigma**2
+best = c_out_squared.argmin()
+print(f"smallest c_out {c_out_squared[best] ** 0.5:.4f} at c_skip {c_skip[best]:.4f}")
+a, b = affine("edm", 1.0, sigma, s)
+print(f"the package's  {b:.4f}           {a:.4f}")
+
+# %% [markdown] name="fill-in-text"
+# ### Exercise 2 (fill in): the three scalings
+#
+# Return $c_{\rm skip}, c_{\rm out}, c_{\rm in}$ for one noise level.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Solve wish 3 for c_skip, then put it into wish 2.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $c_{\rm skip} = s^2/(s^2 + \sigma^2)$, and then $c_{\rm out}^2 = s^2\sigma^2/(s^2 + \sigma^2)$.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `var = sigma**2 + sd**2; return sd**2 / var, sigma * sd / sqrt(var), 1 / sqrt(var)`
+# </details>
+
+
+# %% name="my-scalings"
+def my_scalings(sigma: float, sd: float):
+    """(c_skip, c_out, c_in) of EDM."""
+    ### BEGIN SOLUTION
+    var = sigma**2 + sd**2
+    return sd**2 / var, sigma * sd / var**0.5, 1 / var**0.5
+    ### END SOLUTION
+
+
+# %% name="check-scalings"
+check.edm_scalings(my_scalings)
+
+# %% [markdown] name="unit-text"
+# Do input and target have variance 1? And the loss: EDM weighs the error of $x_0$ by
+# $1/c_{\rm out}^2$, which is weight 1 on the network's own output. We look at levels from almost
+# clean to almost pure noise, on 400,000 numbers of standard deviation 0.7.
+
+# %% name="unit" tags=["nbval-check-output"]
+gen = generator(3)
+y, noise = 0.7 * torch.randn(400_000, generator=gen), torch.randn(400_000, generator=gen)
+print("sigma   input   target   weight x c_out^2")
+for sigma in (0.01, 0.5, 2.0, 80.0):
+    c_skip, c_out = affine("edm", 1.0, sigma, 0.7)
+    x = y + sigma * noise
+    weight = (sigma**2 + 0.7**2) / (sigma * 0.7) ** 2
+    target = (y - c_skip * x) / c_out
+    values = x.var() / (0.7**2 + sigma**2), target.var(), weight * c_out**2
+    print(f"{sigma:5g}" + "".join(f"{v:9.1f}" for v in values))
+
+# %% [markdown] name="unit-seen"
+# This is why a zero start costs exactly 1: the target has variance 1, and for Gaussian data of that
+# standard deviation $c_{\rm skip}\, x$ is already the best answer there is. The `sd` must be that of
+# *your* data. With the 0.5 of the EDM paper on our pictures (about 0.7) the target would not have
+# unit size:
+
+# %% name="wrong-sd"
+x0, noise = fashion.x[:2000], torch.randn(2000, 1, 28, 28, generator=generator(4))
+print("sigma   target's variance with sd = 0.5   with the data's own")
+for sigma in (0.05, 0.5, 2.0, 20.0):
+    pairs = [affine("edm", 1.0, sigma, sd) for sd in (0.5, fashion.std)]
+    sizes = [((x0 - a * (x0 + sigma * noise)) / b).var().item() for a, b in pairs]
+    print(f"{sigma:5g} {sizes[0]:20.2f} {sizes[1]:26.2f}")
+
+# %% [markdown] name="four-text"
+# ### Does it matter? Four networks on a toy
+#
+# Eight Gaussians on a circle, the same small MLP, the same steps and seeds; only the meaning of the
+# output differs, each trained with the plain squared error of its own output. Since the exact
+# denoiser is known we need no samples to judge: the error of $\hat x_0$ against the truth, at each
+# noise level.
+
+# %% name="four"
+ring, exact = toys.dataset("ring"), toys.load_toy("ring").denoiser(vp)
+own = {"x0": "x0", "eps": "simple", "v": "edm", "edm": "edm"}  # weight 1 on the own output
+taught = {}
+for kind, name in own.items():
+    toy_recipe = Recipe(
+        "toy", "four meanings of the output", net={"name": "mlp"}, schedule={"name": "linear"},
+        kind=kind, sd=None if kind == "edm" else 1.0, lam_range=(-4.0, 4.0),
+        weighting={"name": name}, times={"law": "uniform"}, conditional=False, batch=256,
+        lr=3e-3, ema=0.99,
+    )  # fmt: skip
+    for progress in train(toy_recipe, data=ring, steps=lessons.pick(smoke=10, live=400, full=4000)):
+        taught[kind] = progress.model
+
+# %% [markdown] name="four-figure-text"
+# Now the error of each, with 2,000 points at each of nine levels.
+
+# %% name="four-figure"
+levels = [float(lam) for lam in range(-4, 5)]
+error = {kind: [] for kind in own}
+for i, lam in enumerate(levels):
+    t = torch.full((2000,), vp.t_of_lam(lam), dtype=torch.float64)
+    noise = torch.randn(2000, 2, generator=generator(6, i))
+    x_t = noised(ring.x[:2000], noise, vp, t)
+    for kind, net in taught.items():
+        with torch.no_grad():
+            gap = net(x_t.to(device()), t.to(device())).x0.cpu() - exact(x_t, t).x0
+        error[kind].append(gap.square().mean().sqrt().item())
+fig, ax = plots.axes(size=(6.0, 3.4))
+plots.lines(levels, error, ax=ax, log="y", xlabel=scale, ylabel="error of x0 (rms)")
+plots.show(
+    fig,
+    alt="Error of x0 over lambda for four networks, on a log scale. eps is far above the others at "
+    "the noisy end, x0 far above the others at the clean end, v and edm are low at both ends.",
+    caption="Distance from the exact denoiser after the same short training, the output read as x0, "
+    "eps, v or EDM's F.",
+)
+
+# %% [markdown] name="four-seen"
+# The picture is the one the two panels above predicted: $\epsilon$ fails at the noisy end, $x_0$ at
+# the clean end, each by a wide margin (mind the log scale), and $v$ and EDM are good at both. In the
+# middle all four are equally good or bad: there the task itself is hard, and no rescaling helps.
+
+# %% [markdown] name="ddpm-text"
+# ## DDPM's objective, and all others as one table
+#
+# The survey's eq. 7 is DDPM's *simple* loss, $E\,|\epsilon - \hat\epsilon(x_t, t)|^2$ with $t$
+# uniform on the 1000 steps. Whatever the network's output means, it can be read as
+# $\hat\epsilon$, so the simple loss can be computed for any of them. The cell does one training
+# step's loss by hand and compares it with the package's, for four networks with random weights.
+
+# %% name="simple" tags=["nbval-check-output"]
+linear = schedules.linear(1000)
+gen = generator(1)
+x0, t = fashion.x[:16], draw_times(linear, 16, gen, law="grid")
+eps = torch.randn(x0.shape, generator=gen)
+x_t = noised(x0, eps, linear, t)
+for kind in kinds:
+    net = build(recipe.but(kind=kind, schedule=linear.spec(), lam_range=None), fashion).eval()
+    net.net.last.reset_parameters()
+    with torch.no_grad():
+        by_hand = (eps - net(x_t, t).eps).square().mean()
+        ours = DiffusionLoss(net, Weighting("simple"))(x0, t, eps).mean()
+    print(kind, "agrees:", bool((by_hand / ours - 1).abs() < 1e-3))
+
+# %% [markdown] name="simple-seen"
+# So every loss of this family is **one** loss,
+#
+# $$ L = E_{t,\epsilon}\; w_{x_0}(t)\, |x_0 - \hat x_0|^2, $$
+#
+# and only the weight differs. Since $x_0 = a x_t + b\,\mathrm{out}$, the same error measured on the
+# output is $|b|$ times smaller, so a weight in one unit becomes a weight in another:
+#
+# $$ w_{\rm out} = b^2\, w_{x_0}: \qquad w_\epsilon = w_{x_0}/\mathrm{SNR}, \qquad
+#    w_v = \sigma^2\, w_{x_0} \ \text{(for } \alpha^2 + \sigma^2 = 1). $$
+#
+# | weighting | weight on $x_0$ | weight on $\epsilon$ | who |
+# |---|---|---|---|
+# | simple | SNR | 1 | Ho et al. 2020 |
+# | P2 | SNR $/(k + \mathrm{SNR})^\gamma$ | $1/(k + \mathrm{SNR})^\gamma$ | Choi et al. 2022 |
+# | min-SNR | min(SNR, 5) | min(1, 5/SNR) | Hang et al. 2023 |
+# | EDM | $1/s^2 + \mathrm{SNR}$ | $1 + 1/(s^2\,\mathrm{SNR})$ | Karras et al. 2022 |
+#
+# (EDM also draws its noise levels from another law than "uniform in t"; we come to that.) In
+# numbers, at five of DDPM's thousand steps:
+
+# %% name="weights-table" tags=["nbval-check-output"]
+weightings = {
+    "simple": Weighting("simple"), "P2 (1, 1)": Weighting("p2", {"k": 1, "gamma": 1}),
+    "min-SNR 5": Weighting("min-snr"), "EDM": Weighting("edm", {"sd": 0.7}),
+}  # fmt: skip
+steps = torch.tensor([1, 100, 250, 500, 1000])
+print("step             " + "".join(f"{i:>10d}" for i in steps.tolist()))
+print("SNR              " + "".join(f"{v:10.2g}" for v in linear.snr(steps / 1000).tolist()))
+for unit in ("eps", "x0", "v"):
+    for name, weighting in weightings.items():
+        values = weighting.on(unit, linear, steps / 1000)
+        print(f"{unit:4s}{name:13s}" + "".join(f"{v:10.2g}" for v in values.tolist()))
+
+# %% [markdown] name="weights-seen"
+# Follow one column. At step 1 the SNR is near 10,000: in units of $x_0$ the simple loss cares
+# enormously, yet in units of $\epsilon$ its weight is 1 like anywhere else. Neither view is wrong;
+# papers that print "the weight" without the unit cannot be compared.
+#
+# ## P2 and its neighbours: which noise levels matter
+#
+# P2 (*perception-prioritised*, row 29 of the survey) starts from the three regimes of our first
+# figure: at little noise a network only cleans up what nobody would see, and effort spent there is
+# missing where the content is decided. So it divides the weight on $\epsilon$ by $(k + \mathrm{SNR})^\gamma$.
+# For $k = \gamma = 1$ this is an old friend:
+
+# %% name="p2-identity" tags=["nbval-check-output"]
+t = torch.arange(1, 1001) / 1000
+p2 = Weighting("p2", {"k": 1.0, "gamma": 1.0})
+difference = p2.on("eps", linear, t) - (1 - linear.alpha(t) ** 2)
+print("weight on eps equals 1 - abar at all 1000 steps:", bool(difference.abs().max() < 1e-12))
+
+# %% [markdown] name="derive-text"
+# ### Exercise 3 (derive): P2 for a network that predicts v
+#
+# P2's weight on the squared error of $\epsilon$ is $1/(k + \mathrm{SNR})^\gamma$. Derive the weight
+# on the squared error of $v$ that gives the same loss, for a variance-preserving schedule. `alpha`
+# and `sigma` are tensors.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# By how much is $\epsilon$ wrong if $v$ is wrong by 1? At fixed $x_t$ both are linear in $x_0$.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $|d\epsilon|^2 = \mathrm{SNR}\,|dx_0|^2$ and $|dx_0|^2 = \sigma^2 |dv|^2$, with
+# $\mathrm{SNR} = \alpha^2/\sigma^2$.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `snr = (alpha / sigma)**2; return alpha**2 / (k + snr)**gamma`
+# </details>
+
+
+# %% name="my-p2"
+def my_p2_on_v(alpha, sigma, k: float, gamma: float):
+    """P2's weight on |v - v_hat|^2."""
+    ### BEGIN SOLUTION
+    snr = (alpha / sigma) ** 2
+    return alpha**2 / (k + snr) ** gamma
+    ### END SOLUTION
+
+
+# %% name="check-p2" points=2
+check.p2_on_v(my_p2_on_v)
+
+# %% [markdown] name="effort-text"
+# How often a level is practised counts as much as its weight: the effort at $\lambda$ is the weight
+# times the density with which training draws that $\lambda$. The next figure shows both together,
+# in units of $\epsilon$, each curve with area 1. The first three draw $t$ uniformly; EDM draws
+# $\ln\sigma$ from a normal law.
+
+# %% name="effort"
+lams = torch.linspace(-4, 6, 201, dtype=torch.float64)
+t = vp.t_of_lam(lams)
+drawn = -torch.gradient(t, spacing=(lams,))[0]  # density of lambda for uniform t
+normal = torch.exp(-0.5 * ((lams - 0.6) / 1.2) ** 2)  # EDM's, as in the recipe
+curves = {}
+for name, weighting in weightings.items():
+    effort = weighting.on("eps", vp, t) * (normal if name == "EDM" else drawn)
+    curves[name] = effort / torch.trapezoid(effort, lams)
+fig, ax = plots.axes(size=(6.4, 3.4))
+plots.lines(lams, curves, ax=ax, xlabel=scale, ylabel="effort (area 1)")
+plots.show(
+    fig,
+    alt="Four curves of effort over lambda. Simple reaches furthest to the clean side; P2 and "
+    "min-SNR drop earlier there; EDM's peak lies nearest to the noisy end.",
+    caption="Weight times density of each noise level, in units of eps: what a training works on.",
+)
+
+# %% [markdown] name="effort-seen"
+# The simple loss keeps working far on the clean side; P2 and min-SNR leave that side early, by almost
+# the same recipe. EDM's curve leans to the noisy end, because an error of $\epsilon$ is an expensive
+# error of $x_0$ there. In units of its own output its effort is the normal law itself, centred on
+# $\sigma = e^{-0.6}$: the middle of the scale. (Units again.)
+#
+# ### A weight matters only when something is scarce
+#
+# If the network could give each noise level its own best answer, the weight would not matter: the
+# best answer at one level does not depend on how much we care about another. It matters when levels
+# have to **share**: parameters, or training time. The smallest case: Gaussian data, a "network" with
+# a single number, $\hat\epsilon = k x_t$, that has to serve two levels. The best own $k$ of a level
+# is $\sigma$; the best shared one is a compromise, and the weight decides whose.
+
+# %% name="scarce" tags=["nbval-check-output"]
+lams = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+t = vp.t_of_lam(lams)
+sigma = vp.sigma(t)
+print("              shared k    excess error: noisy    clean")
+for name, weighting in weightings.items():
+    w = weighting.on("eps", vp, t)
+    k = (w * sigma).sum() / w.sum()  # least squares: E[x eps] = sigma, E[x^2] = 1
+    print(f"{name:12s} {k:9.3f} {(k - sigma[0]) ** 2:21.4f} {(k - sigma[1]) ** 2:10.4f}")
+print("with one k for each level: k = sigma whatever the weight, excess error 0")
+
+# %% [markdown] name="scarce-seen"
+# P2 and min-SNR give the shared number to the noisy level and let the clean one suffer; the simple
+# loss splits the difference. So the claim to test is one about *small* networks and *short*
+# trainings.
+#
+# ### Measured: four weights, one small network
+#
+# `benchmarks/weighting.py` trains a U-Net of under 100,000 parameters on Fashion-MNIST without
+# classes, with each of the four weights and two seeds; all else is equal. It takes longer than a
+# lesson may, so we read its result. The file records the command that makes it again.
+
+# %% name="measured"
+bench = json.loads(store.path("measured/weighting.json").read_text())
+print("{command} | {seeds} seeds, {steps} steps, {parameters:,} parameters".format_map(bench))
+print("Fréchet distance / A, {pictures} pictures; real pictures {floor:.2f}".format_map(bench))
+for name, run in bench["runs"].items():
+    mean = sum(run["fd"]) / len(run["fd"])
+    print(f"{name:12s} mean {mean:5.2f}   seeds", *(f"{fd:5.2f}" for fd in run["fd"]))
+
+# %% [markdown] name="measured-figure-text"
+# The distances seed by seed, and what each weight did to the error at each noise level, relative to
+# the simple loss.
+
+# %% name="measured-figure"
+fig, ax = plots.axes(1, 2, size=(4.6, 3.3))
+names = list(bench["runs"])
+for i, name in enumerate(names):
+    found = bench["runs"][name]["fd"]
+    ax[0].plot([i] * len(found), found, linestyle="", marker="o", color=plots.COLOURS[i])
+ax[0].set(ylabel="Fréchet distance (A)", xticks=range(len(names)), ylim=(0, None))
+ax[0].set_xticklabels([n.replace(" ", "\n", 1) for n in names])
+base = torch.tensor(bench["runs"]["simple"]["error"])
+relative = {n: torch.tensor(bench["runs"][n]["error"]) / base for n in names}
+plots.lines(bench["lambda"], relative, ax=ax[1], xlabel=scale, ylabel="error of x0 / simple's")
+plots.show(
+    fig,
+    alt="Left: a column of dots for each of four weightings. Right: four curves of the error "
+    "of x0 relative to the simple loss over lambda.",
+    caption="Four weights, a dot for each seed, all else equal. Left: quality of samples, lower is "
+    "better. Right: error of x0 on test pictures by noise level.",
+)
+
+# %% [markdown] name="measured-seen"
+# Both seeds of P2 and both of min-SNR lie below both of the simple loss, by more than a tenth. The
+# right panel shows how: their $x_0$ is better where the content is decided ($\lambda \le 0$) and
+# clearly worse on the clean side, which the eye (here: the features) does not mind. EDM's weight with
+# $t$ drawn uniformly is the worst of the four, in both seeds: it is made for EDM's own law of noise
+# levels, and spends itself at the noisy end without it. A weight and a law belong together.
+#
+# Two seeds are few: two against two would fall into this order by chance once in six times. Read it
+# as "agrees with the claim", not as proof. And it is one small network, one data set, one budget.
+
+# %% [markdown] name="ema-text"
+# ## The average that you sample from: EMA
+#
+# The last steps of a training jump about: each batch pulls the weights its own way. Sampling from an
+# exponential moving average of the weights,
+#
+# $$ \bar w \leftarrow d\, \bar w + (1 - d)\, w, $$
+#
+# removes that jitter almost for free. After $n$ updates a past weight that is $m$ updates old counts
+# $d^m$: half of it is forgotten after $\ln 2 / (-\ln d)$ updates. And the **start**, untrained
+# noise, still has the share $d^n$. The table is for a training of 600 steps.
+
+# %% name="half-life" tags=["nbval-check-output"]
+print("d        half-life (updates)   share of the untrained start after 600")
+for d in (0.9, 0.99, 0.999, 0.9999):
+    life = torch.tensor(0.5).log() / torch.tensor(d, dtype=torch.float64).log()
+    print(f"{d:<7g} {life:15.1f} {d**600:27.3f}")
+
+# %% [markdown] name="half-life-seen"
+# DDPM's 0.9999 is right for hundreds of thousands of steps. In a training of 600 it returns a network that
+# is more than nine tenths random: samples look like noise and everyone searches for the bug
+# elsewhere. The usual repair is a warm-up, $d_n = \min(d, \frac{1+n}{10+n})$: short memory at
+# first, long memory later.
+#
+# ### Exercise 4 (extend): how much of the start is left?
+#
+# Update number $n = 0, 1, 2, \dots$ uses $d_n = \min(d, (1+n)/(10+n))$. Return the share of the start
+# that is left after `n` updates.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Each update multiplies what is left by its own $d$.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $\prod_{k=0}^{n-1} \min\left(d, \frac{1+k}{10+k}\right)$
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `left = 1.0; for k in range(n): left *= min(decay, (1 + k) / (10 + k))`
+# </details>
+
+
+# %% name="my-start"
+def my_start_left(decay: float, n: int) -> float:
+    """Share of the untrained weights in the average after n updates with warm-up."""
+    ### BEGIN SOLUTION
+    left = 1.0
+    for k in range(n):
+        left *= min(decay, (1 + k) / (10 + k))
+    return left
+    ### END SOLUTION
+
+
+# %% name="check-start"
+check.start_left(my_start_left)
+
+# %% [markdown] name="ramp-text"
+# How far back does the average look? Let a weight grow by 1 a step; then the average lags behind by
+# the mean age of what it holds. The package's `EMA` on such a ramp, after 600 and 12,000 steps:
+
+
+# %% name="ramp" tags=["nbval-check-output"]
+def lag(decay: float, n: int) -> float:
+    """By how much the average of the ramp w_k = k lags behind after n updates."""
+    average, model = (torch.nn.Linear(1, 1, bias=False).double() for _ in range(2))
+    torch.nn.init.zeros_(average.weight)
+    ema = EMA(decay)
+    for k in range(n):
+        torch.nn.init.constant_(model.weight, k + 1)
+        ema.update(average, model, k)
+    return n - average.weight.item()
+
+
+print("decay    lag after 600    after 12,000")
+for decay in (0.99, 0.999, 0.9999):
+    print(f"{decay:<7g} {lag(decay, 600):12.0f} {lag(decay, 12_000):15.0f}")
+
+# %% [markdown] name="ramp-seen"
+# After 600 steps the three decays give **the same** average, one that looks back over a tenth of the
+# training: the warm-up is still in charge. The decay only begins to matter when $(1+n)/(10+n)$
+# reaches it, for 0.999 after about 9,000 steps. What jitter does, and what the averages make of it:
+
+# %% name="jitter"
+n = torch.arange(600)
+w = 1 - torch.exp(-n / 120) + 0.25 * torch.randn(600, generator=generator(5))
+curves = {"weight": w}
+for d in (0.9, 0.99, 0.9999, "warm-up"):
+    mean, path = -1.0, []
+    for k, value in enumerate(w.tolist()):
+        now = (1 + k) / (10 + k) if d == "warm-up" else d
+        mean = now * mean + (1 - now) * value
+        path.append(mean)
+    curves[str(d)] = path
+fig, ax = plots.axes(size=(6.4, 3.4))
+ax.plot(n, curves.pop("weight"), color="0.8", marker="", label="weight")
+plots.lines(n, curves, ax=ax, xlabel="update", ylabel="value")
+ax.set_ylim(-1.2, 2.6)
+ax.legend(ncols=3, loc="upper left")
+plots.show(
+    fig,
+    alt="A noisy grey curve rises from 0 to 1. The average with d = 0.9 follows closely and still "
+    "jitters, 0.99 is smooth and late, 0.9999 stays near the start at -1, the warm-up follows soon "
+    "and becomes smooth.",
+    caption="A jittering weight that should go to 1, and four averages of it that all start at -1.",
+)
+
+# %% [markdown] name="jitter-seen"
+# 0.9999 never leaves its start; 0.9 leaves at once and keeps the jitter; the warm-up does what one
+# would do by hand.
+
+# %% [markdown] name="train-text"
+# ## Training, live
+#
+# All pieces are there. One step of training is: take pictures, draw a noise level for each, add the
+# noise, ask the network, take the weighted squared error, step, average. One line of it hides a bug
+# that no error message will show you.
+#
+# ### Exercise 5 (find the bug): each picture its own noise level
+#
+# `alpha` and `sigma` have shape `(B,)`. The function below runs without complaint whenever the
+# pictures are as wide as the batch is large (or the batch is 1), and trains a bad model. Repair it.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Broadcasting lines shapes up from the right. What stands above B?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# `(B,)` must become `(B, 1, 1, 1)` to meet `(B, C, H, W)`.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `alpha = alpha[:, None, None, None]`, and the same for sigma
+# </details>
+
+
+# %% name="my-noised"
+def my_noised(x0, eps, alpha, sigma):
+    """x_t = alpha x0 + sigma eps, one level for each picture."""
+    ### BEGIN SOLUTION
+    alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
+    return alpha * x0 + sigma * eps
+    ### END SOLUTION
+    ### BEGIN STUB
+    # return alpha * x0 + sigma * eps  # runs, but which axis is the noise level?
+    ### END STUB
+
+
+# %% name="check-noised"
+check.noised_batch(my_noised)
+
+# %% [markdown] name="recipe-text"
+# The recipe for a minute. Each entry was a section of this lesson.
+
+# %% name="recipe"
+minute = recipes.get("fashion-1min").but(steps=lessons.pick(smoke=12, live=600, full=1000))
+for entry in ("net", "kind", "weighting", "times", "null", "batch", "steps", "lr", "decay", "ema"):
+    print(f"{entry:10s} {getattr(minute, entry)}")
+
+# %% [markdown] name="live-text"
+# `train` is a generator: it trains, and now and then hands us the averaged model, so that we decide
+# what to look at. Here: the loss, and twenty pictures drawn with 8 steps of a fast sampler (lesson
+# 07) and guidance 2, two of each class. Watch the outlines come first and the details later.
+
+# %% name="live"
+twenty = torch.arange(20) % 10
+view = plots.Live(
+    alt="Left: the training loss, falling fast at first and slowly later. Right: twenty generated "
+    "pictures, two of each of the ten classes of clothes.",
+    caption="The training as it stood at its end: loss (left), and pictures drawn by the averaged "
+    "weights (right), the ten classes in columns.",
+)
+steps, losses = [], []
+for p in train(minute, data=fashion, report_every=lessons.pick(smoke=6, live=50)):
+    steps.append(p.step)
+    losses.append(p.loss)
+    pictures = generate(p.model, 20, label=twenty, seed=1, **minute.sampler).x
+    title = f"step {p.step} of {p.steps}, {p.cpu_seconds:.0f} core-seconds"
+    view.draw(plots.training(steps, losses, pictures, title=title))
+view.close()
+live, live_seconds = p.model, p.cpu_seconds
+
+# %% [markdown] name="live-seen"
+# The loss starts near 1, as it must, and falls fast, then slowly: the learning rate goes down over the
+# second half, and what is left is mostly noise that nobody can predict. The kind of garment is there
+# early, clean edges come late. What the training consumed:
+
+# %% name="consumed"
+seen = minute.steps * minute.batch
+print(f"pictures seen     {seen:,} ({seen / len(fashion):.1f} times the data)")
+print(f"core-seconds      {live_seconds:.0f}")
+print(f"TFLOP, about      {3 * total * seen / 1e12:.1f}   (backward counted as twice forward)")
+
+# %% [markdown] name="longer-text"
+# ## The same, for longer
+#
+# The course ships the same network trained for longer. `load_or_train` says which branch it took,
+# which weights these are and what they cost. At the level `full` it trains them again here.
+
+# %% name="longer"
+shipped = checkpoints.load_or_train("fashion", fresh=lessons.level() == "full")
+
+# %% [markdown] name="side-text"
+# Side by side, one picture of each class from the same noise: our minute and the long training,
+# each without guidance (scale 1) and with scale 2. Guidance moves the answer away from what the
+# network says without the class; lesson 14 is about it.
+
+# %% name="side"
+ten = torch.arange(10)
+rows, labels = [], []
+for name, net in (("ours", live), ("shipped", shipped)):
+    for guidance in (1.0, 2.0):
+        settings = minute.sampler | {"scale": guidance}
+        rows.append(generate(net, 10, label=ten, seed=4, **settings).x)
+        labels.append(f"{name}, {guidance:g}")
+plots.show(
+    plots.strip(rows, titles=fashion.classes, labels=labels),
+    alt="Four rows of ten generated garments, one column for each class: our short training and the "
+    "shipped long one, each without and with guidance.",
+    caption="Rows: the live network and the shipped one, guidance scale 1 and 2. Columns: classes. "
+    "The noise is the same in a column.",
+)
+
+# %% [markdown] name="side-seen"
+# A minute is enough for shapes. The long training adds clean edges, straps and soles, and breaks fewer
+# pictures; guidance helps both.
+#
+# Can the loss tell the two networks apart? The same 500 test pictures, noise and levels for both:
+
+# %% name="same-loss"
+gen = generator(8)
+held_out, of = test.x[:500].to(device()), test.labels[:500].to(device())
+t = draw_times(edm, 500, gen, lam_range=live.lam_range, **recipe.times).to(device())
+eps = torch.randn(held_out.shape, generator=gen).to(device())
+for name, net in (("ours", live), ("shipped", shipped)):
+    with torch.no_grad():
+        value = DiffusionLoss(net, Weighting("edm", {"sd": net.sd}))(held_out, t, eps, of).mean()
+    print(f"{name:8s} loss on test pictures {value:.3f}")
+
+# %% [markdown] name="same-loss-seen"
+# Yes, but not by much: most of this loss is noise that no network can predict. **The loss is a poor
+# judge of pictures.** So we need another one.
+#
+# ### How good, in a number
+#
+# The Fréchet distance compares means and covariances of features (of a small frozen classifier)
+# between drawn and real pictures; lesson 04 takes it apart. It has no natural unit, so we print it
+# in units of **A: the distance of real pictures with noise of standard deviation 0.1 added**, with as
+# many pictures, and next to its floor: real pictures. Small N makes all values too high, the floor too.
+
+# %% name="score"
+N = lessons.pick(smoke=32, live=400, full=5000)
+A = metrics.noise_anchor(N)
+many = torch.arange(N) % 10
+
+
+def score(net, guidance: float):
+    """Fréchet distance in units of A, and the cost of drawing N pictures."""
+    settings = minute.sampler | {"scale": guidance, "label": many, "seed": 2}
+    result, cost = metrics.measure(net, lambda: generate(net, N, **settings), pictures=N)
+    return metrics.fd(result.x) / A, cost
+
+
+print(f"N = {N}, A = {A:.2f}")
+print(f"real pictures      {metrics.fd(fashion.x[-N:]) / A:6.2f} A")
+scores = {}
+for name, net in (("ours", live), ("shipped", shipped)):
+    for guidance in (1.0, 2.0):
+        scores[name, guidance] = score(net, guidance)
+        print(f"{name:8s} scale {guidance:g}   {scores[name, guidance][0]:6.2f} A")
+
+# %% [markdown] name="touch-text"
+# ## Something to touch
+#
+# **Guidance.** Move the scale from 0 (class ignored) to 6. What happens to variety, to contrast?
+
+# %% name="touch-guidance"
+grids = []
+for guidance in range(7):
+    settings = minute.sampler | {"scale": float(guidance)}
+    grids.append(generate(shipped, 20, label=twenty, seed=7, **settings).x)
+explore(
+    lambda guidance: plots.grid(grids[guidance], columns=10, title=f"scale {guidance}"),
+    guidance=slider("guidance scale", 2, 0, 6, 1),
+    alt=lambda guidance: f"Twenty generated garments, two of each class, at scale {guidance}.",
+    caption="Scale 0 ignores the class, 1 is the plain conditional model, more exaggerates it.",
+)
+
+# %% [markdown] name="touch-guidance-seen"
+# At 0 the columns no longer hold one class each. From 1 to 3 the garments become more typical;
+# beyond, contrast runs away and pictures of a class become alike.
+#
+# **The noise level.** The next figure puts this lesson into one picture: what the network gets, what it
+# should say, what it says, what that means for $x_0$, and the effort each weighting spends there.
+# Move the level, and change what "saying" means.
+
+# %% name="touch-level"
+cosine = schedules.make("cosine")
+on_vp = shipped.on(cosine)  # the same network, read on a variance-preserving schedule
+x0, label = test.x[2:3], test.labels[2:3]
+eps = torch.randn(x0.shape, generator=generator(9))
+
+
+def look(lam: float, kind: str):
+    t = cosine.t_of_lam(lam)
+    alpha, sigma = cosine.alpha_sigma(t)
+    x_t = alpha * x0 + sigma * eps
+    with torch.no_grad():
+        answer = on_vp(x_t.to(device()), t, label=label.to(device())).x0.cpu()
+    a, b = affine(kind, alpha, sigma, shipped.sd)
+    pair = [(x0 - a * x_t) / b, (answer - a * x_t) / b]  # the target, and what the network says
+    now = {n: w.on("eps", cosine, torch.tensor([t])).item() for n, w in weightings.items()}
+    words = ["x_t", f"target ({kind})", f"answer ({kind})", "x0 from it", "hidden x0"]
+    fig = plots.grid(torch.cat([x_t, *pair, answer, x0]), columns=5, titles=words, size=1.3)
+    weights = "   ".join(f"{name} {value:.2g}" for name, value in now.items())
+    fig.supxlabel(f"weight on eps:   {weights}", fontsize=9)
+    return fig
+
+
+explore(
+    look,
+    lam=slider("lambda: noise ... data", 0.0, -2.9, 4.0, 0.1),
+    kind=choice("the network says", ["x0", "eps", "v", "edm"], "edm"),
+    alt=lambda lam, kind: (
+        f"Five pictures at lambda {lam:.1f}: the noisy picture, target and answer "
+        f"as {kind}, the answer read as x0, and the hidden picture."
+    ),
+    caption="What goes in, what should come out, what comes out, and what it means for x0.",
+)
+
+# %% [markdown] name="touch-level-seen"
+# Try `eps` at $\lambda = -2.9$: target and answer look alike, and are almost the input itself, while
+# the $x_0$ read from it is a blur. Try `edm` at $\lambda = 4$: the target is fine noise, of which the
+# network can say little; nor need it, since $c_{\rm out}$ is tiny there.
+
+# %% [markdown] name="measure-text"
+# ### Exercise 6 (measure): half the FLOPs
+#
+# Find arguments for the U-Net that cost **at most 26.2 MFLOP** a picture (about half of ours) and
+# still hold **at least 200,000 parameters**. Give them as a dictionary, such as
+# `{"widths": (32, 64)}`; `nets.make("unet", **arguments)` and the counters above are your tools.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# On which of the two levels do the FLOPs sit, and on which the parameters?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# A convolution has $9\, c_{\rm in} c_{\rm out}$ parameters and costs $2\, H W$ times as many FLOPs:
+# a parameter at 14 x 14 costs four times one at 7 x 7.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# Make the fine level narrower than half: try widths (16, something between 32 and 64).
+# </details>
+
+# %% name="my-net"
+### BEGIN SOLUTION
+arguments = {"widths": (16, 48)}
+### END SOLUTION
+
+# %% name="check-net" points=2
+check.small_net(arguments)
+
+# %% [markdown] name="cost-text"
+# ## What did it cost
+#
+# The rows that this lesson adds to the course's running table. NFE counts network evaluations for
+# one picture (guidance doubles them); core-seconds are for drawing 1,000 pictures; the last columns
+# are the training's core-seconds, the quality in units of A, and the N it was measured with.
+
+# %% name="cost"
+trained = {"ours": round(live_seconds), "shipped": round(shipped.about["cpu_seconds"])}
+rows = [
+    {"system": f"U-Net, {name}, scale {guidance:g}", **cost.row(),
+     "training core-s": trained[name], "FD / A": round(found, 2), "N": N}
+    for (name, guidance), (found, cost) in scores.items()
+]  # fmt: skip
+lessons.cost_row(3, *rows)
+
+# %% [markdown] name="paper-text"
+# ## Paper against here
+#
+# What the papers claim, and what this lesson measured. "Within the spread" means that the seeds of the two
+# sides overlap: then we cannot tell.
+
+# %% name="paper"
+runs = {name: run["fd"] for name, run in bench["runs"].items()}
+
+
+def verdict(ours: list, theirs: list) -> str:
+    """Whether all seeds of one side beat all of the other (lower is better)."""
+    if max(ours) < min(theirs):
+        return "holds here"
+    return "the other way round" if min(ours) > max(theirs) else "within the spread"
+
+
+def against(name: str) -> str:
+    """Mean and spread of a weighting and of the simple loss, and the verdict."""
+    mean, spread = (
+        [f(torch.tensor(runs[k])).item() for k in (name, "simple")] for f in (torch.mean, torch.std)
+    )
+    figures = f"FD {mean[0]:.2f} +- {spread[0]:.2f} against {mean[1]:.2f} +- {spread[1]:.2f} A"
+    return f"{figures}: {verdict(runs[name], runs['simple'])}"
+
+
+ratio = error["eps"][0] / error["edm"][0]
+print("P2: better samples than a constant weight\n   ", against("P2 (1, 1)"))
+print("min-SNR: faster training than a constant weight\n   ", against("min-SNR 5"))
+print("EDM's weight, with t drawn uniformly\n   ", against("EDM"))
+print(
+    "EDM's scalings train better than eps, noisy end of the toy\n   ",
+    f"error {ratio:.0f} times smaller",
+)
+
+# %% [markdown] name="paper-seen"
+# P2's and min-SNR's direction shows at our scale (two seeds, one budget); EDM's weight shows that a
+# weight out of its context can hurt. That EDM's scalings beat $\epsilon$ at the noisy end is no
+# question of seeds: it is the price that we computed exactly, paid.
+#
+# Where our version is tiny: the papers train networks of tens to hundreds of millions of parameters for
+# days on GPUs, on 32 to 256 pixel colour pictures, and report FID in Inception features at 50,000
+# samples. EDM reports 1.97 on CIFAR-10 with 35 evaluations, DDPM 3.17 with 1000, min-SNR 3.4 times
+# faster convergence on ImageNet-256, P2 better FID whatever data set, architecture and sampler. None
+# of these numbers compares with ours; only the *direction* of a claim can be tested here.
+
+# %% [markdown] name="not-text"
+# ## When it does not help
+#
+# - **Weights** do nothing for a network with capacity and time to spare; and with Adam a constant
+#   factor never matters. If likelihood is your goal, weights that drop the clean levels hurt it.
+# - **EMA** with a long memory hurts short trainings, and without a falling learning rate it hides how
+#   far the raw weights still jump.
+# - **Preconditioning** helps at the two ends of the noise scale. If your sampler never goes there, or
+#   your data are not of standard deviation `sd`, you gain little.
+# - **Folding** saves less where attention or the embedding dominates, and at large patches detail suffers.
+# - **Guidance** cannot add what the network has not learned; it trades variety for typicality.
+
+# %% [markdown] name="recap"
+# ## Recap
+#
+# - A U-Net's cost sits in its fine maps; folding pixels divides it by about four.
+# - The noise level enters as waves of $\lambda$, and scales and shifts every block.
+# - Every prediction is a line $x_0 = a x_t + b\,\mathrm{out}$; EDM chooses the one whose input and
+#   target have variance 1 and whose $|b|$ is smallest.
+# - All losses are one loss with a weight; give the unit when you name the weight. P2 with
+#   $k = \gamma = 1$ is $1 - \bar\alpha$ on $\epsilon$.
+# - Half-life, warm-up: know what your average still remembers.
+# - A minute on a laptop draws recognisable clothes, and the cost is known to the FLOP.
+#
+# Next: lesson 04 asks whether these numbers mean anything.
+
+# %% [markdown] name="reading"
+# ## Further reading
+#
+# - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239: the simple
+#   loss (their eq. 14, the survey's eq. 7).
+# - Choi et al. 2022, *Perception Prioritized Training of Diffusion Models*, arXiv 2204.00227: P2.
+# - Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*, arXiv 2303.09556.
+# - Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*, arXiv
+#   2206.00364: preconditioning, weights, the law of noise levels.
+# - Salimans and Ho 2022, *Progressive Distillation for Fast Sampling*, arXiv 2202.00512: $v$.
+# - Kingma and Gao 2023, *Understanding Diffusion Objectives as the ELBO with Simple Data
+#   Augmentation*, arXiv 2303.00848: all weights in one frame.
+# - Karras et al. 2023, *Analyzing and Improving the Training Dynamics of Diffusion Models*, arXiv
+#   2312.02696: how long the average should be.
+# - Ronneberger et al. 2015, *U-Net*, arXiv 1505.04597.
