@@ -1,6 +1,6 @@
 """The variational bound, term by term, in bits per dimension (the survey's eqs 3 to 6).
 
--log p(x_0) <= L_T + sum_{t >= 2} L_{t-1} + L_0
+-log p(x_0) <= E_q[ L_T + sum_{t >= 2} L_{t-1} + L_0 ],   x_t ~ q(x_t | x_0)
 L_T     = KL( q(x_T | x_0) || N(0, I) ),  N(0, sigma_T^2 I) where the process is not VP
 L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ),   both Gaussian
 L_0     = -log p(x_0 | x_1),  the Gaussian p integrated over the bin of each pixel value.

@@ -173,8 +173,8 @@ class Prediction:
 class Denoiser(nn.Module):
     """Anything that answers ``(x_t, t, **condition) -> Prediction`` on a schedule.
 
-    ``nfe`` is the number of network evaluations that one call costs (2 with guidance, 0 for a
-    formula that stands in for no network would be a lie: exact denoisers count 1).
+    ``nfe`` is the number of network evaluations that one call costs: 2 with guidance; 1 for an
+    exact denoiser, the formula that stands in for a network.
     """
 
     nfe: int = 1

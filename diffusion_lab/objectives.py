@@ -142,7 +142,7 @@ def draw_times(
     **parameters: float,
 ) -> Tensor:
     """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, or
-    ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``.
+    ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``, but for grid.
     """
     if law not in TIMES:
         raise unknown("law of t", law, TIMES)

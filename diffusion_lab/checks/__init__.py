@@ -309,10 +309,15 @@ def _numeric(value: Any) -> bool:
     return hasattr(value, "shape") or isinstance(value, int | float | complex)
 
 
+def _scalar(value: Any) -> bool:
+    """One plain number, or one of numpy's or torch's: a tuple of them is one answer."""
+    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
+
+
 def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
         value = [value[key] for key in sorted(value)]
-    if isinstance(value, tuple | list) and not all(isinstance(v, int | float) for v in value):
+    if isinstance(value, tuple | list) and not all(map(_scalar, value)):
         for part in value:
             yield from _leaves(part)
     else:

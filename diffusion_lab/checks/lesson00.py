@@ -80,7 +80,7 @@ calls = number(
     },
     unit="calls",
     hint="each step asks the network twice, once with the label and once without.",
-    right="12 steps, two answers for each. The scale and the batch do not matter.",
+    right="12 steps, two answers for each, at any scale but 1 and in a batch of any size.",
 )
 
 

@@ -53,7 +53,8 @@ plots.show(
 print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with all that it loads.")
 
 # %% [markdown]
-# None of these is in the training data (we check that below): they were made from random numbers.
+# They were made from random numbers. (Are they copies of training pictures? Further down we look
+# that up for ten others of the same network.)
 # Every column shows its own kind, and no two of a column are alike. A few are odd (a shirt with a hole, half a sandal);
 # the model is small, about 0.4 million numbers, so that it runs on any laptop.
 #
@@ -93,8 +94,8 @@ for state in states[::3]:
 # The noise falls fast at first and slowly at the end, where the details are decided.
 #
 # Now the pictures. The upper row is what the sampler holds, the lower row is what the network
-# believes it will become. At noise 20 there is nothing to see above, so the guess below can only
-# be an average of everything of that kind: blurred. (The answer about `states[0]` is kept in
+# believes it will become. At noise 20 there is nothing to see above, so the guess below can be
+# little more than an average of everything of that kind: blurred. (The answer about `states[0]` is kept in
 # `states[1]`, and so on.)
 
 
@@ -313,8 +314,8 @@ check.starts(starts)
 # ## Why diffusion is slow
 #
 # The first model of this kind to draw good pictures, DDPM (2020), takes 1000 steps: 1000 network
-# calls for a picture, one after the other. The paper that introduced the first fast sampler, DDIM
-# (Song, Meng and Ermon 2020), puts it so, and the survey repeats it: about 20 hours for 50,000
+# calls for a picture, one after the other. The paper that introduced the best-known early fast
+# sampler, DDIM (Song, Meng and Ermon 2020), puts it so, and the survey repeats it: about 20 hours for 50,000
 # pictures of 32 by 32 pixels with a DDPM, less than a minute with a GAN, both on one Nvidia
 # 2080 Ti. In plain numbers:
 
@@ -416,7 +417,8 @@ plots.show(
 )
 
 # %% [markdown]
-# One paper in 2015, three in 2020, then everything at once. The survey stops in autumn 2022.
+# One paper in 2015, three in 2020, then everything at once. (The one of 2017, PGGAN, is a GAN that the
+# survey compares with.) The survey stops in autumn 2022.
 #
 # The map itself groups the systems into families (the survey's Fig. 6 is its own grouping). Choose
 # a family from the list: it stays bright, and below the map you get its systems, their papers, the
@@ -641,8 +643,9 @@ claims = [
     ("1000 calls make 50,000 pictures a matter of many hours (DDIM paper: 20 h, 2080 Ti)",
      f"{long:.1f} core-hours at 1000 calls, extrapolated; {60 * short:.1f} core-minutes at 8",
      long > 1),
-    ("10 to 50 times fewer calls at high quality (DDIM paper, abstract)",
-     f"FD of 8 steps / FD of 16 steps: {ratio[0]:.2f} and {ratio[1]:.2f}", max(ratio) < 1.5),
+    ("high quality 10 to 50 times faster than 1000 steps (DDIM paper, abstract)",
+     f"FD of 8 steps / FD of 16 steps, not of 1000: {ratio[0]:.2f} and {ratio[1]:.2f}",
+     max(ratio) < 1.5),
     ("quality can be traded for calls (DDIM paper, abstract)",
      f"FD of 2 steps / FD of 8 steps: {gain[0]:.1f} and {gain[1]:.1f}", min(gain) > 2),
 ]  # fmt: skip
@@ -665,7 +668,7 @@ for claim, here, holds in claims:
 #   estimating a density, it is the wrong tool.
 # - **None of this makes training cheaper.** The sampler is the easiest choice to change because the
 #   network stays as it is.
-# - **The distance is biased** when few pictures are compared: it is too large for all settings alike.
+# - **The distance is biased** when few pictures are compared: it comes out too large, for every setting.
 #   Compare only values with the same `N` (lesson 04).
 
 # %% [markdown]

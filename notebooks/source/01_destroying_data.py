@@ -128,7 +128,7 @@ print(f"roots forgotten:         {no_roots:6.3f}")
 print(f"shrinking forgotten:     {no_shrink:6.3f}")
 
 # %% [markdown] name="why-seen"
-# Without the roots the noise itself fades away, and the end is an empty grey picture. Without the shrinking the variance grows without a bound. (That second one is not always a mistake. Done on purpose it is the *variance exploding* process of section 5.)
+# Without the roots hardly any noise arrives, and the end is an almost empty grey picture. Without the shrinking the variance grows without a bound. (That second one is not always a mistake. Done on purpose it is the *variance exploding* process of section 5.)
 
 # %% [markdown] name="ex1-text"
 # ### Exercise 1 (fill in): one step
@@ -214,7 +214,7 @@ plots.show(
 )
 
 # %% [markdown] name="densities-seen"
-# The line runs through the histogram in every panel. At $t = 1$ both classes have become the same bell curve. The next cell makes it a number: mean and variance of the walked points, compared with the formula in units of their standard error. Values of a few units would be alarming, values around 1 are what chance gives.
+# The line runs through the histogram in every panel. At $t = 1$ both classes have become the same bell curve. The next cell makes it a number: mean and variance of the walked points, compared with the formula in units of their standard error (for the variance that of Gaussian data, which for this toy is on the safe side: its own is smaller). Values of a few units would be alarming, values around 1 are what chance gives.
 
 # %% name="moments" tags=["nbval-check-output"]
 mean0, var0, n = 0.1, 2.33, 20_000  # mean and variance of the toy: 0.3*(-2) + 0.7*1, ...
@@ -239,7 +239,7 @@ plots.show(
 )
 
 # %% [markdown] name="variances-seen"
-# By $t = 0.6$ the three can hardly be told apart. This is the point of VP: whatever the data, the end is the same $\mathcal N(0, I)$, from which a sampler can start.
+# By $t = 0.6$ the three can hardly be told apart. This is the point of VP: whatever the data, the end is (all but exactly) the same $\mathcal N(0, I)$, from which a sampler can start.
 #
 # ### The same in two dimensions
 #
@@ -335,7 +335,7 @@ for T in (1000, 100, 50):
 print(f"no grid    lambda(0.5) = {linear().lam(0.5):.3f}")
 
 # %% [markdown] name="grids-seen"
-# With 1000 steps the difference is small; with 50 it starts to show, since a product of $1-\beta$ equals an exponential only while every $\beta$ is small. Below 20 steps the scaled betas would exceed 1 and the recipe breaks down. A sampler with few steps therefore never scales the betas. It picks times on the fine curve, and takes $\alpha$ and $\sigma$ there.
+# With 1000 steps the difference is small; with 50 it starts to show, since a product of $1-\beta$ equals an exponential only while every $\beta$ is small. Below 20 steps the scaled betas would exceed 1 and the recipe breaks down. A sampler with few steps therefore does not scale the betas. It picks times on the fine curve, and takes $\alpha$ and $\sigma$ there.
 
 # %% [markdown] name="lambda-text"
 # ## 5 One number per noise level
@@ -348,7 +348,7 @@ print(f"no grid    lambda(0.5) = {linear().lam(0.5):.3f}")
 #
 # $$\lambda = \log\frac{\alpha}{\sigma} = \tfrac12 \log \mathrm{SNR}.$$
 #
-# $\lambda = 0$ means as much noise as signal (for data of variance 1). Raising $\lambda$ by $\log 2$ halves the noise. A schedule falls from large positive to large negative $\lambda$, and **two schedules differ only in when they reach each $\lambda$**.
+# $\lambda = 0$ means as much noise as signal (for data of variance 1). Raising $\lambda$ by $\log 2$ halves the noise beside the signal. A schedule falls from large positive to large negative $\lambda$, and **two schedules differ only in when they reach each $\lambda$**.
 #
 # The pair $\alpha = 1$, $\sigma$ growing is the **variance exploding** (VE) process. It looks different from VP, yet at equal $\lambda$ it is VP divided by $\alpha$:
 
@@ -464,7 +464,7 @@ for name, s in ends.items():
     print(f"{name:19s}:", *(f"{math.sqrt(r / (1 + r)):7.2f}" for r in ratios))
 
 # %% [markdown] name="leak-seen"
-# At 28 x 28 pixels the leak of the linear schedule is harmless. At 512 x 512 its "noise" tells the brightness rather well, and with the schedule of Stable Diffusion the brightness has survived almost intact. (Stable Diffusion works on latents of side 64. There its number is above 0.7: lower, and still far from noise.) A network trained that way learns to read the brightness off $x_T$. At sampling time $x_T$ is real noise of brightness close to zero, so the pictures come out medium bright (2305.08891).
+# At 28 x 28 pixels the leak of the linear schedule is harmless. At 512 x 512 its "noise" tells the brightness rather well, and with the schedule of Stable Diffusion the brightness has survived almost intact. (Stable Diffusion works on latents of side 64. With the spread of our clothes its number there is above 0.7: lower, and still far from noise.) A network trained that way learns to read the brightness off $x_T$. At sampling time $x_T$ is real noise of brightness close to zero, so the pictures come out medium bright (2305.08891).
 #
 # Let us see it. We enlarge 200 pictures 16 times, to side 448, by repeating pixels, noise them to $t = 1$ and compare brightness before and after. (Brightness is a mean, so of the noise only the mean over 448 x 448 pixels is needed.)
 
@@ -677,7 +677,7 @@ plots.show(
 )
 
 # %% [markdown] name="measure-plot-seen"
-# Above $\lambda = 0$ the ideal observer knows exactly which picture it was: 784 pixels are a lot of evidence. With more noise the picture is forgotten first (which shirt?), and its class a little later (a shirt at all?). Everything interesting happens between about $\lambda = -4$ and $\lambda = 0$.
+# Above $\lambda = 0$ the ideal observer is all but certain which picture it was: 784 pixels are a lot of evidence. With more noise the picture is forgotten first (which shirt?), and its class a little later (a shirt at all?). Everything interesting happens between about $\lambda = -4$ and $\lambda = 0$.
 #
 # One caution. This observer knows *these* pictures by heart. A network has to do with pictures it has never seen, and needs less noise to be confused. Read the curves as what is there to be found.
 
@@ -700,7 +700,7 @@ plots.show(
 )
 
 # %% [markdown] name="clock-seen"
-# Linear is through at about $t = 0.8$; after that fewer than 5 per cent of the class bits are left, and a fifth of all steps is spent on almost nothing. Cosine and sigmoid hold the class much longer, and then lose it in a hurry: half of the class bits go in the last sixth of the time. Neither clock is even. Which one is better depends on what a network finds hard, and no measurement of information alone can settle that.
+# Linear is through at about $t = 0.8$; after that fewer than 5 per cent of the class bits are left, and a fifth of all steps is spent on almost nothing. Cosine and sigmoid hold the class much longer, and then lose it in a hurry: more than half of the class bits go in the last sixth of the time. Neither clock is even. Which one is better depends on what a network finds hard, and no measurement of information alone can settle that.
 
 # %% [markdown] name="explore-text"
 # ### Something to touch
@@ -879,7 +879,7 @@ for side in (28, 112, 448):
 # - One step: $x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon$. Roots, because variances add.
 # - All steps at once: $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with $\alpha_t^2 = \bar\alpha_t = \prod(1-\beta_i)$ and $\sigma_t^2 = 1 - \bar\alpha_t$. Exact, and hundreds of times cheaper.
 # - Time is a label. A noise level is one number, $\lambda = \log(\alpha/\sigma)$; a schedule says when it is reached; VP and VE differ by a factor.
-# - Fine detail goes first, then the identity of the picture, then its class, and last of all the mean brightness, which the usual schedules never quite destroy in large pictures.
+# - Fine detail goes first, then the identity of the picture, then its class, and last of all the mean brightness, which the linear schedules never quite destroy in large pictures.
 # - The speed of destruction is the loss of the best denoiser, $\mathrm{SNR}\cdot\mathrm{mmse}$. Schedules spread the same total differently over time.
 #
 # Next: lesson 02 turns around and asks how to go back, and why predicting the noise is enough.
