@@ -214,7 +214,7 @@ plots.show(
 )
 
 # %% [markdown] name="densities-seen"
-# The line runs through the histogram in every panel. At $t = 1$ both classes have become the same bell curve. The next cell makes it a number: mean and variance of the walked points, compared with the formula in units of their standard error (for the variance that of Gaussian data, which for this toy is on the safe side: its own is smaller). Values of a few units would be alarming, values around 1 are what chance gives.
+# The line runs through the histogram in every panel. At $t = 1$ both classes have become the same bell curve. The next cell makes it a number: mean and variance of the walked points, compared with the formula in units of their standard error. Values of a few units would be alarming, values around 1 are what chance gives.
 
 # %% name="moments" tags=["nbval-check-output"]
 mean0, var0, n = 0.1, 2.33, 20_000  # mean and variance of the toy: 0.3*(-2) + 0.7*1, ...
@@ -222,7 +222,7 @@ for t, x in states.items():
     alpha, sigma = ddpm.alpha_sigma(t)
     mean, var = alpha * mean0, alpha**2 * var0 + sigma**2
     off_mean = abs(float(x.mean()) - mean) / math.sqrt(var / n)
-    off_var = abs(float(x.var()) - var) / (var * math.sqrt(2 / n))
+    off_var = abs(float(x.var()) - var) / float((x - mean).square().std() / math.sqrt(n))
     print(f"t = {t:<4g} exact variance {var:.4f}, all within 3: {max(off_mean, off_var) < 3}")
 
 # %% [markdown] name="variances-text"
