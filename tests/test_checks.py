@@ -89,6 +89,16 @@ def test_wrong_is_refused_with_a_reason(wrong, words):
     assert found.status == "not yet" and words in found.message
 
 
+def test_a_pair_may_be_floats_or_tensors_of_no_dimension():
+    @exercise(probes=lambda g: [(0.5,)])
+    def pair(x):
+        return x, 2 * x
+
+    assert pair.result(lambda x: (torch.tensor(x), 2 * x)).ok
+    assert pair.result(lambda x: (torch.tensor(x), torch.tensor(2 * x))).ok
+    assert not pair.result(lambda x: (torch.tensor(x), torch.tensor(3 * x))).ok
+
+
 def test_cancelling_errors_do_not_pass():
     """Errors that sum to zero are still errors: the largest one counts."""
 

@@ -185,7 +185,7 @@ def small_net(given: dict[str, Any]) -> str | None:
 
     if not isinstance(given, dict):
         return f"arguments of nets.make('unet', ...) are expected as a dict, not {given!r}."
-    net = nets.make("unet", **{"num_classes": 10} | given)
+    net = nets.make("unet", **given | {"num_classes": 10})
     model = NetDenoiser(net, schedules.EDM(20.0), shape=(1, 28, 28), num_classes=10)
     flops, parameters = metrics.count_flops(model), metrics.count_parameters(net)
     if flops > FLOP_BUDGET:
