@@ -23,7 +23,7 @@ from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
 __all__ = [
-    "info", "load", "load_denoiser", "load_or_train", "load_tensors", "save", "save_tensors",
+    "info", "load", "load_denoiser", "load_tensors", "save", "save_tensors",
     "shipped",
 ]  # fmt: skip
 
@@ -161,41 +161,6 @@ def load_denoiser(name: str | Path, *, device: str | torch.device | None = None)
             f"{name} is a {type(model).__name__.lower()}, not a denoiser: it cannot draw pictures. "
             f"Shipped models that can: {', '.join(draw)}"
         )
-    return model
-
-
-def load_or_train(
-    name: str, *, fresh: bool = False, steps: int | None = None, folder: str | Path | None = None
-) -> Any:
-    """The shipped model ``name``, or the same recipe trained here; prints which, and at what cost.
-
-    ``fresh`` trains even where a checkpoint is shipped (lessons do so at the level ``full``), with
-    a progress bar, into ``folder`` (by default ``trained`` beside the whole data sets). A training
-    that was killed goes on where it stopped, and a finished one of the same recipe is loaded.
-    """
-    from diffusion_lab import data, recipes, training
-    from diffusion_lab.files import sha256
-
-    recipe = recipes.get(name)
-    if name in shipped() and not fresh:
-        path, branch = find(name), "loaded the shipped checkpoint"
-    else:
-        recipe = recipe if steps is None else recipe.but(steps=steps)
-        folder = data.default_root() / "trained" if folder is None else Path(folder)
-        path, branch = folder / f"{name}.safetensors", "loaded what was trained here before"
-        wanted = json.loads(json.dumps(recipe.as_dict()))
-        if not path.is_file() or load_tensors(path)[1]["recipe"] != wanted:
-            state = folder / f"{name}.state.safetensors"
-            training.fit(recipe, out=folder, resume=state.is_file())
-            state.unlink()
-            branch = "trained here, just now"
-    model = load(path)
-    about = model.about
-    print(
-        f"{name}: {branch}, sha256 {sha256(path)[:12]}\n"
-        f"trained for {about['recipe']['steps']:,} steps in {about['cpu_seconds']:,.0f} "
-        f"core-seconds ({about['machine']}) by: {about['command']}"
-    )
     return model
 
 

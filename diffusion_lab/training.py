@@ -11,6 +11,7 @@ equals one that never stopped, bit for bit, and two processes follow the loss cu
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -25,14 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, nets, schedules, states
-from diffusion_lab.data import Dataset, load
+from diffusion_lab.data import Dataset, default_root, load
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import device, generator
 from diffusion_lab.errors import CheckpointError
+from diffusion_lab.files import sha256
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.recipes import RECIPES, Recipe
+from diffusion_lab.recipes import RECIPES, Recipe, get
 
-__all__ = ["EMA", "Progress", "build", "fit", "learning_rate", "train"]
+__all__ = ["EMA", "Progress", "build", "fit", "learning_rate", "load_or_train", "train"]
 
 
 @dataclass
@@ -359,4 +361,36 @@ def fit(
             if watch is not None:
                 watch(p)
             model = p.model
+    return model
+
+
+def load_or_train(
+    name: str, *, fresh: bool = False, steps: int | None = None, folder: str | Path | None = None
+) -> Any:
+    """The shipped model ``name``, or the same recipe trained here; prints which, and at what cost.
+
+    ``fresh`` trains even where a checkpoint is shipped (lessons do so at the level ``full``), with
+    a progress bar, into ``folder`` (by default ``trained`` beside the whole data sets). A training
+    that was killed goes on where it stopped, and a finished one of the same recipe is loaded.
+    """
+    recipe = get(name)
+    if name in checkpoints.shipped() and not fresh:
+        path, branch = checkpoints.find(name), "loaded the shipped checkpoint"
+    else:
+        recipe = recipe if steps is None else recipe.but(steps=steps)
+        folder = default_root() / "trained" if folder is None else Path(folder)
+        path, branch = folder / f"{name}.safetensors", "loaded what was trained here before"
+        wanted = json.loads(json.dumps(recipe.as_dict()))
+        if not path.is_file() or checkpoints.load_tensors(path)[1]["recipe"] != wanted:
+            state = folder / f"{name}.state.safetensors"
+            fit(recipe, out=folder, resume=state.is_file())
+            state.unlink()
+            branch = "trained here, just now"
+    model = checkpoints.load(path)
+    about = model.about
+    print(
+        f"{name}: {branch}, sha256 {sha256(path)[:12]}\n"
+        f"trained for {about['recipe']['steps']:,} steps in {about['cpu_seconds']:,.0f} "
+        f"core-seconds ({about['machine']}) by: {about['command']}"
+    )
     return model

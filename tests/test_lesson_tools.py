@@ -13,7 +13,7 @@ from diffusion_lab import checkpoints, lessons, plots, recipes
 from diffusion_lab.data import toys
 from diffusion_lab.metrics import Cost, count_flops, flops_by_part
 from diffusion_lab.recipes import Recipe
-from diffusion_lab.training import build, train
+from diffusion_lab.training import build, load_or_train, train
 
 
 def test_flops_by_part_add_up():
@@ -41,19 +41,19 @@ def test_load_or_train_says_which_branch_ran(tmp_path, monkeypatch, capsys):
     net = {"name": "unet", "patch": 1, "widths": (8, 8), "emb": 8}
     tiny = Recipe("tiny", "", data="digits", net=net, steps=2, batch=4)
     monkeypatch.setitem(recipes.RECIPES, "tiny", tiny)
-    first = checkpoints.load_or_train("tiny", folder=tmp_path)
+    first = load_or_train("tiny", folder=tmp_path)
     said = capsys.readouterr().out
     assert "tiny: trained here, just now, sha256" in said and "2 steps" in said
-    again = checkpoints.load_or_train("tiny", folder=tmp_path)
+    again = load_or_train("tiny", folder=tmp_path)
     assert "loaded what was trained here before" in capsys.readouterr().out
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.safetensors"]
-    checkpoints.load_or_train("tiny", folder=tmp_path, steps=3)  # another recipe: not that file
+    load_or_train("tiny", folder=tmp_path, steps=3)  # another recipe: not that file
     assert "just now" in capsys.readouterr().out
     monkeypatch.setattr(checkpoints, "shipped", lambda: ["tiny"])
     monkeypatch.setattr(checkpoints, "find", lambda name: tmp_path / "tiny.safetensors")
-    checkpoints.load_or_train("tiny")
+    load_or_train("tiny")
     assert "loaded the shipped checkpoint" in capsys.readouterr().out
 
 

@@ -40,7 +40,7 @@ import json
 
 import torch
 
-from diffusion_lab import checkpoints, data, lessons, metrics, nets, plots, recipes, schedules
+from diffusion_lab import data, lessons, metrics, nets, plots, recipes, schedules
 from diffusion_lab.checks import lesson03 as check
 from diffusion_lab.data import store, toys
 from diffusion_lab.denoisers import NetDenoiser, affine
@@ -49,7 +49,7 @@ from diffusion_lab.exact import FiniteData
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
 from diffusion_lab.recipes import Recipe
 from diffusion_lab.samplers import generate
-from diffusion_lab.training import EMA, build, train
+from diffusion_lab.training import EMA, build, load_or_train, train
 from diffusion_lab.widgets import choice, explore, slider
 
 fashion = data.load("fashion")
@@ -139,7 +139,8 @@ for part, count in flops.items():
 
 # %% [markdown] name="parts-seen"
 # Two things to notice. The way up costs more than the way down, because each block there also
-# reads a bridge (twice the input channels). And `level`, which tells the network the noise level
+# reads a bridge (twice the input channels), and because its resizing convolution works on the large
+# map. And `level`, which tells the network the noise level
 # and the class, holds thousands of parameters at almost no FLOPs: it runs once per picture, not once
 # per pixel.
 #
@@ -215,10 +216,10 @@ with torch.no_grad():
     print(f"loss, PyTorch's own start    {loss(first, t, eps).mean():.1f}")
 
 # %% [markdown] name="zero-seen"
-# Before any training the zero start is as good as the best *linear* denoiser (of centred pictures:
-# ours are mostly dark, which costs a little), and random numbers in the last layer only add error.
+# Before any training the zero start is as good as the best *single factor* on the noisy picture (of
+# centred pictures: ours are mostly dark, which costs a little), and random numbers in the last layer only add error.
 # In our small network the difference is gone after a few steps; in deep ones a start at the identity
-# decides whether they train at all. Why "as good as linear", and why 1? That is the next section.
+# decides whether they train at all. Why "as good as one factor", and why 1? That is the next section.
 
 # %% [markdown] name="say-text"
 # ## What should the network say?
@@ -318,7 +319,7 @@ plots.show(
 # - **x0** has to copy at the clean end, and its price stays the same where others pay almost nothing.
 # - **v** copies little, and its price stays bounded.
 # - **edm** never copies: the copy is made by the formula ($c_{\rm skip}\, x_t$), and the network
-#   supplies only what no linear denoiser knows. Its price is the lowest at every noise level.
+#   supplies only what no multiple of the input can say. Its price is the lowest at every noise level.
 
 # %% [markdown] name="edm-text"
 # ### EDM: three scalings from three wishes
@@ -393,8 +394,8 @@ for sigma in (0.01, 0.5, 2.0, 80.0):
     print(f"{sigma:5g}" + "".join(f"{v:9.1f}" for v in values))
 
 # %% [markdown] name="unit-seen"
-# This is why a zero start costs exactly 1: the target has variance 1, and for Gaussian data of that
-# standard deviation $c_{\rm skip}\, x$ is already the best answer there is. The `sd` must be that of
+# This is why a zero start costs exactly 1: the target has variance 1. For centred Gaussian data with
+# independent pixels of that standard deviation, $c_{\rm skip}\, x$ is already the best answer there is. The `sd` must be that of
 # *your* data. With the 0.5 of the EDM paper on our pictures (about 0.7) the target would not have
 # unit size:
 
@@ -409,8 +410,8 @@ for sigma in (0.05, 0.5, 2.0, 20.0):
 # %% [markdown] name="four-text"
 # ### Does it matter? Four networks on a toy
 #
-# Eight Gaussians on a circle, the same small MLP, the same steps and seeds; only the meaning of the
-# output differs, each trained with the plain squared error of its own output. Since the exact
+# Eight Gaussians on a circle, the same small MLP, the same steps and seeds; what differs is
+# the meaning of the output (and, for EDM, that the input is scaled to unit size), each trained with the plain squared error of its own output. Since the exact
 # denoiser is known we need no samples to judge: the error of $\hat x_0$ against the truth, at each
 # noise level.
 
@@ -455,7 +456,7 @@ plots.show(
 # %% [markdown] name="four-seen"
 # The picture is the one the two panels above predicted: $\epsilon$ fails at the noisy end, $x_0$ at
 # the clean end, each by a wide margin (mind the log scale), and $v$ and EDM are good at both. In the
-# middle all four are equally good or bad: there the task itself is hard, and no rescaling helps.
+# middle the four come close: there the task itself is hard, and rescaling helps little.
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table
@@ -593,7 +594,8 @@ plots.show(
 # The simple loss keeps working far on the clean side; P2 and min-SNR leave that side early, by almost
 # the same recipe. EDM's curve leans to the noisy end, because an error of $\epsilon$ is an expensive
 # error of $x_0$ there. In units of its own output its effort is the normal law itself, centred on
-# $\sigma = e^{-0.6}$: the middle of the scale. (Units again.)
+# $\sigma = e^{-0.6}$, our choice (Karras et al. take $e^{-1.2}$): the middle of the scale. (Units
+# again.)
 #
 # ### A weight matters only when something is scarce
 #
@@ -867,7 +869,7 @@ print(f"TFLOP, about      {3 * total * seen / 1e12:.1f}   (backward counted as t
 # which weights these are and what they cost. At the level `full` it trains them again here.
 
 # %% name="longer"
-shipped = checkpoints.load_or_train("fashion", fresh=lessons.level() == "full")
+shipped = load_or_train("fashion", fresh=lessons.level() == "full")
 
 # %% [markdown] name="side-text"
 # Side by side, one picture of each class from the same noise: our minute and the long training,
@@ -957,7 +959,7 @@ explore(
 
 # %% [markdown] name="touch-guidance-seen"
 # At 0 the columns no longer hold one class each. From 1 to 3 the garments become more typical;
-# beyond, contrast runs away and pictures of a class become alike.
+# beyond, contrast keeps growing and pictures of a class become alike.
 #
 # **The noise level.** The next figure puts this lesson into one picture: what the network gets, what it
 # should say, what it says, what that means for $x_0$, and the effort each weighting spends there.
@@ -1060,7 +1062,7 @@ runs = {name: run["fd"] for name, run in bench["runs"].items()}
 def verdict(ours: list, theirs: list) -> str:
     """Whether all seeds of one side beat all of the other (lower is better)."""
     if max(ours) < min(theirs):
-        return "holds here"
+        return "agrees here"
     return "the other way round" if min(ours) > max(theirs) else "within the spread"
 
 
@@ -1097,7 +1099,7 @@ print(
 # ## When it does not help
 #
 # - **Weights** do nothing for a network with capacity and time to spare; and with Adam a constant
-#   factor never matters. If likelihood is your goal, weights that drop the clean levels hurt it.
+#   factor hardly matters. If likelihood is your goal, weights that drop the clean levels hurt it.
 # - **EMA** with a long memory hurts short trainings, and without a falling learning rate it hides how
 #   far the raw weights still jump.
 # - **Preconditioning** helps at the two ends of the noise scale. If your sampler never goes there, or
