@@ -150,7 +150,7 @@ def test_shipped_models():
 def small(monkeypatch):
     """Recipe ``fashion`` with a network of seconds."""
     net = {"name": "unet", "patch": 4, "widths": (8,), "attention": (False,), "emb": 16}
-    recipe = recipes.get("fashion").but(net=net, batch=8)
+    recipe = recipes.get("fashion-1min").but(net=net, batch=8)
     monkeypatch.setattr(quality.recipes, "get", lambda name: recipe)
     return recipe
 

@@ -88,7 +88,7 @@ def run(
 def _one(
     budget: float, seed: int, n: int, conditional: bool, done: Sequence[str], quick: bool
 ) -> Iterator[Row]:
-    recipe = recipes.get("fashion").but(seed=seed, conditional=conditional)
+    recipe = recipes.get("fashion-1min").but(seed=seed, conditional=conditional)
     sampler = {key: value for key, value in recipe.sampler.items() if key != "scale"}
     scale = recipe.sampler.get("scale", 2.0)
     ways = {"guided": {"scale": scale}, "conditional": {}} if conditional else {"unconditional": {}}
