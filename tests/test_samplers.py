@@ -762,3 +762,11 @@ def test_generate_says_no_rather_than_ignoring():
         generate(d, 4, steps=2, scale=2.0)
     with pytest.raises(ValueError, match="one batch"):
         generate(d, 4, steps=2, batch=2, keep=True)
+    ring = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [[[0.1]], [[0.1]]]).denoiser(linear())
+    for wrong in ("boot", 1, [0, 1, 0, 1]):
+        with pytest.raises(ValueError, match="int64 tensor of 4 classes"):
+            generate(ring, 4, steps=2, label=wrong)
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        generate(ring, 4, steps=2, label=torch.zeros(4), scale=2.0)
+    with pytest.raises(ValueError, match="got values in 1..42"):
+        generate(ring, 4, steps=2, label=torch.tensor([1, 1, 1, 42]), scale=2.0)

@@ -71,8 +71,13 @@ def generate(
     """
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
-    if label is not None and label.shape != (n,):
-        raise ValueError(f"label must have shape ({n},); got {tuple(label.shape)}")
+    if label is not None:
+        if not isinstance(label, Tensor):
+            raise ValueError(
+                f"label must be an int64 tensor of {n} classes, such as torch.full(({n},), 9); "
+                f"got {label!r}"
+            )
+        denoiser.check_label(label, n)  # before guidance, which asks for twice as many
     if scale is not None and label is None:
         raise ValueError(f"guidance scale {scale:g} needs labels: give label=..., or scale=None")
     if keep and n > batch:
