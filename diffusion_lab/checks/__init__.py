@@ -87,8 +87,8 @@ class Task:
             return Result(OPEN, "replace the `...` above with your answer, then run this again.")
         try:
             reason = self.judged(answer, seed)
-        except _Untouched:
-            return Result(OPEN, "your function still returns nothing; fill in its `...`.")
+        except _Untouched as stub:
+            return Result(OPEN, str(stub))
         except Exception as error:  # whatever a learner's object does when it is looked at
             reason = f"checking it raised {type(error).__name__}: {error}."
         if reason is None:
@@ -108,7 +108,11 @@ class Task:
 
 
 class _Untouched(Exception):
-    """The answer is still the stub."""
+    """The answer is still the stub; the message says which kind."""
+
+
+_EMPTY = "your function still returns nothing; fill in its `...`."
+_BUG = "this is still the function as you found it; find the line and change it."
 
 
 # ------------------------------------------------------------------------------------- functions
@@ -153,16 +157,16 @@ def exercise(
                 try:
                     value = answer(*probe)
                     if value is None or value is ...:
-                        raise _Untouched
+                        raise _Untouched(_EMPTY)
                     given.append(view(value))
                 except _Untouched:
                     raise
                 except Exception as error:
                     if "ellipsis" in str(error).lower():
-                        raise _Untouched from None
+                        raise _Untouched(_EMPTY) from None
                     return _raised(error, answer, probe)
             if bug is not None and same(run(bug, seed), given):
-                raise _Untouched
+                raise _Untouched(_BUG)
             if not same(wanted, given):
                 for slip, sentence in slips.items():
                     if same(run(slip, seed), given):
