@@ -692,7 +692,7 @@ def test_bad_grids(times, complaint):
         (lambda: generate(MIX.denoiser(LINEAR), 4, spacing="log"), "unknown spacing"),
         (
             lambda: generate(MIX.denoiser(LINEAR), 4, label=torch.zeros(3, dtype=torch.int64)),
-            r"label must have shape \(4,\)",
+            r"of shape \(4,\)",
         ),
         (
             lambda: generate(MIX.denoiser(LINEAR), 2, label=torch.tensor([0, 7])),
