@@ -189,8 +189,8 @@ def _device(name: str | None) -> torch.device | None:
 
 def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate``: what the model's recipe says is best, then what was asked."""
+    from diffusion_lab.grids import SPACINGS
     from diffusion_lab.samplers import SAMPLERS
-    from diffusion_lab.schedules import SPACINGS
 
     settings = dict(recipe)
     own = {option for make in SAMPLERS.values() for option in _options(make)}

@@ -18,7 +18,7 @@ tensor (training: one t for every picture) and compute in float64.
 
 from __future__ import annotations
 
-import itertools
+import bisect
 import math
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,15 +31,14 @@ from diffusion_lab.errors import unknown
 
 __all__ = [
     "EDM",
-    "SPACINGS",
     "VE",
     "Cosine",
     "Linear",
     "Schedule",
     "Sigmoid",
     "Table",
+    "check_steps",
     "cosine",
-    "grid",
     "linear",
     "make",
     "posterior",
@@ -160,7 +159,10 @@ class Schedule:
         VP that is g^2 = -2 f. On a table, the slopes of the interval that begins at t.
         """
         with torch.enable_grad():
-            t = _check_time(torch.as_tensor(t, dtype=torch.float64)).detach().requires_grad_(True)
+            t = _check_time(torch.as_tensor(t, dtype=torch.float64)).detach()
+            if not self.vp:  # at t = 0 lambda may be infinite, though g^2 is not: its limit
+                t = t.clamp(min=1e-30)
+            t = t.requires_grad_(True)
             log_alpha, log_sigma = self._logs(t)
             (f,) = torch.autograd.grad(log_alpha.sum(), t, retain_graph=True)
             if self.vp:
@@ -327,6 +329,7 @@ class Table(Schedule):
             raise ValueError("abar must fall strictly from below 1 and stay >= 0")
         self.abar = [1.0, *table.tolist()]
         self.T = len(table)
+        self._rising = self.abar[::-1]
 
     def spec(self) -> dict[str, Any]:
         return {"name": "table", "abar": self.abar[1:]}
@@ -360,16 +363,16 @@ class Table(Schedule):
         return 0.5 * _log(abar), 0.5 * _log(1 - abar)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        lib = _lib(lam)
-        target = lib.exp(2 * _log_alpha_vp(lam))
-        falling = torch.tensor(self.abar, dtype=torch.float64)
-        query = torch.as_tensor(target, dtype=torch.float64)
-        rising = falling.flip(0).to(query.device)
-        # index of the first table entry (going up from abar_T) that is >= target
-        j = torch.searchsorted(rising, query.contiguous()).clamp(1, self.T)
+        # j: the first entry, going up from abar_T, that is >= the abar asked for
+        if not isinstance(lam, Tensor):
+            target, rising = math.exp(2 * _log_alpha_vp(lam)), self._rising
+            j = min(max(bisect.bisect_left(rising, target), 1), self.T)
+        else:
+            target = (2 * _log_alpha_vp(lam)).exp()
+            rising = torch.tensor(self._rising, dtype=torch.float64, device=lam.device)
+            j = torch.searchsorted(rising, target.contiguous()).clamp(1, self.T)
         lower, upper = rising[j - 1], rising[j]
-        t = (self.T - j + (upper - query) / (upper - lower)) / self.T
-        return t if isinstance(lam, Tensor) else float(t)
+        return (self.T - j + (upper - target) / (upper - lower)) / self.T
 
 
 # ---- ways to make one ---------------------------------------------------------------------------
@@ -377,7 +380,7 @@ def linear(T: int | None = None) -> Schedule:
     """The DDPM schedule: T betas from 1e-4 to 0.02 (scaled by 1000/T), or its continuous form."""
     if T is None:
         return Linear()
-    _check_steps(T)
+    check_steps(T)
     scale = 1000 / T
     return Table(
         torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999)
@@ -388,7 +391,7 @@ def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> S
     """Nichol & Dhariwal's schedule: T betas clipped at ``max_beta``, or its continuous form."""
     if T is None:
         return Cosine(s)
-    _check_steps(T)
+    check_steps(T)
     u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     h = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return Table((1 - h[1:] / h[:-1]).clamp(max=max_beta))
@@ -420,7 +423,8 @@ def make(name: str, **parameters: Any) -> Schedule:
     return _MAKERS[name](**parameters)
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
+    """ValueError unless ``steps`` is a whole number >= 1."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"the number of steps must be a whole number >= 1; got {steps!r}")
 
@@ -445,102 +449,3 @@ def posterior(
         v_ts * (sigma_s * sigma_s) / var_t,
         v_ts,
     )
-
-
-# ---- time grids ---------------------------------------------------------------------------------
-SPACINGS = ("uniform", "quadratic", "lambda", "karras")
-
-
-def grid(
-    schedule: Schedule,
-    steps: int,
-    spacing: str = "uniform",
-    *,
-    lam_range: tuple[float, float] | None = None,
-    rho: float = 7.0,
-) -> list[float]:
-    """Times t_0 > t_1 > ... > t_n = 0 for n = ``steps`` moves, one network call each.
-
-    spacing: ``uniform`` in t, ``quadratic`` in t, uniform in ``lambda``, or ``karras`` (uniform in
-    (sigma/alpha)^(1/rho), 2206.00364). ``lam_range`` = (lowest, highest) lambda at which the
-    denoiser may be asked; every time but the last lies in it. On a T-step schedule, uniform and
-    quadratic times are rounded to the grid i/T. Where uniform or quadratic times would fall below
-    the time of the highest lambda (EDM: sigma = 0.002), they are laid between the two ends.
-    """
-    _check_steps(steps)
-    if spacing not in SPACINGS:
-        raise unknown("spacing", spacing, SPACINGS)
-    if schedule.T is not None and steps > schedule.T and spacing in ("uniform", "quadratic"):
-        raise ValueError(f"{steps} steps asked of a schedule with only {schedule.T}")
-    first, last, low, high = _ends(schedule, lam_range)
-    if spacing in ("uniform", "quadratic"):
-        power = 1 if spacing == "uniform" else 2
-        times = [first * (1 - i / steps) ** power for i in range(steps)]
-        if times[-1] < last and steps > 1:
-            times = [last + (first - last) * (1 - i / (steps - 1)) ** power for i in range(steps)]
-        if schedule.T is not None:
-            times = _on_grid(times, schedule.T, first)
-        times = [max(t, last) for t in times]
-    else:
-        # VE ends at its own sigma_min, which the last move reaches: no time of its own for it
-        gaps = steps if last == 0.0 else max(steps - 1, 1)
-        share = [i / gaps for i in range(steps)]
-        if spacing == "lambda":
-            lams = [low + w * (high - low) for w in share]
-        else:
-            big, small = math.exp(-low / rho), math.exp(-high / rho)
-            lams = [-rho * math.log(big + w * (small - big)) for w in share]
-        times = [first, *(schedule.t_of_lam(lam) for lam in lams[1:])]
-    if not all(a > b for a, b in itertools.pairwise([*times, 0.0])):
-        raise ValueError(
-            f"{steps} {spacing} steps do not fit between lambda {low:.3g} and {high:.3g}: "
-            "ask for fewer steps"
-        )
-    return [*times, 0.0]
-
-
-def _on_grid(times: list[float], T: int, first: float) -> list[float]:
-    """Falling times rounded to i/T, all distinct and at least 1/T: low ones make room upwards."""
-    whole, floor = [round(t * T) for t in times], 1
-    for i in reversed(range(len(whole))):
-        whole[i] = max(whole[i], floor)
-        floor = whole[i] + 1
-    if whole[0] > round(first * T):
-        raise ValueError(f"{len(times)} steps do not fit on the {round(first * T)} grid times left")
-    return [i / T for i in whole]
-
-
-def _ends(
-    schedule: Schedule, lam_range: tuple[float, float] | None
-) -> tuple[float, float, float, float]:
-    """(first, last, low, high): the times and lambdas between which a grid is laid.
-
-    These are the schedule's own ends, cut where lambda is infinite, and then ``lam_range``. With
-    zero terminal SNR the first time stays 1 (there is no other place to start from pure noise).
-    """
-    if lam_range is not None and not lam_range[0] < lam_range[1]:
-        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
-    edge = 1 / schedule.T if schedule.T is not None else 1e-3
-    first, low = 1.0, schedule.lam(1.0)
-    last = edge if schedule.vp else 0.0
-    high = schedule.lam(last)
-    if high == INF:
-        high = -math.log(0.002)  # EDM's sigma_min
-        last = schedule.t_of_lam(high)
-    if lam_range is not None and lam_range[0] > low:
-        low, first = lam_range[0], _time_near(schedule, lam_range[0])
-    if lam_range is not None and lam_range[1] < high:
-        high, last = lam_range[1], _time_near(schedule, lam_range[1])
-    if low == -INF:
-        low = schedule.lam(1 - edge)
-    return first, last, low, high
-
-
-def _time_near(schedule: Schedule, lam: float) -> float:
-    """The time of lam, on the grid i/T where that moves lambda by less than 1e-3."""
-    t = schedule.t_of_lam(lam)
-    if schedule.T is not None:
-        whole = max(round(t * schedule.T), 1) / schedule.T
-        if abs(schedule.lam(whole) - lam) < 1e-3:
-            return whole
-    return t

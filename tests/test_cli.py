@@ -18,8 +18,8 @@ from PIL import Image
 
 from diffusion_lab import checkpoints, cli, data, recipes, states, training
 from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.grids import SPACINGS
 from diffusion_lab.samplers import SAMPLERS, generate
-from diffusion_lab.schedules import SPACINGS
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

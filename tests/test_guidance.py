@@ -8,9 +8,10 @@ from torch import nn
 
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.exact import FiniteData, GaussianMixture
+from diffusion_lab.grids import grid
 from diffusion_lab.guidance import Guided, guided
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, sample, walk
-from diffusion_lab.schedules import EDM, VE, Linear, grid, linear
+from diffusion_lab.schedules import EDM, VE, Linear, linear
 
 F64 = torch.float64
 MIX = GaussianMixture(

@@ -25,8 +25,9 @@ import pytest
 import torch
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
+from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, walk
-from diffusion_lab.schedules import EDM, Table, cosine, grid, linear, zero_terminal_snr
+from diffusion_lab.schedules import EDM, Table, cosine, linear, zero_terminal_snr
 
 diffusers = pytest.importorskip("diffusers", reason="the peers extra is not installed")
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
 from diffusion_lab.exact import ExactDenoiser, FiniteData, Gaussian, GaussianMixture
+from diffusion_lab.grids import grid
 from diffusion_lab.samplers import (
     SAMPLERS,
     ddim,
@@ -34,7 +35,6 @@ from diffusion_lab.schedules import (
     Linear,
     Sigmoid,
     cosine,
-    grid,
     linear,
     posterior,
     zero_terminal_snr,
@@ -146,6 +146,9 @@ def test_the_last_jump_of_a_coarse_uniform_grid_loses_variance():
     got = variance_after(ddpm("learned"), Best(0.25, LINEAR, times), times)
     assert got == pytest.approx(0.25 - left, abs=2e-4)
     assert left == pytest.approx(0.0787, abs=1e-4)
+    both_ends = grid(LINEAR, 10, "linspace")  # a last move from 1/T: nothing to speak of is lost
+    got = variance_after(ddpm("learned"), Best(0.25, LINEAR, both_ends), both_ends)
+    assert got == pytest.approx(0.25, abs=2e-4)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), EDM(20.0), VE(0.005, 50.0)], ids=repr)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab import schedules
+from diffusion_lab import grids, schedules
 from diffusion_lab.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
@@ -155,7 +155,7 @@ def _ours(
             draws += 1
             return torch.randn(like.shape, generator=gen)
 
-        times = schedules.grid(schedule, steps, "uniform" if schedule.vp else "karras")
+        times = grids.grid(schedule, steps, "uniform" if schedule.vp else "karras")
         return sample(walk(step, denoiser, _X, times, noise=noise), bar=bar).nfe, draws
 
     return Case(name, whole, goal)

@@ -12,8 +12,9 @@ from diffusion_lab import survey
 from diffusion_lab.checks import exercise, judge, number
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
+from diffusion_lab.grids import grid
 from diffusion_lab.samplers import Result, State, ddim, walk
-from diffusion_lab.schedules import grid, make
+from diffusion_lab.schedules import make
 
 CLASSES = 10  # of Fashion-MNIST; this number itself stands for 'no kind'
 IDEAS = (

@@ -15,12 +15,12 @@ from torch import Tensor
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.errors import unknown
+from diffusion_lab.grids import grid
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers.ddim import ddim
 from diffusion_lab.samplers.ddpm import ddpm
 from diffusion_lab.samplers.dpm_solver import dpmpp_2m
 from diffusion_lab.samplers.walk import Result, State, gaussian, sample, walk
-from diffusion_lab.schedules import grid
 
 __all__ = [
     "SAMPLERS", "Result", "State", "ddim", "ddpm", "dpmpp_2m", "gaussian", "generate", "sample",

@@ -79,7 +79,7 @@ from diffusion_lab.checks import lesson00 as check
 from diffusion_lab.device import device, generator
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers import dpmpp_2m, walk
-from diffusion_lab.schedules import grid
+from diffusion_lab.grids import grid
 
 times = grid(model.schedule, 12, "karras", lam_range=tuple(best["lam_range"]))
 x = model.schedule.sigma(times[0]) * torch.randn(10, *model.shape, generator=generator(3))
