@@ -4,20 +4,30 @@
 L_T     = KL( q(x_T | x_0) || N(0, I) ),  N(0, sigma_T^2 I) where the process is not VP
 L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ),   both Gaussian
 L_0     = -log p(x_0 | x_1),  the Gaussian p integrated over the bin of each pixel value.
+
+``bounds`` computes all terms on any grid of times, ``TimesByLoss`` draws training times so that the
+bound can be trained on one term a picture (Nichol & Dhariwal 2021, 2102.09672).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction, expand
+from diffusion_lab.denoisers import Denoiser, Prediction, expand
 from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, posterior
 
-__all__ = ["VARIANCES", "decoder_nll", "kl", "prior_term", "reverse_variance", "vlb_term"]
+__all__ = [
+    "VARIANCES", "Bound", "TimesByLoss", "best_variance", "bounds", "decoder_nll", "kl",
+    "prior_term", "reverse_variance", "variance_weight", "vlb_term",
+]  # fmt: skip
 
 VARIANCES = ("small", "large", "learned")
 BITS = 1 / math.log(2)
@@ -39,6 +49,25 @@ def reverse_variance(
         raise ValueError("variance='learned' needs a denoiser with learned_var; use small or large")
     log_v, log_b = (torch.as_tensor(c, dtype=pred.var.dtype).log() for c in (v_ts, bt))
     return (log_b + pred.var * (log_v - log_b)).exp()
+
+
+def variance_weight(
+    var: float | Tensor, v_ts: float | Tensor, bt: float | Tensor
+) -> float | Tensor:
+    """The weight v of a variance: exp(v log V_ts + (1 - v) log bt) = var. May leave [0, 1]."""
+    log = torch.log if isinstance(var, Tensor) else math.log
+    return log(var / bt) / log(v_ts / bt)
+
+
+def best_variance(
+    schedule: Schedule, t: float | Tensor, s: float | Tensor, error: float | Tensor
+) -> float | Tensor:
+    """S^2 = bt + c_0^2 error, which makes the term (t, s) smallest among all fixed numbers.
+
+    ``error`` is E|x_0 - x0_hat|^2 per dimension at t; for exact means the mean of Var(x_0 | x_t).
+    """
+    _, c_0, bt, _ = posterior(*schedule.alpha_sigma(t), *schedule.alpha_sigma(s))
+    return bt + c_0 * c_0 * error
 
 
 def kl(mean_p: Tensor, var_p: Tensor, mean_q: Tensor, var_q: Tensor) -> Tensor:
@@ -69,42 +98,242 @@ def vlb_term(
     t: Tensor,
     s: Tensor | None = None,
     *,
-    variance: str = "learned",
-    levels: int = 256,
+    above: Tensor | None = None,
+    variance: str | Tensor = "learned",
+    levels: int | None = 256,
 ) -> Tensor:
     """One term of the bound in bits/dim, (B,): the KL at (t, s), or the decoder where s = 0.
 
-    t and s are (B,) times; by default s = t - 1/T on the schedule's own grid. The variance of the
-    decoder step borrows the posterior variance of the step before it, since its own is 0.
+    t and s are (B,) times; by default s = t - 1/T on the schedule's own grid. The decoder's own
+    posterior variance is 0; it borrows that of the step before it in the walk, from ``above`` to t
+    (by default from t + 1/T where s is left out too; with s given, (B,) times, read where s = 0).
+    Where above = t there is no such step, and V_ts stands in.
+
+    Args:
+        variance: one of ``VARIANCES``, or S^2 itself, (B,).
+        levels: values of x0 in [-1, 1]; None takes x0 as continuous, L_0 = -log of the density.
     """
     if s is None:
         if schedule.T is None:
             raise ValueError("give s, or use a schedule on T steps")
-        s = t - 1 / schedule.T
+        s, above = t - 1 / schedule.T, (t + 1 / schedule.T).clamp(max=1.0)
     s = torch.where(s < 1e-9, 0.0, s)
     first = s == 0
-    levels_t, levels_s = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
-    c_t, c_0, bt, v_ts = posterior(*levels_t, *levels_s)
-    above = torch.where(first, (2 * t).clamp(max=1.0), t)
-    _, _, bt_above, _ = posterior(
-        *schedule.alpha_sigma(above), *schedule.alpha_sigma(torch.where(first, t, s))
-    )
-    bt_safe = torch.where(first, bt_above, bt)
+    if above is None:
+        if first.any():
+            raise ValueError(
+                "the decoder step (s = 0) borrows the variance of the step before it: give "
+                "above=..., the time that the walk came from, or use bounds()"
+            )
+        above = t
+    levels_t = schedule.alpha_sigma(t)
+    c_t, c_0, bt, v_ts = posterior(*levels_t, *schedule.alpha_sigma(s))
+    _, _, bt_above, _ = posterior(*schedule.alpha_sigma(above), *levels_t)
+    bt_safe = torch.where(first, torch.where(above > t, bt_above, v_ts), bt)
     c_t, c_0, v_ts, bt_safe = (expand(c, x0) for c in (c_t, c_0, v_ts, bt_safe))
-    var = reverse_variance(pred, v_ts, bt_safe, variance)
+    if isinstance(variance, str):
+        var = reverse_variance(pred, v_ts, bt_safe, variance)
+    else:
+        var = expand(variance, x0)
     mean = c_t * pred.x_t + c_0 * pred.x0
+    if levels is None:
+        decoder = 0.5 * ((2 * math.pi * var).log() + (x0 - mean) ** 2 / var)
+    else:
+        decoder = decoder_nll(x0, mean, var.sqrt(), levels)
     nats = torch.where(
-        expand(first, x0) > 0,
-        decoder_nll(x0, mean, var.sqrt(), levels),
-        kl(c_t * pred.x_t + c_0 * x0, bt_safe, mean, var),
+        expand(first, x0) > 0, decoder, kl(c_t * pred.x_t + c_0 * x0, bt_safe, mean, var)
     )
     return BITS * nats.flatten(1).mean(1)
 
 
-def prior_term(x0: Tensor, schedule: Schedule) -> Tensor:
-    """L_T in bits/dim, (B,): what is left of x_0 at t = 1."""
-    alpha, sigma = schedule.alpha_sigma(1.0)
+def prior_term(x0: Tensor, schedule: Schedule, t: float = 1.0) -> Tensor:
+    """L_T in bits/dim, (B,): what is left of x_0 at the time t where sampling starts."""
+    alpha, sigma = schedule.alpha_sigma(t)
     var = torch.full_like(x0, sigma**2)
-    prior = torch.full_like(x0, schedule.prior_std() ** 2)
+    prior = torch.full_like(x0, schedule.prior_std(t) ** 2)
     nats = kl(alpha * x0, var, torch.zeros_like(x0), prior)
     return BITS * nats.flatten(1).mean(1)
+
+
+# ---- the whole bound ----------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The bound of N data on a grid of K steps, in bits/dim.
+
+    times   t_1 > ... > t_K > 0, where the denoiser was asked
+    table   (K, N) float64, every term of every datum; the last row is the decoder's
+    prior   (N,) float64, L_T
+    error   (K,) float64, mean of |x_0 - x0_hat|^2 per dimension at each time
+    """
+
+    times: list[float]
+    table: Tensor
+    prior: Tensor
+    error: Tensor
+
+    @property
+    def terms(self) -> Tensor:
+        """(K,) the mean of each term over the data."""
+        return self.table.mean(1)
+
+    @property
+    def each(self) -> Tensor:
+        """(N,) the whole bound of each datum."""
+        return self.prior + self.table.sum(0)
+
+    @property
+    def total(self) -> float:
+        """The bound: mean over the data of L_T, all KLs and the decoder."""
+        return self.each.mean().item()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """L_T, the sum of the KLs, and the decoder; they add up to ``total``."""
+        terms = self.terms
+        steps, decoder = terms[:-1].sum().item(), terms[-1].item()
+        return {"prior": self.prior.mean().item(), "steps": steps, "decoder": decoder}
+
+
+@torch.no_grad()
+def bounds(
+    denoiser: Denoiser,
+    x0: Tensor,
+    times: Sequence[float] | None = None,
+    *,
+    noise: torch.Generator | Tensor,
+    variances: Sequence[str] = VARIANCES[:2],
+    levels: int | None = 256,
+    batch: int = 512,
+    **condition: Tensor,
+) -> dict[str, Bound]:
+    """The whole bound on a grid, for several reverse variances from the same network calls.
+
+    Args:
+        denoiser: asked once for every datum at every time of the grid.
+        x0: (N, ...) data.
+        times: a falling grid that ends at 0, as ``grid`` gives it; by default the schedule's own
+            T steps. On a sub-grid every coefficient, and what a learned weight stands between,
+            is that of the sub-grid's steps.
+        noise: a CPU generator (fresh noise at every time), or eps itself like x0 (the same at
+            every time).
+        variances: names among ``VARIANCES``, and "best": ``best_variance`` with the error on
+            these very data (one number a time, so hardly flattered by it).
+        levels: number of values of x0 in [-1, 1]; None for continuous data.
+        batch: data in one call of the denoiser.
+        **condition: (N,) tensors for the denoiser, such as label.
+    """
+    schedule = denoiser.schedule
+    if times is None:
+        if schedule.T is None:
+            raise ValueError("give times, or use a schedule on T steps")
+        times = [i / schedule.T for i in range(schedule.T, -1, -1)]
+    times = [float(t) for t in times]
+    if len(times) < 2 or times[-1] != 0 or not all(a > b for a, b in itertools.pairwise(times)):
+        raise ValueError(f"times must fall and end at 0, as in [1.0, 0.5, 0.0]; got {times[:5]}")
+    for name in variances:
+        if name not in (*VARIANCES, "best"):
+            raise unknown("variance", name, (*VARIANCES, "best"))
+    n, asked = len(x0), times[:-1]
+    tables: dict[str, list[Tensor]] = {name: [] for name in variances}
+    errors = []
+    group = max(1, batch // n)
+    for start in range(0, len(asked), group):
+        now = range(start, min(start + group, len(asked)))
+        t, s, above = (
+            torch.tensor([times[max(i + k, 0)] for i in now], dtype=torch.float64)
+            .repeat_interleave(n)
+            .to(x0.device)
+            for k in (0, 1, -1)
+        )
+        every = x0.repeat(len(now), *(1,) * (x0.ndim - 1))
+        eps = _noise(noise, x0, len(now))
+        alpha, sigma = (expand(c, every) for c in schedule.alpha_sigma(t))
+        x_t = alpha * every + sigma * eps
+        labels = {k: v.repeat(len(now)) for k, v in condition.items()}
+        pred = _asked(denoiser, x_t, t, batch, labels)
+        error = (every - pred.x0).double().square().reshape(len(now), -1).mean(1)
+        errors.append(error)
+        for name, rows in tables.items():
+            chosen: str | Tensor = name
+            if name == "best":
+                chosen = best_variance(schedule, t, s, error.repeat_interleave(n))
+            term = vlb_term(
+                pred, every, schedule, t, s, above=above, variance=chosen, levels=levels
+            )
+            rows.append(term.double().reshape(len(now), n))
+    prior, error = prior_term(x0, schedule, times[0]).double(), torch.cat(errors)
+    return {k: Bound(asked, torch.cat(rows), prior, error) for k, rows in tables.items()}
+
+
+def _noise(noise: torch.Generator | Tensor, x0: Tensor, copies: int) -> Tensor:
+    if isinstance(noise, Tensor):
+        if noise.shape != x0.shape:
+            raise ValueError(f"noise must be like x0, {tuple(x0.shape)}; got {tuple(noise.shape)}")
+        return noise.repeat(copies, *(1,) * (x0.ndim - 1))
+    shape, dtype = (copies * len(x0), *x0.shape[1:]), x0.dtype
+    return torch.randn(shape, generator=noise, dtype=dtype).to(x0.device)
+
+
+def _asked(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, batch: int, condition: dict[str, Tensor]
+) -> Prediction:
+    """The denoiser's x_0 (and variance) at all of x_t, ``batch`` at a time."""
+    found = []
+    for i in range(0, len(x_t), batch):
+        part = slice(i, i + batch)
+        p = denoiser(x_t[part], t[part], **{k: v[part] for k, v in condition.items()})
+        found.append((p.x0, p.var))
+    x0, var = zip(*found, strict=True)
+    alpha, sigma = denoiser.levels(t, x_t)
+    together = None if var[0] is None else torch.cat(var)
+    return Prediction(x_t, alpha, sigma, torch.cat(x0), "x0", var=together)
+
+
+# ---- which term to train on ---------------------------------------------------------------------
+class TimesByLoss:
+    """Draws steps i of 1..T with p_i ~ sqrt(E[L_i^2]), which makes L_i / p_i vary least.
+
+    E is taken over the last ``keep`` losses seen at i; until every step has as many, the draw is
+    uniform; a share ``uniform`` of it always is (2102.09672, section 3.3). Weighted by 1/(T p_i),
+    the mean of the losses has the same expectation as with uniform steps.
+    """
+
+    def __init__(self, T: int, *, keep: int = 10, uniform: float = 0.001) -> None:
+        if T < 1 or keep < 1:
+            raise ValueError(f"T and keep must be >= 1; got {T} and {keep}")
+        if not 0 < uniform <= 1:
+            raise ValueError(f"the uniform share must lie in (0, 1]; got {uniform}")
+        self.T, self.keep, self.uniform = T, keep, uniform
+        self.seen = [deque[float](maxlen=keep) for _ in range(T)]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every step has been seen ``keep`` times."""
+        return all(len(losses) == self.keep for losses in self.seen)
+
+    def probabilities(self) -> Tensor:
+        """(T,) float64, p_1..p_T."""
+        flat = torch.full((self.T,), 1 / self.T, dtype=torch.float64)
+        if not self.ready:
+            return flat
+        size = torch.tensor([list(x) for x in self.seen], dtype=torch.float64)
+        size = size.square().mean(1).sqrt()
+        if size.sum() == 0:
+            return flat
+        return (1 - self.uniform) * size / size.sum() + self.uniform * flat
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n times i/T and the weights 1/(T p_i) of their losses, (n,) float64 each."""
+        p = self.probabilities()
+        i = torch.multinomial(p, n, replacement=True, generator=generator)
+        return (i + 1).double() / self.T, 1 / (self.T * p[i])
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Remember the losses (n,), not yet weighted, found at the times t (n,)."""
+        if t.shape != losses.shape or t.ndim != 1:
+            raise ValueError(
+                f"t and losses must both be (n,); got {tuple(t.shape)} and {tuple(losses.shape)}"
+            )
+        steps = (t * self.T).round().long().tolist()
+        for i, loss in zip(steps, losses.detach().tolist(), strict=True):
+            self.seen[i - 1].append(loss)
