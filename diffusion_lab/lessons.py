@@ -338,6 +338,11 @@ def build(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
         paths.append(path)
+    table = home.parent / "benchmarks"
+    if at != "smoke" and table.is_dir():
+        from diffusion_lab.bench import costs
+
+        costs.write(table, home)  # the running table: what all built lessons say
     return paths
 
 

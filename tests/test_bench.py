@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from diffusion_lab import bench, cli, metrics, recipes
-from diffusion_lab.bench import overhead, quality, shipped, startup
+from diffusion_lab import bench, cli, lessons, metrics, recipes
+from diffusion_lab.bench import costs, overhead, quality, shipped, startup
 from diffusion_lab.bench.results import TITLES, Results, Row, machine, report
 from diffusion_lab.errors import DataError
 from diffusion_lab.samplers import SAMPLERS
@@ -227,4 +227,29 @@ def test_scaling():
     check(rows, "scaling")
     assert rows[0].goal == 1.4
     assert rows[0].at_least
-    assert [one.value for one in rows[1::2]] == [1.0] * 3  # the first of each kind
+    assert [one.goal for one in rows[1:]] == [1.25] * 3 and all(one.value >= 1 for one in rows[1:])
+
+
+def test_time_over_flops_is_a_ratio_of_rates():
+    from diffusion_lab.bench.scaling import Forward
+
+    one = Forward(28, 16, 48, seconds=0.1, flops=4e9, parameters=1)
+    assert one.over(one) == 1
+    assert Forward(56, 16, 48, 0.5, 16e9, 1).over(one) == pytest.approx(1.25)
+
+
+def test_costs_are_what_the_lessons_hold(tmp_path):
+    rows = bench.run(["costs"], out=tmp_path)
+    check(rows, "costs")
+    table = costs.read(tmp_path)
+    assert table == lessons.cost_rows()
+    assert len(rows) == sum(bool(row.get("core-s / 1000")) for row in table) > 0
+    assert {row.case.split(":")[0] for row in rows} <= {row["lesson"] for row in table}
+    assert "## What the lessons measured" in (tmp_path / "report.md").read_text()
+    (tmp_path / costs.FILE).write_text("[]")
+    with pytest.raises(DataError, match="diffusion-lab bench costs"):
+        costs.read(tmp_path)
+
+
+def test_the_stored_cost_table_is_that_of_the_built_lessons():
+    assert costs.read(bench.folder()) == lessons.cost_rows()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.bench import overhead, quality, scaling, shipped, startup
+from diffusion_lab.bench import costs, overhead, quality, scaling, shipped, startup
 from diffusion_lab.bench.results import Results, Row
 from diffusion_lab.errors import unknown
 
@@ -23,9 +23,10 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "first-picture": startup.run_first_picture,
     "shipped": shipped.run,
     "scaling": scaling.run,
+    "costs": costs.run,
     "quality": quality.run,
 }
-QUICK = ("overhead", "import", "first-picture", "shipped", "scaling")
+QUICK = ("overhead", "import", "first-picture", "shipped", "scaling", "costs")
 """Those that take minutes; ``quality`` trains for hours."""
 
 
@@ -67,6 +68,7 @@ def run(
             own |= options | {"done": () if fresh else results.done("quality", quick)}
         else:
             results.forget(name)
+            own |= {"out": results.folder} if name == "costs" else {}
         for row in BENCHMARKS[name](**own):
             results.add(row)
             rows.append(row)

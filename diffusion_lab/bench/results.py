@@ -136,8 +136,15 @@ TITLES = {
     "scaling": (
         "Scaling",
         "Two processes of one thread against one process of two threads, the same training at "
-        "batch 64, in pictures a second of wall-clock time; then the CPU time of a forward pass "
-        "over what its FLOPs predict from the first row of its kind.",
+        "batch 64, in pictures a second of wall-clock time; then how far the CPU time of a forward "
+        "pass of the U-Net lies from what its FLOPs predict from the first of its kind, on one "
+        "thread.",
+    ),
+    "costs": (
+        "What the lessons measured",
+        "CPU time of drawing 1,000 pictures, and what else each lesson's row of the running cost "
+        "table says, as its notebook was built; the same rows are in `costs.json`. Distances "
+        "compare only at the same number of pictures N.",
     ),
     "quality": (
         "Time to quality",

@@ -1,0 +1,59 @@
+"""The running cost table: what every built lesson measured, in one file.
+
+A lesson ends with ``lessons.cost_row``, which leaves its rows in the notebook;
+``lessons.cost_rows`` finds those of all built lessons. Here they become ``benchmarks/costs.json``:
+written by each build of a lesson and by ``diffusion-lab bench costs``, so that the file never says
+more than the notebooks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab import lessons
+from diffusion_lab.bench.results import Row
+from diffusion_lab.errors import DataError
+from diffusion_lab.files import write_atomically
+
+__all__ = ["FILE", "read", "run", "write"]
+
+FILE = "costs.json"
+COMMAND = "diffusion-lab bench costs"
+FIRST = ("lesson", "system", "core-s / 1000")
+
+
+def write(out: Path, home: Path | None = None) -> list[dict[str, Any]]:
+    """Collect the rows of the built lessons in ``home``, write ``out``/costs.json, return them."""
+    rows = lessons.cost_rows(home)
+    text = json.dumps({"made by": COMMAND, "rows": rows}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out / FILE, text.encode())
+    return rows
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The rows in ``out``/costs.json; DataError where it is missing or is no such file."""
+    path = out / FILE
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a cost table ({error}); make it: {COMMAND}") from error
+    return rows
+
+
+def run(*, quick: bool = False, out: Path | None = None) -> Iterator[Row]:
+    """Core-seconds for 1,000 pictures of every system that a lesson has measured.
+
+    Nothing is run again: the rows are those of the built notebooks. With ``out`` the table is
+    written there too. Rows of a lesson that counts no seconds are left out.
+    """
+    rows = lessons.cost_rows() if out is None else write(Path(out))
+    for row in rows:
+        if row.get("core-s / 1000"):
+            details = {key: value for key, value in row.items() if key not in FIRST}
+            yield Row(
+                "costs", f"{row['lesson']}: {row['system']}", float(row["core-s / 1000"]),
+                "core-s", COMMAND, details=details, quick=quick,
+            )  # fmt: skip
