@@ -7,9 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
+
+from diffusion_lab.errors import did_you_mean
 
 __all__ = ["PROGRAM", "Parser", "Run", "Subparsers", "add", "add_json", "say_error", "writable"]
 
@@ -29,8 +30,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        near = get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1) if wrong else []
-        say_error(message + (f". Did you mean {near[0]!r}?" if near else ""))
+        hint = did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        say_error(message + (f".{hint}" if hint else ""))
         raise SystemExit(2)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["CheckpointError", "DataError", "unknown"]
+__all__ = ["CheckpointError", "DataError", "did_you_mean", "near", "unknown"]
+
+CLOSE = 0.5
+"""A name is near when at most this share of its letters has to change."""
+
+ALIKE = 0.6
+"""Where none is near: the share of letters in common (difflib's) that is still worth a guess."""
 
 
 class DataError(RuntimeError):
@@ -17,11 +23,57 @@ class CheckpointError(RuntimeError):
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a list, with the nearest name suggested.
+    """The error for a name that is not in a list, with the nearest names suggested.
 
     Usage: ``raise unknown("sampler", name, SAMPLERS)``.
     """
     names = sorted(known)
-    near = get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(given, names)
     return ValueError(f"unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """`` Did you mean 'ddpm' or 'dpmpp'?``, or nothing where no name is near."""
+    *names, last = [repr(name) for name in near(given, known)] or [""]
+    return (f" Did you mean {', '.join(names)}{' or ' if names else ''}{last}?") if last else ""
+
+
+def near(given: object, known: Iterable[str], most: int = 3) -> list[str]:
+    """Up to ``most`` names that ``given`` may have been meant for, the likeliest first.
+
+    Those that hold ``given`` or are its beginning, then those with the fewest slips of the
+    keyboard; upper and lower case are one. A number is near nothing: 12 is not meant for 2.
+    """
+    text, names = str(given).lower(), list(dict.fromkeys(known))
+    if not text or text.lstrip("+-").replace(".", "", 1).isdecimal():
+        return []
+    slips = {name: _slips(text, name.lower()) for name in names}
+    close = {n: k for n, k in slips.items() if k <= CLOSE * max(len(text), len(n))}
+    found = [name for name in close if close[name] == min(close.values())]
+    found += [name for name in names if name not in found and _within(text, name.lower())]
+    if not found:
+        match = get_close_matches(text, [name.lower() for name in names], n=1, cutoff=ALIKE)
+        found = [name for name in names if name.lower() in match]
+    return sorted(found, key=lambda name: (not _within(text, name.lower()), slips[name]))[:most]
+
+
+def _within(text: str, name: str) -> bool:
+    """Whether one is a part of the other that is long enough to mean something."""
+    return (len(text) >= 3 and text in name) or (len(name) >= 3 and text.startswith(name))
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters left out, put in, exchanged, or swapped with their neighbour, to get from a to b.
+
+    The optimal string alignment distance, one row of its table at a time.
+    """
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        two_up, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            fewest = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                fewest = min(fewest, two_up[j - 2] + 1)
+            row.append(fewest)
+    return row[-1]

@@ -21,12 +21,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import did_you_mean, unknown
 
 __all__ = [
     "CHOICES",
@@ -232,10 +231,11 @@ def find(system: str | int) -> Row:
     hits = [row for row in _rows() if row.name.lower() == text]
     hits = hits or [row for row in _rows() if row.label.lower() == text]
     if not hits:
-        names = {row.name.lower(): row.name for row in _rows()}
-        near = get_close_matches(text, names, n=1, cutoff=0.5)
-        hint = f"Did you mean {names[near[0]]!r}? " if near else ""
-        raise ValueError(f"unknown system {system!r}. {hint}survey.table(survey.rows()) has all.")
+        hint = did_you_mean(system, [row.name for row in _rows()])
+        raise ValueError(
+            f"unknown system {system!r}.{hint} All of them: 'diffusion-lab survey', or "
+            "survey.table(survey.rows()) in Python."
+        )
     if len(hits) > 1:
         names = ", ".join(f"{row.number} ({row.name})" for row in hits)
         raise ValueError(f"{system!r} stands for several rows: {names}. Give the number.")
