@@ -13,7 +13,15 @@ from diffusion_lab import checkpoints, data, metrics, schedules
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
 from diffusion_lab.guidance import guided
-from diffusion_lab.metrics import Cost, Reference, count_flops, count_parameters, frechet, measure
+from diffusion_lab.metrics import (
+    Cost,
+    Meter,
+    Reference,
+    count_flops,
+    count_parameters,
+    frechet,
+    measure,
+)
 from diffusion_lab.nets import MLP, UNet
 from diffusion_lab.nets.unet import Attention
 from diffusion_lab.samplers import generate
@@ -229,3 +237,63 @@ def test_seconds_are_those_of_the_processor_and_of_the_clock():
     assert row == {
         "NFE": 16, "parameters (M)": 0.44, "MFLOP / picture": 1600.0, "core-s / 1000": 10.0
     }  # fmt: skip
+
+
+def test_evaluations_weighted_by_their_pixels():
+    """A cascade of 8 calls at 8x8 and 2 at 16x16 is 10 NFE, and 8/4 + 2 = 4 pixel-NFE."""
+    net = nn.Conv2d(1, 1, 3, padding=1)
+    with Meter(net, pictures=5) as m:
+        for size, calls in ((8, 8), (16, 2)):
+            for _ in range(calls):
+                net(torch.zeros(5, 1, size, size))
+    assert m.cost.nfe == 10 and m.cost.pixel_nfe == 4
+    points = nn.Linear(2, 2)
+    with Meter(points, pictures=3) as m:
+        points(torch.zeros(3, 2))
+    assert m.cost.pixel_nfe == m.cost.nfe == 1
+
+
+# ---- anchors, memorisation, modes
+def test_anchors_are_real_pictures_made_worse():
+    found = metrics.anchors(300, "digits")
+    real = data.load("digits").x[:300]
+    assert found["real"] == metrics.fd(real, "digits")
+    assert found["noise 0.1"] == metrics.noise_anchor(300, "digits")
+    assert found["real"] < found["noise 0.1"] < found["2x blur"]
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    expected = torch.tensor([[2.5, 4.5], [10.5, 12.5]])
+    assert torch.equal(metrics.blurred(x)[0, 0, ::2, ::2], expected)
+    assert torch.equal(metrics.blurred(x)[0, 0, 1::2, 1::2], expected)
+
+
+def test_the_nearest_training_picture():
+    pool = torch.tensor([[0.0, 0.0], [3.0, 4.0], [10.0, 0.0]])
+    distance, index = metrics.nearest(torch.tensor([[3.0, 3.0], [9.0, 0.0], [0.0, 0.0]]), pool)
+    assert index.tolist() == [1, 2, 0]
+    torch.testing.assert_close(distance, torch.tensor([1.0, 1.0, 0.0]) / 2**0.5)
+    with pytest.raises(ValueError, match="pictures of one size"):
+        metrics.nearest(torch.zeros(3, 2), torch.zeros(3, 4))
+
+
+def test_copies_are_told_from_new_draws_of_the_same_law():
+    """New draws fall below the q-quantile of held-out ones with probability q: here 0.1 +- 0.02."""
+    draws = torch.randn(6000, 5, generator=generator(0))
+    train, held_out, new = draws.split(2000)
+    share = metrics.copied(new, train, held_out, quantile=0.1)
+    assert share == pytest.approx(0.1, abs=4 * (2 * 0.1 * 0.9 / 2000) ** 0.5)
+    assert metrics.copied(train[:500], train, held_out) == 1
+    half = torch.cat([train[:500], new[:500] + 20])
+    assert metrics.copied(half, train, held_out) == 0.5
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.copied(new, train, held_out, quantile=1.0)
+
+
+def test_modes_are_counted_and_points_between_them_too():
+    from diffusion_lab.metrics.distances import modes
+
+    centres = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    points = torch.tensor([[0.5, 0.0], [0.0, -1.0], [4.0, 1.0], [2.0, 0.0], [9.0, 9.0]])
+    counts, none = modes(points, centres, radius=1.0)
+    assert counts.tolist() == [2, 1, 0] and none == 2
+    with pytest.raises(ValueError, match="radius > 0"):
+        modes(points, centres, 0)

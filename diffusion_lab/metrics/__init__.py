@@ -13,6 +13,8 @@ from diffusion_lab.metrics.cost import (
 from diffusion_lab.metrics.estimates import Estimate, compare
 from diffusion_lab.metrics.frechet import (
     Reference,
+    anchors,
+    blurred,
     fd,
     fd_estimate,
     fd_infinity,
@@ -24,11 +26,12 @@ from diffusion_lab.metrics.frechet import (
 from diffusion_lab.metrics.inception import fid
 from diffusion_lab.metrics.inception_score import classifier_score, inception_score
 from diffusion_lab.metrics.kid import kid
+from diffusion_lab.metrics.memory import copied, nearest
 from diffusion_lab.metrics.precision_recall import precision_recall
 
 __all__ = [
-    "Cost", "Estimate", "Meter", "Reference", "classifier_score", "compare", "count_flops",
-    "count_parameters", "fd", "fd_estimate", "fd_infinity", "features", "fid", "flops_by_part",
-    "frechet", "inception_score", "kid", "measure", "meter", "noise_anchor", "precision_recall",
-    "reference", "timing",
+    "Cost", "Estimate", "Meter", "Reference", "anchors", "blurred", "classifier_score", "compare",
+    "copied", "count_flops", "count_parameters", "fd", "fd_estimate", "fd_infinity", "features",
+    "fid", "flops_by_part", "frechet", "inception_score", "kid", "measure", "meter", "nearest",
+    "noise_anchor", "precision_recall", "reference", "timing",
 ]  # fmt: skip

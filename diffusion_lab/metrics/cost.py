@@ -1,6 +1,7 @@
 """What a picture costs: network evaluations, parameters, multiplications, seconds, energy.
 
     NFE       evaluations of a network for one picture: data seen by it / pictures
+    pixel-NFE the same, each weighted by its pixels over the most that any of them had (cascades)
     FLOPs     2 for each multiply-add of convolutions, matrices and attention's two products
     latency   median seconds of one picture alone; throughput: pictures a second in a batch
     energy    joules = seconds x watts, or as counted by the machine (``metrics.energy``)
@@ -14,6 +15,7 @@ seconds do not.
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +49,7 @@ class Cost:
     energy: Energy | None = None  # of all pictures, an estimate
     latency: float | None = None  # median seconds of a picture alone
     throughput: float | None = None  # pictures a second, median
+    pixel_nfe: float | None = None  # NFE weighted by pixels, the largest size counting 1
 
     @property
     def cpu_seconds_per_1000(self) -> float:
@@ -238,8 +241,17 @@ class Meter:
         return Cost(
             self.pictures, int(nfe) if nfe == int(nfe) else nfe, sum(tensors.values()),
             flops / self.pictures, spent.core_seconds, spent.seconds, spent.device.type,
-            spent.energy,
+            spent.energy, pixel_nfe=self._pixel_nfe(),
         )  # fmt: skip
+
+    def _pixel_nfe(self) -> float:
+        """Evaluations of a picture, those of small maps counting less: 8x8 is 1/4 of 16x16."""
+        seen = [
+            (count, math.prod(shapes[0][1:]) if shapes else 1)
+            for (_, shapes), (count, _) in self._seen.items()
+        ]
+        largest = max((pixels for _, pixels in seen), default=1)
+        return sum(count * pixels for count, pixels in seen) / largest / self.pictures
 
     def _counting(self, i: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*given: Any, **named: Any) -> Any:

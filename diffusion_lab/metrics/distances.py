@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["energy_distance", "sliced_w2", "w1"]
+__all__ = ["energy_distance", "modes", "sliced_w2", "w1"]
 
 
 def w1(x: Tensor, y: Tensor) -> float:
@@ -55,6 +55,21 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     n, m = len(x), len(y)
     value = 2 * mean(x, y, n * m) - mean(x, x, n * (n - 1)) - mean(y, y, m * (m - 1))
     return float(value)
+
+
+def modes(x: Tensor, centres: Tensor, radius: float) -> tuple[Tensor, int]:
+    """How many points x (N, D) belong to each centre (K, D), (K,); and how many to none.
+
+    A point belongs to its nearest centre if that is no farther than ``radius``.
+    """
+    if x.ndim != 2 or centres.ndim != 2 or x.shape[1] != centres.shape[1] or radius <= 0:
+        raise ValueError(
+            f"need points (N, D), centres (K, D) and a radius > 0; got {tuple(x.shape)}, "
+            f"{tuple(centres.shape)} and {radius}"
+        )
+    gap, own = torch.cdist(x.double(), centres.double()).min(1)
+    near = gap <= radius
+    return torch.bincount(own[near], minlength=len(centres)), int((~near).sum())
 
 
 def _check(x: Tensor, y: Tensor) -> None:

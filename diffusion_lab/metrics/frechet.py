@@ -33,8 +33,9 @@ from diffusion_lab.errors import unknown
 from diffusion_lab.metrics.estimates import Estimate
 
 __all__ = [
-    "Reference", "classify", "estimate", "extrapolate", "fd", "fd_curve", "fd_estimate",
-    "fd_infinity", "features", "frechet", "gaussian_bias", "noise_anchor", "reference",
+    "Reference", "anchors", "blurred", "classify", "estimate", "extrapolate", "fd", "fd_curve",
+    "fd_estimate", "fd_infinity", "features", "frechet", "gaussian_bias", "noise_anchor",
+    "reference",
 ]  # fmt: skip
 
 NETS = {"fashion": "fashion-features", "digits": "digits-features"}
@@ -256,6 +257,23 @@ def noise_anchor(n: int, name: str = "fashion", seed: int = 0, std: float = 0.1)
         raise ValueError(f"only {len(pool)} real pictures are embedded; asked for {n}")
     noise = torch.randn(pool.shape, generator=generator(seed, 99))
     return fd(pool + std * noise, name)
+
+
+def blurred(x: Tensor, factor: int = 2) -> Tensor:
+    """Pictures (N, C, H, W) with each ``factor`` x ``factor`` block set to its mean."""
+    small = nn.functional.avg_pool2d(x, factor)
+    return nn.functional.interpolate(small, scale_factor=factor, mode="nearest")
+
+
+def anchors(n: int, name: str = "fashion", seed: int = 0) -> dict[str, float]:
+    """FD of n real pictures as they are (the floor), with noise, and blurred: marks on the scale.
+
+    "real" says what a perfect model would score at this n, "noise 0.1" is the unit A, "2x blur"
+    halves the resolution.
+    """
+    noise = noise_anchor(n, name, seed)
+    pool = data.load(name, "train").x[:n]
+    return {"real": fd(pool, name), "noise 0.1": noise, "2x blur": fd(blurred(pool), name)}
 
 
 def build_reference(name: str, root: str | None = None) -> Path:
