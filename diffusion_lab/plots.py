@@ -55,6 +55,7 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,
             "grid.alpha": 0.25,
             "lines.markersize": 5,
             "lines.linewidth": 1.8,

@@ -47,6 +47,11 @@ _STATES = {
     },
     "working": {"marker": "s", "markerfacecolor": "#0072B2", "markeredgecolor": "#004B76"},
 }
+_MEANING = {
+    "planned": "planned: its place, no code yet",
+    "partial": "partial: some of it works",
+    "working": "working: code, lesson and tests",
+}
 _ALL = "all families"
 _LINE, _GAP, _HEAD = 1.0, 0.75, 1.55  # heights, in lines of text
 
@@ -107,7 +112,7 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
             x + 0.91,
             level,
             row.lesson,
-            size=7,
+            size=8,
             va="center",
             ha="right",
             color="#555555",
@@ -149,17 +154,17 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
     axes.set_ylim(lowest + _GAP - 0.3, 2.9)
     axes.set_axis_off()
     keys = [
-        Line2D([], [], linestyle="none", markersize=7, label=state, **style)
+        Line2D([], [], linestyle="none", markersize=7, label=_MEANING[state], **style)
         for state, style in _STATES.items()
     ]
     axes.legend(
         handles=keys,
         loc="lower left",
-        ncols=3,
+        ncols=1,
         frameon=False,
-        fontsize=8.5,
-        title="state of a system (its number: the lesson)",
-        title_fontsize=8.5,
+        fontsize=9,
+        title="the mark says how far a system is, the number is its lesson",
+        title_fontsize=9,
         alignment="left",
     )
     return figure
@@ -170,19 +175,19 @@ def timeline_figure() -> Figure:
     from matplotlib.figure import Figure
 
     years = survey.timeline()
-    height = next(h for h in range(1, 99) if sum(-(-len(r) // h) for _, r in years) <= 8)
+    height = next(h for h in range(1, 99) if sum(-(-len(r) // h) for _, r in years) <= 7)
     columns: list[tuple[int, list[survey.Row]]] = []
     for year, rows in years:
         columns += [(year, rows[at : at + height]) for at in range(0, len(rows), height)]
     choice = {one.key: one.choice or "objective" for one in survey.families()}
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots()
     for x, (_, rows) in enumerate(columns):
         for level, row in enumerate(rows):
             axes.plot(
-                [x - 0.45], [level + 0.6], "o", markersize=4.5, color=_COLOURS[choice[row.family]]
+                [x - 0.45], [level + 0.6], "o", markersize=5, color=_COLOURS[choice[row.family]]
             )
-            axes.text(x - 0.4, level + 0.6, row.name, size=7.4, va="center", color="#222222")
+            axes.text(x - 0.4, level + 0.6, row.name, size=8.6, va="center", color="#222222")
     for year, rows in years:
         places = [x for x, (one, _) in enumerate(columns) if one == year]
         left, right = places[0] - 0.48, places[-1] + 0.46

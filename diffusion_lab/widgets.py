@@ -10,9 +10,11 @@
         caption="Half of the contrast is gone long before t = 1.",
     )
 
-The same output holds the widget and a PNG of the first figure: a live notebook shows the widget,
-a stored one (without widget state), a code host or a printer shows the figure. Every control has
-a text label with its unit. A slider redraws when it is let go, not on the way.
+The cell has three outputs: the widget, a PNG of the first figure, and the caption. While the widget
+is alive it hides that figure, since it draws its own. A notebook that is opened again, a code host
+or a printer has no live widget (JupyterLab then says "model not found" in its place), and shows
+the figure, with its alt text. Every control has a text label with its unit. A slider redraws when
+it is let go, not on the way; while ``draw`` works, "drawing ..." stands under the controls.
 """
 
 from __future__ import annotations
@@ -28,6 +30,17 @@ from diffusion_lab.plots import _display, _evenly, _stack, mime, picture, png, s
 __all__ = ["Explorer", "choice", "explore", "player", "slider", "toggle"]
 
 Words = str | Callable[..., str]
+
+ALIVE = "diffusion-lab-alive"
+"""The CSS class of the box: only a widget that is alive has an element of this class."""
+
+HIDE_STILL = (
+    f"<style>.jp-OutputArea-child:has(.{ALIVE}) + .jp-OutputArea-child {{ display: none; }}</style>"
+)
+"""Lives in the widget and hides the output after it; without the widget the still is shown."""
+
+BUSY = '<span role="status">drawing ...</span>'
+IDLE = '<span role="status"></span>'
 
 
 # ------------------------------------------------------------------------------------- controls
@@ -78,7 +91,10 @@ def _widget(control: Mapping[str, Any]) -> Any:
 # ------------------------------------------------------------------------------------- exploring
 class Explorer:
     """Controls beside a drawing. ``set(t=0.3)`` moves a control as a hand would; ``values`` and
-    ``redraws`` say where it stands, ``data`` is the PNG now shown, ``children`` the widgets."""
+    ``redraws`` say where it stands, ``data`` is the PNG now shown, ``children`` the widgets.
+
+    ``still`` is the PNG and alt text that the notebook stores: the present drawing where it is
+    None. Drawing that takes no time (a player's) is ``quick``, and is not announced."""
 
     def __init__(
         self,
@@ -102,14 +118,18 @@ class Explorer:
                 ipywidgets.HBox([widget] if control["kind"] == "toggle" else [label, widget])
             )
             widget.observe(self._moved, names="value")
+        self.quick = False
+        self.busy = ipywidgets.HTML(IDLE, layout=ipywidgets.Layout(height="1.8em"))
         self.screen = ipywidgets.HTML()
-        self.box = ipywidgets.VBox([*rows, self.screen])
-        self.first = self._drawn()
-        self._put(self.first)
+        hide = ipywidgets.HTML(HIDE_STILL, layout=ipywidgets.Layout(display="none"))
+        self.box = ipywidgets.VBox([*rows, self.busy, self.screen, hide])
+        self.box.add_class(ALIVE)
+        self.still: tuple[bytes, str] | None = None
+        self._put(self._drawn())
 
     @property
     def children(self) -> tuple[Any, ...]:
-        """The widgets: one row for each control, then the drawing."""
+        """The widgets: a row for each control, the words "drawing ...", the drawing, its style."""
         return self.box.children
 
     @property
@@ -150,17 +170,24 @@ class Explorer:
     def _moved(self, change: Mapping[str, Any]) -> None:
         try:
             self.error = ""
+            if not self.quick:
+                self.busy.value = BUSY  # sent at once: the page shows it while draw works
             self._put(self._drawn())
         except Exception as error:  # shown where the learner looks, instead of lost in a log
             self.error = f"{type(error).__name__}: {error}"
             self.screen.value = f"<pre>{html.escape(self.error)}</pre>"
+        finally:
+            self.busy.value = IDLE
 
     def _ipython_display_(self) -> None:
-        """Show widget and still figure as one output, then the caption."""
+        """Show the widget, the still figure (an output of its own, which stays), the caption."""
+        data, alt = self.still or (self.data, self.words(self.alt))
         caption = self.words(self.caption)
-        bundle, metadata = mime(self.data, alt=self.words(self.alt), caption=caption)
+        bundle, metadata = mime(data, alt=alt, caption=caption)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        _display(bundle | {"application/vnd.jupyter.widget-view+json": view}, metadata)
+        words = "[controls: run this cell to use them]"
+        _display({"application/vnd.jupyter.widget-view+json": view, "text/plain": words})
+        _display(bundle, metadata)
         print(caption)
 
 
@@ -182,14 +209,17 @@ def explore(
 def player(
     frames: Sequence[Any], *, alt: Words, caption: Words, label: str = "step",
     titles: Sequence[str] | None = None, interval: int = 200, columns: int | None = None,
+    still: str = "",
 ) -> Explorer:  # fmt: skip
     """Pictures over time with a play button and a slider; the still figure is a strip of frames.
 
     Args:
         frames: each ``(N, C, H, W)`` in [-1, 1], the same shape in all.
         titles: a word for each frame (its time, say), shown above the strip's frames.
-        alt, caption: as for ``plots.show``.
+        alt, caption: as for ``plots.show``; each may be a function of ``step``.
         interval: milliseconds from one frame to the next.
+        still: the alt text of the strip, which shows the first picture of up to eight frames;
+            that of the last frame where none is given.
     """
     import ipywidgets
     import matplotlib.pyplot as plt
@@ -206,9 +236,10 @@ def player(
     seen.box.children = (play, *seen.box.children)
     shown = _evenly(len(frames), 8)
     words = [titles[i] if titles else f"{label} {i}" for i in shown]
-    still = strip([_stack([frames[i][:1] for i in shown])], titles=words)
-    seen.data = png(still)
-    plt.close(still)
+    drawn = strip([_stack([frames[i][:1] for i in shown])], titles=words)
+    seen.still = png(drawn), still or seen.words(alt)
+    plt.close(drawn)
+    seen.quick = True
     return seen
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from diffusion_lab import plots, widgets
+from diffusion_lab.cells import tidy
 from diffusion_lab.widgets import choice, explore, player, slider, toggle
+
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_children_move_it_too():
 
 
 def test_each_control_has_a_label_with_its_unit_and_waits_for_the_hand():
-    row, listed, ticked, _ = explorer().children
+    row, listed, ticked, *_ = explorer().children
     label, control = row.children
     assert label.value == "time t (of the way)" and control.tooltip == label.value
     assert control.continuous_update is False
@@ -80,14 +83,43 @@ def test_first_drawing_may_raise():
         explorer(t=slider("time t", 1.0, 0, 1, 0.01))
 
 
-def test_display_holds_widget_figure_alt_and_caption(shown, capsys):
+def test_the_still_figure_is_an_output_of_its_own(shown, capsys):
     seen = explorer()
     seen._ipython_display_()
-    ((bundle, metadata),) = shown
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == seen.box.model_id
-    assert base64.b64decode(bundle["image/png"]) == seen.data
+    (live, _), (still, metadata) = shown
+    assert live[VIEW]["model_id"] == seen.box.model_id and "image/png" not in live
+    assert set(still) == {"image/png", "text/plain"}  # nothing that a front end would prefer
+    assert base64.b64decode(still["image/png"]) == seen.data
     assert metadata == {"image/png": {"alt": 'a "linear" line to 0.30'}}
     assert capsys.readouterr().out == "The line rises.\n"
+
+
+def test_only_a_live_widget_hides_the_still_figure(shown):
+    """The rule that hides the next output lives in the widget, and asks for its class."""
+    seen = explorer()
+    seen._ipython_display_()
+    assert widgets.ALIVE in seen.box._dom_classes
+    rules = [child.value for child in seen.children if "<style>" in getattr(child, "value", "")]
+    assert rules == [widgets.HIDE_STILL] and f":has(.{widgets.ALIVE}) +" in rules[0]
+    assert not any("style" in str(value) for bundle, _ in shown for value in bundle.values())
+
+
+def test_drawing_is_announced_while_it_works():
+    said = []
+
+    def slow(t):
+        if seen:
+            said.append(seen[0].busy.value)
+        return draw(t)
+
+    seen = []
+    seen.append(explore(slow, t=slider("t", 0.1, 0, 1, 0.01), alt="a", caption="c"))
+    (one,) = seen
+    assert one.busy in one.children and "drawing" not in one.busy.value
+    one.set(t=0.2)
+    assert "drawing" in said[0] and "drawing" not in one.busy.value
+    one.set(t=0.99)  # draw raises
+    assert one.error and "drawing" in said[1] and "drawing" not in one.busy.value
 
 
 def test_no_figure_is_left_open():
@@ -106,9 +138,41 @@ def test_player(shown):
     assert (play.min, play.max, play.value) == (0, 4, 4)
     shots = {seen.set(step=i).data for i in range(5)}
     assert len(shots) == 5
-    seen = player(frames, alt="fades in", caption="Look.")
+    announced = []
+    seen.busy.observe(announced.append, names="value")
+    seen.set(step=0)
+    assert not announced  # nothing to wait for
+
+
+@pytest.mark.parametrize(("still", "words"), [("", "frame 2"), ("a strip", "a strip")])
+def test_player_stores_a_strip_with_its_own_words(shown, still, words):
+    frames = [torch.full((4, 1, 3, 3), value) for value in (-1.0, 0.0, 1.0)]
+    seen = player(frames, alt=lambda step: f"frame {step}", caption="Look.", still=still)
+    seen.set(step=1)
+    assert 'alt="frame 1"' in seen.screen.value
     seen._ipython_display_()
-    assert shown[0][1]["image/png"]["alt"] == "fades in"
+    bundle, metadata = shown[1]
+    assert base64.b64decode(bundle["image/png"]) == seen.still[0] != seen.data
+    assert metadata["image/png"]["alt"] == words
+
+
+def test_saved_shut_down_and_read_again_the_figure_is_there():
+    """What a learner's front end stores: each output on its own, the widget's without state."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    code = (
+        "from diffusion_lab import plots\n"
+        "from diffusion_lab.widgets import explore, slider\n"
+        "explore(lambda t: plots.lines([0, 1], {'a': [0, t]}, xlabel='t', ylabel='y'),\n"
+        "        t=slider('t', 1, 0, 2, 1), alt='a line', caption='It rises.')"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, kernel_name="python3", store_widget_state=False).execute()
+    kinds = [set(out.get("data", {})) for out in notebook.cells[0].outputs]
+    assert kinds == [{VIEW, "text/plain"}, {"image/png", "text/plain"}, set()]
+    stored = tidy(notebook).cells[0].outputs
+    assert [out.output_type for out in stored] == ["display_data", "stream"]
+    assert stored[0].metadata["image/png"]["alt"] == "a line" and stored[1].text == "It rises.\n"
 
 
 @pytest.mark.parametrize(
