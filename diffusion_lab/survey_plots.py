@@ -187,7 +187,7 @@ def timeline_figure() -> Figure:
             axes.plot(
                 [x - 0.45], [level + 0.6], "o", markersize=5, color=_COLOURS[choice[row.family]]
             )
-            axes.text(x - 0.4, level + 0.6, row.name, size=8.6, va="center", color="#222222")
+            axes.text(x - 0.4, level + 0.6, row.name, size=8.2, va="center", color="#222222")
     for year, rows in years:
         places = [x for x, (one, _) in enumerate(columns) if one == year]
         left, right = places[0] - 0.48, places[-1] + 0.46
