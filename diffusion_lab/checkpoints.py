@@ -23,8 +23,7 @@ from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
 __all__ = [
-    "info", "load", "load_denoiser", "load_tensors", "save", "save_tensors",
-    "shipped",
+    "find", "info", "load", "load_denoiser", "load_tensors", "save", "save_tensors", "shipped",
 ]  # fmt: skip
 
 FORMAT = "diffusion-lab-1"
@@ -116,7 +115,7 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
         what = "the saved state of a training" if "step" in about else "no model"
         raise CheckpointError(
             f"{name} is {what}: load a finished model (NAME.safetensors), or finish the training "
-            "with resume"
+            "with --resume (resume=True in Python)"
         )
     try:
         spec = dict(about["net"])

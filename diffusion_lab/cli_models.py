@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.cli_base import PROGRAM, Subparsers, add, add_json, writable
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import CheckpointError, did_you_mean, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +45,43 @@ def _at_least_one(value: int | None, option: str) -> None:
 def _list_recipes(as_json: bool) -> int:
     from diffusion_lab.recipes import RECIPES
 
+    costs = {name: _cost(recipe) for name, recipe in RECIPES.items()}
     if as_json:
-        print(json.dumps([recipe.as_dict() for recipe in RECIPES.values()], indent=2))
+        listed = [recipe.as_dict() | costs[name] for name, recipe in RECIPES.items()]
+        print(json.dumps(listed, indent=2))
         return 0
     width = max(map(len, RECIPES))
+    print(f"{'recipe':<{width}}   steps  parameters  core-seconds  what it makes")
     for name, recipe in RECIPES.items():
-        print(f"{name:<{width}}  {recipe.steps:>6,} steps  {recipe.about}")
+        parameters, seconds = (
+            "-" if value is None else f"{value:,.0f}" for value in costs[name].values()
+        )
+        print(
+            f"{name:<{width}}  {recipe.steps:>6,}  {parameters:>10}  {seconds:>12}  {recipe.about}"
+        )
+    print(
+        "\ncore-seconds: what the shipped model took, as its checkpoint records ('-': none shipped)"
+    )
     return 0
+
+
+def _cost(recipe: Recipe) -> dict[str, float | None]:
+    """The size of a recipe's network, and what training it took; None where nothing says it."""
+    from diffusion_lab import checkpoints, training
+    from diffusion_lab.data import load
+    from diffusion_lab.errors import DataError
+
+    with contextlib.suppress(CheckpointError, DataError):
+        if recipe.name in checkpoints.shipped():
+            about = checkpoints.info(recipe.name)
+            same = about["recipe"]["steps"] == recipe.steps and not about.get("interim")
+            return {
+                "parameters": about["parameters"],
+                "cpu_seconds": about["cpu_seconds"] if same else None,
+            }
+        net = training.build(recipe, load(recipe.data))
+        return {"parameters": sum(p.numel() for p in net.parameters()), "cpu_seconds": None}
+    return {"parameters": None, "cpu_seconds": None}
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
@@ -85,15 +116,18 @@ def _train(given: argparse.Namespace) -> int:
 
     from diffusion_lab import checkpoints, states, training
 
-    saved = states.saved_step(recipe, given.out)
-    if 0 < saved < recipe.steps and not (given.resume or given.fresh):
-        raise ValueError(
-            f"{given.out} holds a training of {recipe.name} that stopped after step {saved:,}: "
-            "go on with --resume, throw it away with --fresh, or choose another --out"
-        )
+    state = states.state_file(recipe, given.out)
+    if not (given.resume or given.fresh):
+        _refuse_to_overwrite(recipe, given.out, file, state)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     reports: list[Progress] = []
+
+    def watch(report: Progress) -> None:
+        if given.fresh and not reports and report.step < report.steps and _first():
+            state.unlink(missing_ok=True)  # under way: from here on a resume must not find it
+        reports.append(report)
+
     begin = time.perf_counter()
     try:
         training.fit(
@@ -101,11 +135,12 @@ def _train(given: argparse.Namespace) -> int:
             out=given.out,
             resume=given.resume,
             preview_every=given.preview_every,
-            watch=reports.append,
+            watch=watch,
         )
     except KeyboardInterrupt:
         if _first():
-            saved = states.saved_step(recipe, given.out)
+            earlier = given.fresh and not reports  # the state there is not of this training
+            saved = 0 if earlier else states.saved_step(recipe, given.out)
             print(
                 f"stopped; saved up to step {saved:,} of {recipe.steps:,}. Go on with: "
                 + _command(given)
@@ -117,13 +152,36 @@ def _train(given: argparse.Namespace) -> int:
     if _first():
         last, about = reports[-1], checkpoints.info(file)
         done = {
-            "recipe": recipe.name, "path": str(file), "steps": last.steps, "seed": recipe.seed,
-            "loss": last.loss, "cpu_seconds": round(last.cpu_seconds, 1),
+            "recipe": recipe.name, "path": str(file), "state": str(state),
+            "steps": last.steps, "seed": recipe.seed, "loss": last.loss,
+            "cpu_seconds": round(last.cpu_seconds, 1),
             "seconds": round(time.perf_counter() - begin, 1), "threads": torch.get_num_threads(),
             "processes": int(os.environ.get("WORLD_SIZE", "1")), "parameters": about["parameters"],
         }  # fmt: skip
         print(json.dumps(done, indent=2) if given.json else _told(done))
     return 0
+
+
+def _refuse_to_overwrite(recipe: Recipe, out: str, file: Path, state: Path) -> None:
+    """ValueError where ``out`` holds a stopped training of this recipe, or its finished model."""
+    from diffusion_lab import checkpoints
+
+    if state.is_file():
+        about = checkpoints.info(state)
+        saved, steps = about.get("step", 0), about.get("steps", 0)
+        if saved < steps:
+            same = "" if steps == recipe.steps else f" --steps {steps}"
+            raise ValueError(
+                f"{out} holds a training of {recipe.name} that stopped after step {saved:,} of "
+                f"{steps:,}: go on with --resume{same}, throw it away with --fresh, or choose "
+                "another --out"
+            )
+    if file.exists():
+        left = f", and {state.name}, the last state of its training" if state.is_file() else ""
+        raise ValueError(
+            f"{out} holds a finished model, {file.name}{left}: train over it with --fresh, or "
+            "choose another --out"
+        )
 
 
 def _told(done: dict[str, Any]) -> str:
@@ -134,6 +192,7 @@ def _told(done: dict[str, Any]) -> str:
         f"{done['loss']:.4f}; {done['cpu_seconds']:,.1f} core-seconds{ranks}, "
         f"{done['seconds']:,.1f} s"
     )
+    text += f"\n{done['state']} was for --resume: the model does not need it, delete it at will"
     if not done["recipe"].endswith("-features"):
         text += f"\ndraw with it: {PROGRAM} sample --model {shlex.quote(done['path'])}"
     return text
@@ -151,12 +210,19 @@ def train_command(commands: Subparsers) -> None:
         "(both draw the same batch and take a half each, so the loss curve stays the same).",
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name that --list shows")
-    parser.add_argument("--list", action="store_true", help="list the recipes and stop")
+    parser.add_argument("--list", action="store_true", help="list the recipes and what they cost")
     parser.add_argument("--steps", type=int, help="optimiser steps; the recipe's own if not given")
     parser.add_argument("--out", default="runs", metavar="DIR", help="folder (default: runs)")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the state saved in --out")
-    again.add_argument("--fresh", action="store_true", help="begin again over a saved state")
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the state saved in --out; the same --steps, --seed and --data-full must "
+        "be given as before",
+    )
+    again.add_argument(
+        "--fresh", action="store_true", help="begin again over what --out holds of this recipe"
+    )
     parser.add_argument("--seed", type=int, help="of the weights, batches and noise")
     parser.add_argument(
         "--data-full", action="store_true", help="the whole data set, not the embedded part"
@@ -243,13 +309,22 @@ def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, A
     if given.label is None:
         return torch.arange(given.n) % classes, classes
     names = CLASSES.get(model.about.get("data", {}).get("name"), ())
-    if given.label in names:
-        label = names.index(given.label)
-    elif given.label.isdecimal() and int(given.label) < classes:
-        label = int(given.label)
-    else:
-        raise unknown("label", given.label, [*map(str, range(classes)), *names])
-    return torch.full((given.n,), label), None
+    return torch.full((given.n,), _label(given.label, classes, names)), None
+
+
+def _label(given: str, classes: int, names: Sequence[str]) -> int:
+    """The number of the class that --label gives by its number or name."""
+    if given.lower() in names:
+        return names.index(given.lower())
+    if given.isdecimal() and int(given) < classes:
+        return int(given)
+    words = ", ".join(
+        f"{number} {name}" for number, name in enumerate(names) if not name.isdecimal()
+    )
+    raise ValueError(
+        f"unknown label {given!r}.{did_you_mean(given, names)} A label is a number from 0 to "
+        f"{classes - 1}" + (f", or its name: {words}" if words else "")
+    )
 
 
 def _sample(given: argparse.Namespace) -> int:
@@ -339,6 +414,8 @@ def sample_command(commands: Subparsers) -> None:
     parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
     parser.add_argument("--eta", type=float, help="share of noise in ddim, from 0 to 1")
     parser.add_argument("--variance", help="of ddpm: small, large or learned")
-    parser.add_argument("--spacing", help="of the time grid: uniform, quadratic, lambda, karras")
+    parser.add_argument(
+        "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
+    )
     parser.add_argument("--device", help="cpu or cuda; the best there is if not given")
     add_json(parser)

@@ -17,7 +17,9 @@ from diffusion_lab import checkpoints
 from diffusion_lab.errors import CheckpointError
 from diffusion_lab.recipes import Recipe
 
-__all__ = ["keep", "restore", "saved_step", "state_file"]
+__all__ = ["AGAIN", "keep", "restore", "saved_step", "state_file"]
+
+AGAIN = "start again from nothing (on the command line --fresh, in Python resume=False)"
 
 
 def state_file(recipe: Recipe, out: str | Path) -> Path:
@@ -53,17 +55,21 @@ def restore(
     """
     file = state_file(recipe, out)
     if not file.is_file():
-        raise CheckpointError(f"there is no saved state {file}: start this training without resume")
+        raise CheckpointError(f"there is no saved state {file} to resume from: {AGAIN}")
     for part in file.parent.glob(f".{recipe.name}.*.tmp"):  # what a kill left of a file
         part.unlink(missing_ok=True)
     tensors, header = checkpoints.load_tensors(file)
-    ours = json.loads(json.dumps(recipe.as_dict())) | {"total steps": steps}
-    theirs = header.get("recipe", {}) | {"total steps": header.get("steps")}
-    differ = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+    ours = json.loads(json.dumps(recipe.as_dict())) | {"steps": steps}
+    theirs = header.get("recipe", {}) | {"steps": header.get("steps")}
+    differ = [
+        f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} asked"
+        for name in sorted(ours | theirs)
+        if ours.get(name) != theirs.get(name)
+    ]
     if differ:
         raise CheckpointError(
-            f"{file} is the state of another training ({', '.join(differ)} differ): "
-            "use the same recipe and steps, or another folder"
+            f"{file} is the state of another training ({'; '.join(differ)}): ask for the same, "
+            f"choose another folder, or {AGAIN}"
         )
     try:
         model.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("w.")})

@@ -200,6 +200,7 @@ def train(
     model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state. With
     ``preview_every`` pictures of the averaged model go to ``out/NAME.preview_STEP.png``.
     ``stop_at`` ends early without finishing (to be resumed).
+    The call itself reads data and state and refuses what cannot be done; the iterator trains.
     Raises ValueError for impossible sizes, CheckpointError where there is no saved state or it is
     of another training, FloatingPointError where the loss or a weight is no longer finite.
     """
@@ -237,47 +238,56 @@ def train(
     if start >= last:
         raise CheckpointError(
             f"nothing is left to do: the saved state in {out} is at step {start} of {steps}. "
-            + ("Load the finished model, or start" if start >= steps else "Raise stop_at, or start")
-            + " again without resume"
+            + ("Load the finished model" if start >= steps else "Raise stop_at")
+            + f", or {states.AGAIN}"
         )
-    clock = time.process_time()
-    for step in range(start, last):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, step, steps)
-        batch = [b if b is None else b[part].to(accelerator.device) for b in task.draw(data, step)]
-        loss = wrapped(*batch)
-        accelerator.backward(loss)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        ema.update(average, model, step)
-        total += loss.detach()
-        counted += 1
-        done = step + 1
-        reports, saves, previews = (
-            every is not None and (done % every == 0 or done == last)
-            for every in (report_every, None if out is None else save_every, preview_every)
-        )
-        if not (reports or saves or previews):
-            continue
-        total = accelerator.reduce(total, "mean")
-        mean = (total / counted).item()
-        _check_finite(mean, model, recipe, done)
-        seconds += time.process_time() - clock
-        if main and done == steps and out is not None:  # before the state: a kill loses neither
-            path = Path(out) / f"{recipe.name}.safetensors"
-            checkpoints.save(path, average, about(recipe, data, steps, seconds, average))
-        if main and saves:
-            head = {"steps": steps, "step": done, "cpu_seconds": seconds}
-            if done % report_every:  # the loss since the last report, which goes on after a resume
-                head |= {"total": total.item(), "counted": counted}
-            states.keep(recipe, out, head, model, average, optimiser)
-        if main and previews:
-            _preview(recipe, average, Path(out) / f"{recipe.name}.preview_{done}.png")
-        if reports:
-            total, counted = torch.zeros_like(total), 0
-            yield Progress(done, steps, mean, seconds, average)
+
+    def loop() -> Iterator[Progress]:
+        nonlocal seconds, total, counted
         clock = time.process_time()
-    accelerator.wait_for_everyone()
+        for step in range(start, last):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(recipe, step, steps)
+            batch = [
+                b if b is None else b[part].to(accelerator.device) for b in task.draw(data, step)
+            ]
+            loss = wrapped(*batch)
+            accelerator.backward(loss)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            ema.update(average, model, step)
+            total += loss.detach()
+            counted += 1
+            done = step + 1
+            reports, saves, previews = (
+                every is not None and (done % every == 0 or done == last)
+                for every in (report_every, None if out is None else save_every, preview_every)
+            )
+            if not (reports or saves or previews):
+                continue
+            total = accelerator.reduce(total, "mean")
+            mean = (total / counted).item()
+            _check_finite(mean, model, recipe, done)
+            seconds += time.process_time() - clock
+            if main and done == steps and out is not None:  # before the state: a kill loses neither
+                path = Path(out) / f"{recipe.name}.safetensors"
+                checkpoints.save(path, average, about(recipe, data, steps, seconds, average))
+            if main and saves:
+                head = {"steps": steps, "step": done, "cpu_seconds": seconds}
+                if (
+                    done % report_every
+                ):  # the loss since the last report, which goes on after a resume
+                    head |= {"total": total.item(), "counted": counted}
+                states.keep(recipe, out, head, model, average, optimiser)
+            if main and previews:
+                _preview(recipe, average, Path(out) / f"{recipe.name}.preview_{done}.png")
+            if reports:
+                total, counted = torch.zeros_like(total), 0
+                yield Progress(done, steps, mean, seconds, average)
+            clock = time.process_time()
+        accelerator.wait_for_everyone()
+
+    return loop()
 
 
 def _check(
@@ -287,7 +297,9 @@ def _check(
     if min(steps, report_every, save_every, 1 if preview_every is None else preview_every) < 1:
         raise ValueError("steps, report_every, save_every and preview_every must be >= 1")
     if out is None and (resume or preview_every is not None):
-        what = "resume needs the folder of the earlier run" if resume else "previews need a folder"
+        what = (
+            "to resume takes the folder of the earlier run" if resume else "previews need a folder"
+        )
         raise ValueError(f"{what}: out=...")
     if preview_every is not None and (recipe.task != "diffusion" or data.x.ndim != 4):
         raise ValueError("only a model that draws pictures has previews: leave preview_every out")
@@ -354,8 +366,9 @@ def fit(
     if options.get("resume") and options.get("out") is not None:
         start = states.saved_step(recipe, options["out"])
     quiet = not bar or os.environ.get("RANK", "0") != "0"
+    training = train(recipe, **options)  # refuses before a bar is drawn
     with tqdm(total=steps, initial=start, desc=recipe.name, unit="step", disable=quiet) as progress:
-        for p in train(recipe, **options):
+        for p in training:
             progress.set_postfix(loss=f"{p.loss:.4f}", refresh=False)
             progress.update(p.step - progress.n)
             if watch is not None:

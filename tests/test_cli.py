@@ -99,7 +99,11 @@ REFUSED = [
     ("sample --sampler ddim --variance small", "--variance belongs to ddpm"),
     ("sample --sampler ddim --eta 2", "eta must lie in [0, 1]"),
     ("sample --sampler ddpm --variance smal", "Did you mean 'small'"),
-    ("sample --label 10", "unknown label '10'"),
+    ("sample --sampler dpm", "Did you mean 'ddpm' or 'dpmpp'?"),
+    ("sample --label 12", "unknown label '12'. A label is a number from 0 to 9, or its name: 0 t-"),
+    ("sample --label -1", "unknown label '-1'. A label is a number from 0 to 9"),
+    ("sample --model digits --label 10", "unknown label '10'. A label is a number from 0 to 9\n"),
+    ("sample --label boot", "Did you mean 'ankle boot' or 'coat'?"),
     ("sample --label sneeker", "Did you mean 'sneaker'"),
     ("sample --label 3 --labels all", "not allowed with"),
     ("sample --labels none --scale 2", "leave --scale out"),
@@ -264,10 +268,29 @@ def test_sample_with_the_shipped_model_and_a_class_by_name(tmp_path, monkeypatch
 def test_list(capsys):
     status, out, _ = run(capsys, "train", "--list")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == list(recipes.RECIPES)
-    listed = json.loads(run(capsys, "train", "--list", "--json")[1])
-    assert [one["name"] for one in listed] == list(recipes.RECIPES)
-    assert listed[0]["steps"] == recipes.get("fashion").steps
+    head, *lines = out.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes.RECIPES)
+    assert [head.index(word) for word in ("steps", "parameters")] == [19, 26]
+    listed = {one["name"]: one for one in json.loads(run(capsys, "train", "--list", "--json")[1])}
+    assert list(listed) == list(recipes.RECIPES)
+    for line in lines:
+        name, *numbers = line.split()[:4]
+        told, about = listed[name], None
+        if name in checkpoints.shipped():
+            about = checkpoints.info(name)
+        seconds = f"{about['cpu_seconds']:,.0f}" if about else "-"
+        assert numbers == [f"{told['steps']:,}", f"{told['parameters']:,}", seconds]
+        assert told["cpu_seconds"] == (about["cpu_seconds"] if about else None)
+    # one network, one trained longer
+    assert listed["fashion-1min"]["parameters"] == listed["fashion"]["parameters"]
+
+
+def test_list_quotes_no_cost_of_other_steps(tiny, capsys, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "digits", recipes.get("digits").but(steps=7))
+    listed = {one["name"]: one for one in json.loads(run(capsys, "train", "--list", "--json")[1])}
+    assert listed["digits"]["cpu_seconds"] is None
+    net = training.build(recipes.get("tiny"), data.load("digits"))
+    assert listed["tiny"]["parameters"] == sum(p.numel() for p in net.parameters())
 
 
 def test_train_then_sample(tiny, capsys):
@@ -276,6 +299,7 @@ def test_train_then_sample(tiny, capsys):
     assert out.splitlines()[0] == "made/tiny.safetensors"
     assert "6 steps" in out
     assert "core-seconds" in out
+    assert "made/tiny.state.safetensors was for --resume" in out
     assert "tiny: 100%" in err  # the bar
     assert sorted(path.name for path in Path("made").iterdir()) == [
         "tiny.preview_3.png", "tiny.preview_6.png", "tiny.safetensors", "tiny.state.safetensors",
@@ -311,7 +335,7 @@ def test_resume_goes_on_and_equals_the_uninterrupted(tiny, capsys):
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
     status, out, err = run(capsys, "train", "tiny", "--out", "part")
     assert (status, out) == (2, "")
-    assert "stopped after step 4" in err
+    assert "stopped after step 4 of 6" in err
     assert "--resume" in err
     assert run(capsys, "train", "tiny", "--out", "part", "--resume")[0] == 0
     name = "tiny.safetensors"
@@ -320,19 +344,71 @@ def test_resume_goes_on_and_equals_the_uninterrupted(tiny, capsys):
     status, _, err = run(capsys, "train", "tiny", "--out", "part", "--resume")
     assert status == 2
     assert "nothing is left to do" in err
+    assert "--fresh" in err
+    assert "it/s" not in err and "step/s" not in err  # no bar before the error
+
+
+def test_a_finished_model_is_not_overwritten_unasked(tiny, capsys):
+    file = Path("made/tiny.safetensors")
+    assert run(capsys, "train", "tiny", "--out", "made")[0] == 0
+    before = digest(file)
+    status, out, err = run(capsys, "train", "tiny", "--out", "made", "--seed", 5)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1  # no bar
+    assert "a finished model, tiny.safetensors, and tiny.state.safetensors" in err
+    assert "--fresh" in err
+    states.state_file(recipes.get("tiny"), "made").unlink()
+    status, _, err = run(capsys, "train", "tiny", "--out", "made", "--seed", 5)
+    assert status == 2 and "a finished model, tiny.safetensors: train over it" in err
+    assert digest(file) == before
+    assert run(capsys, "train", "tiny", "--out", "made", "--seed", 5, "--fresh")[0] == 0
+    assert digest(file) != before
+    assert run(capsys, "train", "tiny-plain", "--out", "made")[0] == 0  # another name, same folder
+
+
+def test_a_stopped_training_of_other_steps_says_which(tiny, capsys):
+    list(training.train(recipes.get("tiny").but(steps=8), out="part", save_every=2, stop_at=4))
+    status, _, err = run(capsys, "train", "tiny", "--out", "part")
+    assert status == 2 and "after step 4 of 8: go on with --resume --steps 8," in err
+    status, _, err = run(capsys, "train", "tiny", "--out", "part", "--resume")
+    assert status == 2 and "(steps 8 there, 6 asked)" in err
+    assert run(capsys, "train", "tiny", "--out", "part", "--resume", "--steps", 8)[0] == 0
 
 
 def test_fresh_begins_again(tiny, capsys):
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
     assert run(capsys, "train", "tiny", "--out", "part", "--fresh")[0] == 0
     assert states.saved_step(recipes.get("tiny"), "part") == 6
+    states.state_file(recipes.get("tiny"), "part").write_bytes(b"damaged")
+    assert run(capsys, "train", "tiny", "--out", "part", "--fresh")[0] == 0
+
+
+@pytest.mark.parametrize(("stop", "kept"), [(1, True), (3, False)])
+def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsys, monkeypatch):
+    """Stopped before its first report nothing is lost; after it the old state is not resumed."""
+    list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
+    draw, calls = training._Diffusion.draw, []
+
+    def stopping(self, *given):
+        calls.append(given)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return draw(self, *given)
+
+    fit = training.fit
+    monkeypatch.setattr(training._Diffusion, "draw", stopping)
+    monkeypatch.setattr(training, "fit", lambda *a, **k: fit(*a, **k, report_every=2))
+    status, _, err = run(capsys, "train", "tiny", "--out", "part", "--fresh")
+    assert status == 130
+    assert "stopped before the first state was saved" in err
+    assert (states.saved_step(recipes.get("tiny"), "part") == 4) == kept
 
 
 def test_another_seed_does_not_resume(tiny, capsys):
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
     status, _, err = run(capsys, "train", "tiny", "--out", "part", "--resume", "--seed", 3)
     assert status == 2
-    assert "another training (seed differ)" in err
+    assert "another training (seed 0 there, 3 asked)" in err
 
 
 def test_interrupt_says_how_to_go_on(tiny, capsys, monkeypatch):

@@ -123,7 +123,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_resume_without_a_state_says_to_start_without(tmp_path):
-    with pytest.raises(CheckpointError, match="no saved state.*without resume"):
+    with pytest.raises(CheckpointError, match=r"no saved state.*--fresh.*resume=False"):
         curve(TINY, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="out="):
         curve(TINY, resume=True)
@@ -140,9 +140,9 @@ def test_resume_of_a_finished_training_says_so(tmp_path):
 
 def test_the_state_of_another_training_is_refused_by_name(tmp_path):
     curve(TINY, out=tmp_path, stop_at=3)
-    with pytest.raises(CheckpointError, match=r"another training \(batch, lr differ\)"):
+    with pytest.raises(CheckpointError, match=r"training \(batch 16 there, 8 asked; lr .*--fresh"):
         curve(TINY.but(batch=8, lr=1e-3), out=tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match=r"\(total steps differ\)"):
+    with pytest.raises(CheckpointError, match=r"\(steps 12 there, 13 asked\)"):
         curve(TINY, out=tmp_path, steps=13, resume=True)
 
 
@@ -381,6 +381,15 @@ def test_the_bar_knows_its_length_from_the_start(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_what_cannot_be_done_is_said_before_a_bar_is_drawn(tmp_path, capfd):
+    for options in ({"resume": True}, {"steps": 0}, {"preview_every": 0}):
+        with pytest.raises((CheckpointError, ValueError)):
+            fit(TINY, out=tmp_path, **options)
+    with pytest.raises(CheckpointError, match="no saved state"):
+        train(TINY, out=tmp_path, resume=True)  # the call itself, no step taken
+    assert capfd.readouterr().err == ""
+
+
 # ---- the optimum -------------------------------------------------------------------------------
 class Affine(Denoiser):
     """eps_hat = a_i x_t + b_i at each time i/T of a grid: all that Gaussian data asks for."""
@@ -478,3 +487,15 @@ def test_every_weighting_trains_through_the_same_loop(name, mixture):
     after, _ = losses(recipe, fit(recipe, data=points, bar=False), gm, fresh)
     assert bayes < after
     assert after - bayes < 0.5 * (before - bayes)
+
+
+def test_the_finished_model_is_the_average(tmp_path):
+    """What is saved as the model, and what is shown on the way, are the averaged weights."""
+    recipe = TINY.but(ema=0.9)
+    *_, last = train(recipe, out=tmp_path, **OFTEN)
+    state, _ = state_of(recipe, tmp_path)
+    model, _ = checkpoints.load_tensors(tmp_path / f"{recipe.name}.safetensors")
+    same(model, {k.removeprefix("ema.net."): v for k, v in state.items() if k.startswith("ema.")})
+    same(model, dict(last.model.net.state_dict()))
+    raw = {k.removeprefix("w.net."): v for k, v in state.items() if k.startswith("w.")}
+    assert max((raw[k] - model[k]).abs().max().item() for k in model) > 1e-4
