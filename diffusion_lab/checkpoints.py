@@ -63,7 +63,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as f:
             header = f.metadata() or {}
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+            # copies: what is read is a view of the file, and would change when the file does
+            tensors = {key: f.get_tensor(key).clone() for key in f.keys()}  # noqa: SIM118
         if header.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path} is a safetensors file but not one of this course "

@@ -12,6 +12,7 @@ from diffusion_lab import nets
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.nets import MLP, Classifier, UNet, make
 from diffusion_lab.nets.layers import LevelEmbedding, zero
+from diffusion_lab.nets.unet import ResBlock
 from diffusion_lab.schedules import EDM
 
 
@@ -145,6 +146,17 @@ def test_attention_is_softmax_of_scaled_products():
     assert torch.allclose(layer(x), x + layer.out(mixed), atol=1e-5)
 
 
+def test_a_block_that_is_told_nothing_is_a_plain_residual_block():
+    """Where the level's scale and shift are 0, the features pass as they are."""
+    block = awake(ResBlock(8, 8, emb=4))
+    zero(block.told)
+    x = randn(3, 8, 5, 5)
+    silu = nn.functional.silu
+    plain = x + block.conv2(silu(block.norm2(block.conv1(silu(block.norm1(x))))))
+    assert torch.allclose(block(x, randn(3, 4, seed=1)), plain, atol=1e-6)
+    assert (plain - x).abs().max() > 1e-3  # the branch says something
+
+
 def test_the_embedding_tells_levels_apart():
     """Waves with periods 64 to 1 in lambda: no two levels of [-10, 10] look alike."""
     layer = LevelEmbedding(32)
@@ -157,6 +169,10 @@ def test_the_embedding_tells_levels_apart():
     apart = torch.cdist(waves, waves) + 100 * torch.eye(201)
     assert apart.min() > 0.3
     assert layer(lam).shape == (201, 32)
+    told = []  # what enters the network is those waves, each with its quarter turn
+    layer.mlp[0].register_forward_pre_hook(lambda _, given: told.append(given[0]))
+    layer(lam)
+    assert torch.allclose(told[0], waves, atol=1e-5)
 
 
 def test_the_last_class_is_no_class():

@@ -31,6 +31,14 @@ def test_points_on_a_line():
     assert (found.k, found.n_real, found.n_made) == (1, 4, 4)
 
 
+def test_the_balls_are_those_of_the_real_pictures():
+    """Real 0, 1, 10, 11, 12 with k = 1: all balls of radius 1; two generated points near 0."""
+    real, made = torch.tensor([[0.0], [1], [10], [11], [12]]), torch.tensor([[0.25], [0.5]])
+    found = neighbours(real, made, k=1)
+    assert (found.precision, found.coverage, found.density) == (1, 2 / 5, 4 / 2)
+    assert (found.recall, found.n_real, found.n_made) == (1 / 5, 5, 2)  # balls [0, .5], [.25, .75]
+
+
 def test_a_set_with_itself_and_a_set_far_away():
     x = randn(500, 8)
     same, far = neighbours(x, x), neighbours(x, x + 100)

@@ -639,6 +639,14 @@ def test_batches_do_not_change_a_deterministic_walk():
     assert whole.nfe == parts.nfe == 6
 
 
+def test_batches_keep_their_own_labels():
+    d = MIX.denoiser(Linear())
+    label = torch.tensor([0] * 30 + [1] * 30 + [2] * 30)
+    x = generate(d, 90, steps=30, label=label, batch=30).x.double()
+    for k in range(3):
+        assert torch.allclose(x[label == k].mean(0), MIX.means[k], atol=0.3)
+
+
 def test_generate_with_classes():
     d = MIX.denoiser(Linear())
     label = torch.tensor([0, 1, 2]).repeat(40)
