@@ -1,0 +1,40 @@
+"""Where random numbers come from, and where tensors live."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from diffusion_lab.device import device, generator, randn
+
+
+def test_seeds_of_several_numbers_do_not_meet():
+    """Order, length and leading zeros all count: each pair of these draws other numbers."""
+    seeds = [(1, 2), (2, 1), (3,), (0, 3), (3, 0), (1, 2, 0), (0, 1, 2), (12,), (1, 1), (0, 2)]
+    first = [torch.randint(2**62, (2,), generator=generator(*s)).tolist() for s in seeds]
+    assert all(a != b for a, b in itertools.combinations(first, 2))
+    again = torch.randint(2**62, (2,), generator=generator(1, 2)).tolist()
+    assert again == first[0]
+
+
+def test_one_number_is_the_seed_itself():
+    mine, theirs = torch.Generator().manual_seed(7), generator(7)
+    assert torch.equal(torch.randn(5, generator=mine), torch.randn(5, generator=theirs))
+    with pytest.raises(ValueError, match="at least one seed"):
+        generator()
+
+
+def test_noise_follows_another_tensor_and_is_drawn_in_single_precision():
+    like = torch.zeros(2, dtype=torch.float64)
+    drawn = randn((4,), generator(0), like)
+    assert drawn.dtype == torch.float64
+    assert torch.equal(drawn, randn((4,), generator(0)).double())
+
+
+def test_the_variable_chooses_the_device(monkeypatch):
+    monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "meta")
+    assert device().type == "meta"
+    monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "")  # empty is as if it were not there
+    assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
