@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from diffusion_lab import checkpoints, data, metrics, recipes, training
+from diffusion_lab.bench.shipped import draw
 from diffusion_lab.bound import prior_term, vlb_term
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import NetDenoiser
@@ -29,7 +29,6 @@ from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.metrics.frechet import build_reference, forget
 from diffusion_lab.objectives import noised
 from diffusion_lab.recipes import Recipe
-from diffusion_lab.samplers import generate
 
 __all__ = ["accuracy", "bound_terms", "open_model", "picture_quality", "ship", "ship_reference"]
 
@@ -92,20 +91,17 @@ def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[s
     found: dict[str, Any] = {"pictures": n, "anchor_A": _short(anchor)}
     options = dict(recipe.sampler)
     scale = options.pop("scale", None)
-    label = None if model.num_classes is None else torch.arange(n) % model.num_classes
-    ways = {"plain" if label is None else "unguided": None}
-    if label is not None and scale not in (None, 1):
+    ways = {"plain" if model.num_classes is None else "unguided": None}
+    if model.num_classes is not None and scale not in (None, 1):
         ways = {"guided": scale} | ways
     for way, strength in ways.items():
-        clock = time.process_time()
-        result = generate(model, n, scale=strength, label=label, seed=0, **options)
-        seconds = 1000 * (time.process_time() - clock) / n
-        distance = metrics.fd(result.x.cpu(), recipe.data)
+        x, cost = draw(model, n, options | {"scale": strength}, seed=0)
+        distance = metrics.fd(x.cpu(), recipe.data)
         found[way] = {
             "fd": _short(distance),
             "fd_in_A": _short(distance / anchor),
-            "nfe": result.nfe,
-            "core_seconds_per_1000": round(seconds, 2),
+            "nfe": cost.nfe,
+            "core_seconds_per_1000": round(cost.cpu_seconds_per_1000, 2),
         }
         if strength is not None:
             found[way]["scale"] = strength
