@@ -60,9 +60,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/jupyter labextension disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1 || true
 	@touch $@
 
+# The file browser shows the whole repository. Idle threads of torch sleep: spinning, they slow
+# everything down where a core is shared.
 lab: setup
-	$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-	  --LabApp.news_url=None $(LAB_ARGS) notebooks/00_start_here.ipynb
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/jupyter lab \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+	  --LabApp.extension_manager=readonly --ServerApp.root_dir=. \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 test: lint test-package test-lessons
 

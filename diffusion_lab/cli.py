@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from diffusion_lab.cli_base import PROGRAM, Parser, Subparsers, add, add_json, say_error
 from diffusion_lab.cli_bench import bench_command
@@ -157,19 +158,25 @@ def _working_copy(number: str) -> Path:
     return copy
 
 
-def _jupyter(notebook: Path) -> list[str]:
-    """The command that opens a notebook in JupyterLab without asking the network for anything."""
+def _jupyter(notebook: Path, *, browser: bool = True) -> list[str]:
+    """The command that opens a notebook in JupyterLab without asking the network for anything.
+
+    Its file browser shows the repository, or the folder of a copy, and not ``notebooks`` alone.
+    """
     if importlib.util.find_spec("jupyterlab") is None:
         raise ValueError(
             "JupyterLab is not installed in this environment: "
             f"{Path(sys.executable).name} -m pip install jupyterlab"
         )
-    quiet = [
+    top = notebook.parent.parent if notebook.parent.name == "notebooks" else notebook.parent
+    options = [
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",
         "--LabApp.extension_manager=readonly",
+        f"--ServerApp.root_dir={top}",
+        f"--LabApp.default_url=/lab/tree/{quote(notebook.relative_to(top).as_posix())}",
     ]
-    return [sys.executable, "-m", "jupyterlab", *quiet, str(notebook)]
+    return [sys.executable, "-m", "jupyterlab", *options, *["--no-browser"] * (not browser)]
 
 
 def _lesson_open(given: argparse.Namespace) -> int:
@@ -180,7 +187,7 @@ def _lesson_open(given: argparse.Namespace) -> int:
     if given.no_open:
         print(path)
         return 0
-    command = _jupyter(path)
+    command = _jupyter(path, browser=not given.no_browser)
     environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
     return subprocess.run(command, env=environment, check=False).returncode
 
@@ -216,6 +223,9 @@ def _lesson_command(commands: Subparsers) -> None:
     )
     alone.add_argument(
         "--print-path", action="store_true", help="print where the lesson lies; copy nothing"
+    )
+    alone.add_argument(
+        "--no-browser", action="store_true", help="start JupyterLab and print its address only"
     )
     building = add(
         actions,
@@ -260,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
+    # Idle threads of torch sleep: spinning, they slow everything down where a core is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = _parser().parse_args(arguments)
     try:
         status = given.run(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,8 @@ def test_survey_of_one_system_tells_all(capsys):
         (["survey", "--family", "nois"], "Did you mean 'noise'"),
         (["survey", "--state", "workin"], "Did you mean 'working'"),
         (["survey", "--lesson", "25"], "from 00 to 24"),
-        (["survey", "DDMP"], "Did you mean"),
+        (["survey", "DDMI"], "Did you mean 'DDIM'? All of them: 'diffusion-lab survey'"),
+        (["survey", "71"], "no system has the number 71; they go from 1 to 70"),
         (["survey", "P2", "--family", "core"], "not both"),
         (["survay"], "Did you mean 'survey'"),
         (["survey", "--nothing"], "unrecognized arguments"),
@@ -164,24 +166,43 @@ def test_lesson_print_path_copies_nothing(installed, capsys):
     assert list(installed.iterdir()) == []
 
 
-def test_lesson_open_starts_jupyterlab_without_the_network(installed, capsys, monkeypatch):
+@pytest.fixture
+def started(monkeypatch) -> list[list[str]]:
+    """The commands that would have started JupyterLab."""
     pytest.importorskip("jupyterlab")
-    started = []
+    commands: list[list[str]] = []
 
     def start(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
+        commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(cli.subprocess, "run", start)
+    return commands
+
+
+def test_lesson_open_starts_jupyterlab_without_the_network(installed, capsys, started):
     assert _run(capsys, "lesson", "open")[0] == 0
-    (command,) = started
+    assert _run(capsys, "lesson", "open", "--no-browser")[0] == 0
+    command, quiet = started
+    assert quiet == [*command, "--no-browser"]
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert command[-1] == str(installed / "00_start_here.ipynb")
+    assert f"--ServerApp.root_dir={installed}" in command
+    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
     from jupyterlab.labapp import LabApp
 
-    traits = [word.split("=")[0].removeprefix("--LabApp.") for word in command[3:-1]]
-    assert {"news_url", "check_for_updates_class"} <= set(traits)
-    assert set(traits) <= set(LabApp.class_trait_names())
+    options = [word.split("=")[0] for word in command[3:] if "root_dir" not in word]
+    traits = {option.removeprefix("--LabApp.") for option in options}
+    assert {"news_url", "check_for_updates_class"} <= traits <= set(LabApp.class_trait_names())
+
+
+def test_lesson_open_shows_the_whole_repository(installed, capsys, started, monkeypatch):
+    home = installed / "notebooks"
+    home.mkdir()
+    (home / "00_start_here.ipynb").write_text("{}")
+    monkeypatch.setattr(lessons, "folder", lambda: home)
+    assert _run(capsys, "lesson", "open", "0")[0] == 0
+    assert f"--ServerApp.root_dir={installed}" in started[0]
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in started[0]
 
 
 def test_lesson_open_without_jupyterlab_says_what_to_install(installed, capsys, monkeypatch):
@@ -195,6 +216,21 @@ def test_lesson_build_hands_its_arguments_on(capsys, monkeypatch):
     monkeypatch.setattr(lessons, "main", lambda words: given.append(words) or 1)
     assert _run(capsys, "lesson", "build", "00", "3", "--check")[0] == 1
     assert given == [["build", "00", "3", "--check", "--level", "live"]]
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given, capsys, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert _run(capsys, "survey", "DDIM")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+
+
+def test_torch_is_not_loaded_before_the_variables_are_set():
+    """The OpenMP library reads them once, when torch loads it."""
+    code = "import sys, diffusion_lab.cli as cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_program_runs_as_a_process_and_stops_with_its_reader(tmp_path):

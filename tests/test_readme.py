@@ -58,7 +58,8 @@ def test_make_lab_asks_no_network_and_opens_lesson_00():
     done = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
     assert "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate" in done.stdout
     assert "--LabApp.news_url=None" in done.stdout
-    assert "notebooks/00_start_here.ipynb" in done.stdout
+    assert "--ServerApp.root_dir=. " in done.stdout  # the file browser shows the repository
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in done.stdout
 
 
 def test_ci_runs_make_test_and_nothing_else():
