@@ -211,6 +211,17 @@ def test_no_byte_can_change_unseen(saved):
     assert refused >= len(places) - 3
 
 
+def test_what_was_loaded_does_not_change_with_its_file(saved):
+    """Another file written over this one in place, as a download or ``cp`` does."""
+    tensors, _ = checkpoints.load_tensors(saved)
+    before = {key: value.clone() for key, value in tensors.items()}
+    size = saved.stat().st_size
+    with saved.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 2))
+    assert all(torch.equal(tensors[key], before[key]) for key in before)
+
+
 def test_other_safetensors_files_are_told_apart(tmp_path):
     file = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(2)}, file, metadata={"format": "pt"})
