@@ -32,7 +32,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test lint test-package test-lessons lessons bench coverage clean distclean
+.PHONY: help setup lab test lint test-package test-lessons lessons bench coverage mutants clean distclean
 
 help:
 	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
@@ -40,7 +40,8 @@ help:
 	@echo "make test-package  the package's tests alone;  make test-lessons  the notebooks alone"
 	@echo "make lessons       build the notebooks again from notebooks/source"
 	@echo "make bench         run the benchmarks and write their report"
-	@echo "make coverage      which lines the package's tests reach"
+	@echo "make coverage      which lines of the core its tests reach: fails under 95%"
+	@echo "make mutants       put the classic slips into the package: does a test notice each?"
 	@echo "make clean         remove caches and build outputs;  make distclean  $(VENV) as well"
 
 setup: $(STAMP)
@@ -90,9 +91,20 @@ lessons: setup
 bench: setup
 	$(BIN)/diffusion-lab bench
 
+# The core, line by line and branch by branch, by the tests that are about it.
+CORE := schedules grids denoisers exact forward bound objectives training states checkpoints \
+  recipes device errors files samplers guidance nets metrics data
+ELSEWHERE := bench checks cli cli_survey environment install lessons mutants offline plots readme \
+  ship survey widgets
 coverage: setup
 	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	  --cov=diffusion_lab --cov-report=term-missing:skip-covered --cov-report=html $(PYTEST_ARGS)
+	  $(CORE:%=--cov=diffusion_lab.%) --cov-report=term-missing:skip-covered --cov-report=html \
+	  --cov-fail-under=95 $(PYTEST_ARGS) \
+	  $(filter-out $(ELSEWHERE:%=tests/test_%.py),$(wildcard tests/test_*.py))
+
+# The classic slips, each put into the package alone: a test must notice it (tests/mutants.toml).
+mutants: setup
+	$(SEALED) $(BIN)/python -m tests.mutation --workers $(WORKERS)
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache *.egg-info
