@@ -36,6 +36,7 @@ __all__ = [
     "Linear",
     "Schedule",
     "Sigmoid",
+    "SubVP",
     "Table",
     "check_steps",
     "cosine",
@@ -192,22 +193,63 @@ class Schedule:
         return hash(repr(self))
 
 
+def _log_alpha_linear(t: Time, b0: float, b1: float) -> Time:
+    """log alpha = -B(t)/2 with B the integral of beta(t) = b0 + t (b1 - b0)."""
+    return -0.25 * t * t * (b1 - b0) - 0.5 * t * b0
+
+
+def _t_of_log_alpha_linear(log_alpha: Time, b0: float, b1: float) -> Time:
+    q = -4 * (b1 - b0) * log_alpha
+    root = _lib(log_alpha).sqrt(b0**2 + q)
+    return q / ((root + b0) * (b1 - b0))
+
+
+def _check_betas(b0: float, b1: float) -> None:
+    if not 0 < b0 < b1:
+        raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
+
+
 class Linear(Schedule):
     """Continuous VP with beta(t) = b0 + t (b1 - b0): log alpha = -t^2 (b1 - b0)/4 - t b0/2."""
 
     def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
-        if not 0 < b0 < b1:
-            raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
+        _check_betas(b0, b1)
         self.b0, self.b1 = b0, b1
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
-        log_alpha = -0.25 * t * t * (self.b1 - self.b0) - 0.5 * t * self.b0
+        log_alpha = _log_alpha_linear(t, self.b0, self.b1)
         return log_alpha, _log_sigma_vp(log_alpha)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        q = -4 * (self.b1 - self.b0) * _log_alpha_vp(lam)
-        root = _lib(lam).sqrt(self.b0**2 + q)
-        return q / ((root + self.b0) * (self.b1 - self.b0))
+        return _t_of_log_alpha_linear(_log_alpha_vp(lam), self.b0, self.b1)
+
+
+class SubVP(Schedule):
+    """sub-VP: the drift of ``Linear``, but sigma_t = 1 - alpha_t^2 (2011.13456, appendix B).
+
+    sigma is 1 - e^{-B}, the standard deviation and not the variance, so there is less noise than
+    with VP at every t < 1; g^2 = beta (1 - e^{-2B}). Since alpha/sigma = 1/(2 sinh(B/2)), lambda
+    has the inverse B/2 = asinh(e^{-lambda}/2).
+    """
+
+    vp = False
+
+    def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
+        _check_betas(b0, b1)
+        self.b0, self.b1 = b0, b1
+
+    def _logs(self, t: Time) -> tuple[Time, Time]:
+        log_alpha = _log_alpha_linear(t, self.b0, self.b1)
+        return log_alpha, _log(-_lib(log_alpha).expm1(2 * log_alpha))
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        lib = _lib(lam)
+        far = -lam if isinstance(lam, Tensor) else min(-lam, 700.0)  # math.exp would overflow
+        return _t_of_log_alpha_linear(-lib.asinh(0.5 * lib.exp(far)), self.b0, self.b1)
+
+    def prior_std(self, t: float = 1.0) -> float:
+        """1 as in the paper: at t = 1 data of variance 1 are noised to variance 1 - 4e-5."""
+        return 1.0
 
 
 class Cosine(Schedule):
@@ -407,12 +449,13 @@ def zero_terminal_snr(schedule: Schedule) -> Table:
 
 
 _MAKERS = {
-    "linear": Linear, "cosine": Cosine, "sigmoid": Sigmoid, "ve": VE, "edm": EDM, "table": Table
+    "linear": Linear, "cosine": Cosine, "sigmoid": Sigmoid, "ve": VE, "edm": EDM, "subvp": SubVP,
+    "table": Table,
 }  # fmt: skip
 
 
 def make(name: str, **parameters: Any) -> Schedule:
-    """Build a schedule by name: linear, cosine, sigmoid, ve, edm or table.
+    """Build a schedule by name: linear, cosine, sigmoid, ve, edm, subvp or table.
 
     ``T=1000`` with linear or cosine gives the table of that many steps.
     """

@@ -14,13 +14,14 @@ from diffusion_lab.schedules import (
     Cosine,
     Linear,
     Sigmoid,
+    SubVP,
     cosine,
     linear,
     zero_terminal_snr,
 )
 
 VP = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
-ALL = [*VP, VE(), EDM(), zero_terminal_snr(linear(1000))]
+ALL = [*VP, VE(), EDM(), SubVP(), zero_terminal_snr(linear(1000))]
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)

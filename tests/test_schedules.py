@@ -14,6 +14,7 @@ from diffusion_lab.schedules import (
     Cosine,
     Linear,
     Sigmoid,
+    SubVP,
     Table,
     _log_alpha_vp,
     cosine,
@@ -24,7 +25,7 @@ from diffusion_lab.schedules import (
 )
 
 VP = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
-ALL = [*VP, VE(), EDM(), zero_terminal_snr(linear(1000))]
+ALL = [*VP, VE(), EDM(), SubVP(), zero_terminal_snr(linear(1000))]
 F64 = torch.float64
 
 
@@ -102,6 +103,39 @@ def test_ve_and_edm():
         assert s.prior_std() == pytest.approx(s.sigma(1.0))
         assert s.prior_std(0.5) == pytest.approx(s.sigma(0.5))
     assert Linear().prior_std(0.7) == 1.0
+
+
+def test_sub_vp_has_the_drift_of_vp_and_less_noise():
+    """sigma = 1 - e^{-B} is a standard deviation; g^2 = beta (1 - e^{-2B})."""
+    s, vp = SubVP(), Linear()
+    t = torch.tensor([1e-3, 0.1, 0.3, 0.7, 1.0], dtype=F64)
+    big_b = 0.1 * t + 0.5 * 19.9 * t**2
+    alpha, sigma = s.alpha_sigma(t)
+    assert torch.allclose(alpha, (-big_b / 2).exp(), rtol=1e-13)
+    assert torch.allclose(sigma, 1 - (-big_b).exp(), rtol=1e-10)
+    assert torch.allclose(sigma, vp.sigma(t) ** 2, rtol=1e-13)
+    f, g2 = s.drift_diffusion(t)
+    assert torch.allclose(f, vp.drift_diffusion(t)[0], rtol=1e-12)
+    beta = 0.1 + 19.9 * t
+    assert torch.allclose(g2, beta * (1 - (-2 * big_b).exp()), rtol=1e-10)
+    assert s.drift_diffusion(0.0)[1].item() == pytest.approx(0.0, abs=1e-12)
+    assert s.prior_std() == 1.0
+    assert s.alpha_sigma(0.0) == (1.0, 0.0)
+    assert s.t_of_lam(-1e4) == 1.0
+
+
+def test_the_variance_equation_of_sub_vp_ends_where_its_formula_says():
+    """dV/dt = 2 f V + g^2 from V(0) = 0 by Heun reaches sigma^2 = .36441 at t = .3."""
+    s, n = SubVP(), 2000
+    times = torch.linspace(0, 0.3, n + 1, dtype=F64)
+    f, g2 = s.drift_diffusion(times)
+    v, h = 0.0, 0.3 / n
+    for i in range(n):
+        slope = 2 * f[i] * v + g2[i]
+        ahead = v + h * slope
+        v = v + h * (slope + 2 * f[i + 1] * ahead + g2[i + 1]) / 2
+    assert float(v) == pytest.approx(s.sigma(0.3) ** 2, abs=1e-6)
+    assert s.sigma(0.3) ** 2 == pytest.approx(0.36441, abs=5e-6)
 
 
 def test_zero_terminal_snr():
@@ -237,7 +271,7 @@ def test_cosine_and_sigmoid_drift():
     assert torch.allclose(g2, -2 * f, rtol=1e-10)
 
 
-@every([Linear(), Cosine(), Sigmoid(), VE(), EDM()])
+@every([Linear(), Cosine(), Sigmoid(), VE(), EDM(), SubVP()])
 def test_diffusion_agrees_with_its_other_formula(schedule):
     """g^2 = d sigma^2/dt - 2 f sigma^2, by finite differences."""
     t = torch.tensor([0.2, 0.5, 0.8], dtype=F64)
@@ -274,7 +308,7 @@ def test_drift_takes_a_float_too():
 
 
 # ---- two times at once --------------------------------------------------------------------------
-@every([Linear(), Cosine(), Sigmoid(), linear(1000), VE(), EDM()])
+@every([Linear(), Cosine(), Sigmoid(), linear(1000), VE(), EDM(), SubVP()])
 def test_posterior_identities(schedule):
     times = [0.9999, 0.9, 0.61, 0.5, 0.3, 0.1, 0.02]
     for t, s in itertools.combinations(times, 2):
@@ -372,6 +406,7 @@ def test_unknown_names_suggest_the_near_match():
     [
         lambda: Linear(b0=0.0),
         lambda: Linear(b0=2.0, b1=1.0),
+        lambda: SubVP(b0=2.0, b1=1.0),
         lambda: Cosine(0.0),
         lambda: Sigmoid(3.0, -3.0),
         lambda: Sigmoid(tau=0.0),
