@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from diffusion_lab import survey
+from diffusion_lab import checks, survey
 from diffusion_lab.checks import exercise, judge, number
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
@@ -33,13 +33,21 @@ def _walks(g: Generator) -> list[tuple[Any, ...]]:
     denoiser = Gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]]).denoiser(schedule)
     start = 20 * torch.randn(3, 2, generator=g, dtype=torch.float64)
     return [
-        (walk(ddim(), denoiser, start, grid(schedule, steps, "karras", lam_range=(-3.0, 4.0))),)
+        (list(walk(ddim(), denoiser, start, times)),)
         for steps in (2, 5)
+        for times in [grid(schedule, steps, "karras", lam_range=(-3.0, 4.0))]
     ]
+
+
+def _listed(given: Any) -> Any:
+    """A tuple, a stack of tensors or a generator will do where a list is asked for."""
+    stacked = isinstance(given, Tensor) and given.ndim > 2  # of states (3, 2) each
+    return list(given) if stacked or isinstance(given, Iterator | tuple) else given
 
 
 @exercise(
     probes=_walks,
+    view=_listed,
     slips={
         lambda states: [state.x for state in states if state.pred is not None]: (
             "these are the noisy pictures that the sampler holds; the guess is in pred."
@@ -60,11 +68,15 @@ def _walks(g: Generator) -> list[tuple[Any, ...]]:
         lambda states: [state.pred.x0 for state in states if state.pred is not None][-1:]: (
             "this is the last answer alone; all of them are asked for, in order."
         ),
+        lambda states: [state.pred.x0 if state.pred else torch.zeros(()) for state in states]: (
+            "something stands in the list for the first state too; it has no answer, so leave it "
+            "out."
+        ),
     },
     hint="each state after the first has pred, and pred.x0 is the clean picture it expects.",
     right="one guess for each step, from the average of everything to the finished picture.",
 )
-def guesses(states: Iterator[State]) -> list[Tensor]:
+def guesses(states: Iterable[State]) -> list[Tensor]:
     """The predicted clean pictures of a walk, in order."""
     return [state.pred.x0 for state in states if state.pred is not None]
 
@@ -138,6 +150,9 @@ def _results(g: Generator) -> list[tuple[Any, ...]]:
         lambda run: run.nfe * len(run.x) / run.seconds: (
             "that is the reciprocal, calls for each second."
         ),
+        lambda run: run.nfe * len(run.x): (
+            "this is how many picture-calls the batch took; how many seconds did one of them take?"
+        ),
         lambda run: run.seconds * run.nfe / len(run.x): "the calls multiply where they divide?",
         lambda run: run.seconds * len(run.x) / run.nfe: "the pictures multiply where they divide?",
     },
@@ -157,8 +172,15 @@ def seconds_per_call(run: Result) -> float:
 )
 def choices(given: Any) -> str | None:
     """Five words; the truth is read from the map."""
-    if isinstance(given, str) or len(given) != len(IDEAS):
-        return f"a list of {len(IDEAS)} words is expected."
+    if not isinstance(given, list | tuple) or len(given) != len(IDEAS):
+        many = isinstance(given, list | tuple)
+        what = f"one of {len(given)}" if many else f"a thing of type {type(given).__name__}"
+        return f"a list of {len(IDEAS)} words is expected, not {what}."
+    left = [str(place) for place, word in enumerate(given, start=1) if word in (..., None)]
+    if len(left) == len(IDEAS):
+        raise checks._Untouched("replace the `...` with five words.")
+    if left:
+        return f"still `...`: idea{'s' * (len(left) > 1)} {', '.join(left)}."
     for place, (word, (name, idea)) in enumerate(zip(given, IDEAS, strict=True), start=1):
         said = str(word).strip().lower()
         if said not in survey.CHOICES:

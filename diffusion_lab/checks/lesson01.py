@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusion_lab import checks
-from diffusion_lab.checks import choice, exercise, judge
+from diffusion_lab.checks import exercise, judge
 from diffusion_lab.data.toys import two_class
 from diffusion_lab.metrics import information
 from diffusion_lab.schedules import Schedule, Table, cosine, linear, make
@@ -47,8 +47,28 @@ def _steps(g: Generator) -> list[tuple[Any, ...]]:
         lambda x, beta, noise: math.sqrt(beta) * x + math.sqrt(1 - beta) * noise: (
             "beta and 1 - beta are swapped: a small beta must change the picture little."
         ),
+        lambda x, beta, noise: math.sqrt(1 - beta**2) * x + beta * noise: (
+            "beta is taken for a standard deviation; in equation 1 it is a variance."
+        ),
+        lambda x, beta, noise: math.sqrt(1 - beta) * x: (
+            "the picture is shrunk, but no noise is added."
+        ),
+        lambda x, beta, noise: math.sqrt(1 - beta) * x - math.sqrt(beta) * noise: (
+            "the noise is subtracted. That has the same distribution, but equation 1 is drawn with "
+            "a plus, and the check compares numbers."
+        ),
+        lambda x, beta, noise: math.sqrt(1 - beta) * x + math.sqrt(beta): (
+            "sqrt(beta) is added as it is: it must be multiplied by noise."
+        ),
+        lambda x, beta, noise: (math.sqrt(1 - beta) * x, math.sqrt(beta) * noise): (
+            "these are the two parts of the answer: return their sum."
+        ),
+        lambda x, beta, noise: math.sqrt(1 - beta) * (x + noise): (
+            "noise gets the factor of the picture; its own is sqrt(beta)."
+        ),
     },
-    hint="N(mean, variance I) is drawn as mean + sqrt(variance) * noise.",
+    hint="N(mean, variance I) is drawn as mean + sqrt(variance) * noise, with the noise that is "
+    "given; beta is a float, so use math.sqrt.",
     right="this is a draw from q(x_t | x_{t-1}), the survey's equation 1.",
 )
 def one_step(x: Tensor, beta: float, noise: Tensor) -> Tensor:
@@ -86,6 +106,15 @@ def _jump(x0: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
         lambda x0, betas, i, eps: (
             (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
         ): "the product is right now, but the roots have gone: abar where its root belongs.",
+        lambda x0, betas, i, eps: _jump(x0, 1 - betas[:i].sum(), eps): (
+            "the betas are added up; it is the factors 1 - beta that multiply up."
+        ),
+        lambda x0, betas, i, eps: (1 - betas[:i]).prod().sqrt() * x0: (
+            "the picture is right, but the noise has gone."
+        ),
+        lambda x0, betas, i, eps: (
+            (1 - betas[:i]).prod().sqrt() * x0 + (1 - betas[:i]).prod().sqrt() * eps
+        ): "the noise has the factor of the picture; its own is sqrt(1 - abar).",
     },
     hint="after step 1 the picture must carry noise of variance beta_1: what does the code give?",
     right="abar_i is the product of the first i factors, so step 1 adds noise already.",
@@ -96,7 +125,23 @@ def repaired_jump(x0: Tensor, betas: Tensor, i: int, eps: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------- lambda
+def _pair(given: Any) -> Any:
+    """(alpha, sigma): two of them stacked in one tensor will do; one that is missing is named."""
+    if isinstance(given, Tensor) and given.ndim > 1 and len(given) == 2:
+        return tuple(given)
+    if isinstance(given, tuple | list) and len(given) == 2:
+        missing = [n for n, v in zip(("alpha", "sigma"), given, strict=True) if v in (..., None)]
+        if missing:
+            raise checks._Untouched(f"{' and '.join(missing)} still to come: fill in the `...`.")
+    return given
+
+
+def _root(x: Tensor) -> Tensor:
+    return torch.sigmoid(2 * x).sqrt()
+
+
 @exercise(
+    view=_pair,
     probes=lambda g: [
         (3 * torch.randn(6, generator=g, dtype=torch.float64),),
         (torch.linspace(-8, 8, 9, dtype=torch.float64),),
@@ -117,8 +162,33 @@ def repaired_jump(x0: Tensor, betas: Tensor, i: int, eps: Tensor) -> Tensor:
         lambda lam: (torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()): (
             "alpha and sigma are swapped, or the sign of lambda is: large lambda is little noise."
         ),
+        lambda lam: (_root(lam), 1 - _root(lam)): (
+            "sigma is not 1 - alpha: it is the squares of the two that add up to 1."
+        ),
+        lambda lam: (torch.sigmoid(lam), torch.sigmoid(-lam)): (
+            "these two add up to 1, but it is their squares that must; and lambda is half of "
+            "log SNR, so a factor 2 belongs inside."
+        ),
+        lambda lam: (_root(lam), torch.sigmoid(-2 * lam)): (
+            "alpha is right; the second is sigma^2: take its root."
+        ),
+        lambda lam: (torch.sigmoid(2 * lam), _root(-lam)): (
+            "sigma is right; the first is alpha^2: take its root."
+        ),
+        lambda lam: (_root(lam), _root(lam) * lam.exp()): (
+            "alpha is right; but alpha / sigma = exp(lambda), so sigma is alpha divided by it."
+        ),
+        lambda lam: (lam.exp(), (-lam).exp()): (
+            "exp(lambda) is alpha / sigma, the ratio of the two and neither of them."
+        ),
+        lambda lam: _root(lam): "alpha is right; return sigma too: return alpha, sigma.",
+        lambda lam: _root(-lam): "sigma is right; return alpha too: return alpha, sigma.",
+        lambda lam: torch.sigmoid(2 * lam): (
+            "this is alpha^2: take the root, and return sigma too: return alpha, sigma."
+        ),
     },
-    hint="write SNR = alpha^2 / (1 - alpha^2) and solve for alpha^2.",
+    hint="write SNR = exp(2 lam) = alpha^2 / (1 - alpha^2) and solve for alpha^2; lam is a tensor, "
+    "so use torch's functions.",
     right="abar is the logistic function of 2 lambda; a VP schedule is nothing but lambda_t.",
 )
 def from_lambda(lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,19 +196,36 @@ def from_lambda(lam: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
 
 
-halved = choice(
-    "b",
-    {
-        "a": "alpha and sigma stay, but the picture they act on is half as strong: what is left of "
-        "it stands out less from the same noise.",
-        "b": "compare alpha (x_0 / 2) + sigma eps with (alpha / 2) x_0 + sigma eps: which alpha "
-        "does the picture see?",
-        "c": "the SNR falls by a factor 4, but lambda is half of log SNR.",
-        "d": "a weaker picture stands out less from the same noise, so it cannot last longer.",
-    },
+_HALVED = {
+    "a": "alpha and sigma stay, but the picture they act on is half as strong: what is left of "
+    "it stands out less from the same noise.",
+    "b": "",
+    "c": "the SNR falls by a factor 4, but lambda is half of log SNR.",
+    "d": "a weaker picture stands out less from the same noise, so it cannot last longer.",
+}
+"""What is said to each choice."""
+
+
+@judge(
     hint="where can the factor 1/2 be moved to?",
     right="halving the contrast is halving alpha: lambda falls by log 2, at every t.",
 )
+def halved(given: Any) -> str | None:
+    """One of the letters a, b, c, d; b is right."""
+    if isinstance(given, list | tuple | set) and len(given) == 1:
+        (given,) = given
+    if not isinstance(given, str):
+        return (
+            'the answer is one letter in quotes, such as "a". What was given is of type '
+            f"{type(given).__name__}: without quotes, a and b are names of the notebook that stand "
+            "for something else."
+        )
+    letter = given.strip(" .()*").lower()
+    if letter not in _HALVED:
+        return (
+            f"{given!r} is not one of the options: write one of the letters a, b, c, d in quotes."
+        )
+    return _HALVED[letter] or None
 
 
 # ------------------------------------------------------------------------------------- half-lives
@@ -168,12 +255,22 @@ def _near(given: Mapping[str, float], wanted: Mapping[str, float], tolerance: fl
 def half_times(given: Any) -> str | None:
     if not isinstance(given, Mapping):
         return f"a dictionary from schedule to time is expected, not a {type(given).__name__}."
-    if any(value is ... for value in given.values()):
-        return "fill in all three times."
+    unknown = [str(name) for name in given if name not in SCHEDULES]
+    if unknown:
+        return f"{', '.join(unknown)}: the schedules are called {', '.join(SCHEDULES)}."
+    open_ = [name for name in SCHEDULES if given.get(name) in (..., None)]
+    if len(open_) == len(SCHEDULES):
+        raise checks._Untouched("replace the `...` above with the three times.")
+    if open_:
+        what = "times are" if len(open_) > 1 else "time is"
+        return f"{what} still missing for {' and '.join(open_)}."
+    found = {}
     for name in SCHEDULES:
-        if name not in given:
-            return f"the time of the {name} schedule is missing."
-    found = {name: float(given[name]) for name in SCHEDULES}
+        try:
+            found[name] = float(given[name])
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(given[name]).__name__
+            return f"the time of the {name} schedule should be a number, but it is a {kind}."
     if _near(found, _times(half_level()), 0.002):
         return None
     if any(not 0 <= t <= 1 for t in found.values()):
@@ -184,6 +281,13 @@ def half_times(given: Any) -> str | None:
             "this is half of the entropy of the class. The two bumps overlap, so that x_0 itself "
             "does not tell all of it: halve what is known without noise."
         )
+    if _near(found, _times(_level_of(0.5)), 0.002):
+        return (
+            "this is where half a bit is left. Without noise less than one bit is known, since the "
+            "classes are not equally frequent and overlap: halve class_bits(toy, 15.0)."
+        )
+    if _near(found, _times(half_level()), 0.0055):
+        return "nearly: these look rounded. Give the times as t_of_lam returns them."
     if _near(found, _times(0.0), 0.002):
         return "this is where the SNR is 1, which need not be where half of the class is forgotten."
     if max(found.values()) - min(found.values()) < 0.002:
@@ -205,10 +309,18 @@ def my_betas(given: Any, seed: int) -> str | None:
     if not callable(given):
         return f"a function of T is expected, but a {type(given).__name__} was given."
     for steps in (200, 60 + 10 * seed):
-        value = given(steps)
+        try:
+            value = given(steps)
+        except Exception as error:
+            if "ellipsis" in str(error).lower():
+                raise checks._Untouched("a `...` is still left in your function.") from None
+            return f"called with T = {steps} it raised {type(error).__name__}: {error}."
         if value is ... or value is None:
-            raise checks._Untouched
-        betas = torch.as_tensor(value, dtype=torch.float64).detach()
+            raise checks._Untouched("your function still returns nothing; fill in its `...`.")
+        try:
+            betas = torch.as_tensor(value, dtype=torch.float64).detach()
+        except (TypeError, ValueError, RuntimeError):
+            return f"a tensor of betas should come back, but a {type(value).__name__} did."
         reason = _faults(betas, steps)
         if reason:
             return reason
@@ -218,6 +330,8 @@ def my_betas(given: Any, seed: int) -> str | None:
 def _faults(betas: Tensor, steps: int) -> str | None:
     if betas.shape != (steps,):
         more = " abar_0 = 1 is no step." if betas.shape == (steps + 1,) else ""
+        if betas.shape == (200,):
+            more = " It must follow T."
         return f"{steps} betas are expected, but the shape is {tuple(betas.shape)}.{more}"
     if not bool(torch.isfinite(betas).all()):
         return "some betas are not finite."

@@ -205,7 +205,7 @@ for ax, (t, x) in zip(panels, states.items(), strict=True):
     ax.hist(x[:, 0].numpy(), bins=80, range=(-5, 5), density=True, color="0.75")
     density = toy.log_prob(line[:, None], *ddpm.alpha_sigma(t)).exp()
     ax.plot(line, density, marker="", color=plots.COLOURS[0])
-    ax.set(xlabel="x", title=f"t = {t:g}")
+    ax.set(xlabel="x", title=f"t = {t:g}", xticks=[-4, -2, 0, 2, 4])
 panels[0].set_ylabel("density")
 plots.show(
     fig,
@@ -416,6 +416,8 @@ check.from_lambda(from_lambda)
 # - **c** it is as if $\lambda_t$ were lower by $\log 4$;
 # - **d** it is as if $\lambda_t$ were higher by $\log 2$.
 #
+# Answer with a letter in quotes.
+#
 # <details><summary>Hint 1: nudge</summary>Write down x_t for the weaker picture. Where else could the factor 1/2 stand?</details>
 # <details><summary>Hint 2: formula</summary>
 #
@@ -568,7 +570,7 @@ plots.show(
 # %% [markdown] name="ex5-text"
 # ### Exercise 5 (measure): half-lives
 #
-# At which time is half of the class bits of the toy gone, under each of the schedules in `three`? "Half" is half of what is known without noise, `class_bits(toy, 15.0)`. Give a dictionary from name to time.
+# At which time is half of the class bits of the toy gone, under each of the schedules in `three`? "Half" is half of what is known without noise, `class_bits(toy, 15.0)`. Give a dictionary from name to time: fill in the three `...`, or build the dictionary in your own way.
 #
 # `information.level(f, wanted)` finds the $\lambda$ at which a rising function `f` of $\lambda$ takes the value `wanted`.
 #
@@ -582,6 +584,9 @@ bits_at = partial(information.class_bits, toy)
 my_lam = information.level(bits_at, 0.5 * float(bits_at(15.0)))
 half_times = {name: s.t_of_lam(my_lam) for name, s in three.items()}
 ### END SOLUTION
+### BEGIN STUB
+# half_times = {"linear": ..., "cosine": ..., "sigmoid": ...}  # your turn
+### END STUB
 
 # %% name="check5"
 check.half_times(half_times)

@@ -23,6 +23,8 @@ WRONG = {
         (lambda states: [s.pred.eps for s in states if s.pred], "predicted noise"),
         (lambda states: [s.pred.x0 for s in states if s.pred][-1], "last answer alone"),
         (lambda states: [], "values should come back"),
+        (lambda states: [s.pred.x0 if s.pred else torch.zeros(()) for s in states], "leave it out"),
+        (lambda states: [s.pred for s in states if s.pred], "Prediction came back"),
     ],
     "calls": [(12, "without guidance"), (36, "how far"), (1440, "batch"), (25, "too large")],
     "starts": [
@@ -34,6 +36,7 @@ WRONG = {
         (lambda run: run.seconds / run.nfe, "whole batch"),
         (lambda run: run.seconds / len(run.x), "all its calls"),
         (lambda run: 1 / (run.seconds / run.nfe / len(run.x)), "reciprocal"),
+        (lambda run: run.nfe * len(run.x), "picture-calls"),
     ],
     "choices": [
         (["data", "process", "sampler", "sampler", "steering"], "idea 4"),
@@ -41,6 +44,8 @@ WRONG = {
         (["data", "noise", "sampler", "objective", "steering"], "none of"),
         (["data", "process"], "list of 5"),
         ("data process sampler objective steering", "list of 5"),
+        (3, "not a thing of type int"),
+        (["data", ..., "sampler", ..., "steering"], "still `...`: ideas 2, 4"),
     ],
     "labels": [
         ([7] * 10 + NONE, "torch.tensor"),
