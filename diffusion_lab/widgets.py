@@ -11,7 +11,8 @@
     )
 
 The cell has three outputs: the widget, a PNG of the first figure, and the caption. While the widget
-is alive it hides that figure, since it draws its own. A notebook that is opened again, a code host
+is alive it hides that figure, since it draws its own (in JupyterLab and Jupyter Notebook; a front
+end that knows no such rule shows both). A notebook that is opened again, a code host
 or a printer has no live widget (JupyterLab then says "model not found" in its place), and shows
 the figure, with its alt text. Every control has a text label with its unit. A slider redraws when
 it is let go, not on the way; while ``draw`` works, "drawing ..." stands under the controls.
