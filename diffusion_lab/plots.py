@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS", "Live", "animation", "axes", "field", "grid", "lines", "picture", "png",
-    "save_grid", "scatter", "show", "strip", "training", "use_style",
+    "COLOURS", "Live", "animation", "axes", "balls", "field", "grid", "lines", "picture",
+    "png", "save_grid", "scatter", "show", "strip", "training", "use_style",
 ]  # fmt: skip
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
@@ -349,6 +349,36 @@ def scatter(
     drawn = ax.scatter(*array.T, s=6, c=colour, cmap="cividis", marker="o", linewidths=0, alpha=0.7)
     if values is not None:
         fig.colorbar(drawn, ax=ax, label=label)
+    _square(ax, limits, title)
+    return fig
+
+
+def balls(
+    centres: Any, radii: Any, *, title: str = "", limits: float | None = None,
+    ax: Axes | None = None,
+) -> Figure:  # fmt: skip
+    """Discs of ``radii`` ``(N,)`` around ``centres`` ``(N, 2)``, see-through, with equal axes."""
+    from matplotlib.collections import EllipseCollection
+
+    where, size = _array(centres), 2 * _array(radii)
+    if where.ndim != 2 or where.shape[1] != 2 or size.shape != where.shape[:1]:
+        raise ValueError(
+            f"centres must be (N, 2) and radii (N,); {where.shape} and {size.shape} were given"
+        )
+    fig, ax = _own(ax)
+    ax.add_collection(
+        EllipseCollection(
+            size,
+            size,
+            0 * size,
+            units="x",
+            offsets=where,
+            offset_transform=ax.transData,
+            facecolor=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+        )
+    )
     _square(ax, limits, title)
     return fig
 

@@ -119,6 +119,23 @@ def test_fd_infinity_removes_the_bias_and_knows_its_error():
     assert claimed == pytest.approx(torch.tensor(plain).std().item(), rel=0.5)
 
 
+@pytest.mark.parametrize(("d", "n"), [(32, 300), (64, 400)])
+def test_fd_infinity_of_many_equal_dimensions_is_not_bent_by_small_sizes(d, n):
+    """N(m, I), |m|^2 = 1.6; down to n = N/6 the end would be 0.2 and 1.0 too low.
+
+    What is left: the curve is d (1.25 c + q c^2), c = d/n, with q = 2 - 16/(3 pi) - 1/4 at c = 1
+    (Marchenko & Pastur), so the line through 1/N and 2/N ends 2 q d^3/N^2 too low (0.04 and 0.17).
+    """
+    g = generator(21)
+    law = Reference(torch.zeros(d).double(), torch.eye(d).double(), 10**9)
+    shift = torch.full((d,), math.sqrt(1.6 / d)).double()
+    ends = Estimate.of(
+        [extrapolate(draw(law, n, g) + shift, law, generator=g, draws=2).value for _ in range(24)]
+    )
+    bend = (2 - 16 / (3 * math.pi) - 0.25) * d**3 / n**2
+    assert -3 * ends.error - 2.1 * bend < ends.value - 1.6 < 3 * ends.error
+
+
 def test_error_against_the_delta_method():
     """Var FD = (4 g'S_1 g + 2 tr (H S_1 H S_1)) / N, g = m_1 - m_2, H = I - the transport map."""
     d, n = 6, 2000

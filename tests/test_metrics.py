@@ -83,6 +83,14 @@ def test_the_statistics_are_the_mean_and_the_unbiased_covariance():
     assert found.n == 50 and found.mean.dtype == torch.float64
 
 
+def test_one_feature_is_a_covariance_of_one_by_one():
+    x = torch.randn(40, 1, generator=generator(1)).double()
+    a, b = Reference.of(x), Reference.of(2 * x + 3)
+    assert a.cov.shape == (1, 1)
+    expected = (x.mean() + 3) ** 2 + x.var()  # (m - (2m + 3))^2 + (s - 2s)^2
+    assert frechet(a, b) == pytest.approx(expected.item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (0, 3), (5,), (5, 3, 1)])
 def test_fewer_than_two_pictures_or_no_table_is_refused(shape):
     with pytest.raises(ValueError, match=r"at least two pictures, \(N, D\)"):

@@ -186,3 +186,21 @@ def test_log_axes_of_few_values_name_them_plainly():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["4", "8", "16"]
     words = {t.get_text() for t in ax.get_yticklabels()}
     assert {"0.3", "0.5", "1", "2"} <= words and not any("$" in word for word in words)
+
+
+def test_balls_have_the_radii_given_in_the_units_of_the_axes():
+    fig = plots.balls(torch.tensor([[0.0, 0.0], [1.5, -1.0]]), torch.tensor([0.5, 0.2]), limits=2.0)
+    (ax,) = fig.axes
+    ax.grid(False)
+    fig.canvas.draw()
+    sheet = np.asarray(fig.canvas.buffer_rgba())
+
+    def blue(x, y):
+        column, row = ax.transData.transform((x, y))
+        red, _, blue, _ = sheet[round(len(sheet) - row), round(column)].tolist()
+        return blue > red
+
+    assert blue(0.4, 0.1) and blue(0.1, -0.4) and blue(1.5, -1.15) and blue(1.65, -1.0)
+    assert not blue(0.6, 0.1) and not blue(0.1, -0.6) and not blue(1.5, -1.3) and not blue(1.2, -1)
+    with pytest.raises(ValueError, match="radii"):
+        plots.balls(torch.zeros(3, 2), torch.zeros(2))
