@@ -21,8 +21,9 @@ def _bench(given: argparse.Namespace) -> int:
         if value is not None
     }
     names = given.names or list(bench.QUICK)
-    if options and not {"quality", "all"} & set(names):
-        raise ValueError(f"--{next(iter(options))} belongs to the benchmark 'quality'")
+    if options and not {*bench.LONG, "all"} & set(names):
+        long = " and ".join(bench.LONG)
+        raise ValueError(f"--{next(iter(options))} belongs to the long benchmarks, {long}")
     out = Path(given.out) if given.out else None if given.quick else bench.folder()
     # stdout is one JSON document with --json: rows are told on stderr as they come
     stream = sys.stderr if given.json else sys.stdout
@@ -49,8 +50,9 @@ def bench_command(commands: Subparsers) -> None:
         _bench,
         "Measure again what the benchmark report says, and write the report.",
         epilog="Benchmarks: overhead, import, first-picture, shipped and scaling take some minutes "
-        "together and are run if none is named; quality trains for hours, writes each result down "
-        "as it comes and goes on where it was stopped; all is everything.",
+        "together and are run if none is named; quality and peers (beside other libraries: the "
+        "peers extra) train for an hour or more, write each result down as it comes and go on "
+        "where they were stopped; all is everything.",
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="which ones; see below")
     parser.add_argument(
@@ -60,11 +62,17 @@ def bench_command(commands: Subparsers) -> None:
         "--out", metavar="DIR", help="of report.md and results.json (default: benchmarks)"
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="quality: measure again what was measured here before"
+        "--fresh",
+        action="store_true",
+        help="of the long ones: measure again what was measured here",
     )
     parser.add_argument(
-        "--budgets", type=float, nargs="+", metavar="S", help="quality: core-seconds (108 216 540)"
+        "--budgets",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="long ones: core-seconds (108 216 540; peers: 108)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="quality: a training each (0 1 2)")
-    parser.add_argument("--n", type=int, help="quality: pictures to compare (5000)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="long ones: a training each (0 1 2)")
+    parser.add_argument("--n", type=int, help="long ones: pictures to compare (5000; peers: 500)")
     add_json(parser)

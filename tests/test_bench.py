@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_lab import bench, cli, lessons, metrics, recipes
-from diffusion_lab.bench import costs, overhead, quality, shipped, startup
+from diffusion_lab.bench import costs, overhead, peers, quality, shipped, startup
 from diffusion_lab.bench.results import TITLES, Results, Row, machine, report
 from diffusion_lab.errors import DataError
 from diffusion_lab.samplers import SAMPLERS
@@ -70,6 +70,17 @@ def test_results_are_kept_row_by_row_and_replaced(tmp_path):
     assert again.rows == []
     text = (tmp_path / "results.json").read_text()
     assert json.loads(text)["rows"][0]["met"] is True
+
+
+def test_two_benchmarks_may_write_the_same_report(tmp_path):
+    ours, theirs = Results(tmp_path), Results(tmp_path)
+    ours.add(row(case="a"))
+    theirs.add(row(benchmark="import", case="b"))  # began before a was written
+    ours.forget("overhead")
+    ours.add(row(case="c"))
+    assert {(one.benchmark, one.case) for one in Results(tmp_path).rows} == {
+        ("import", "b"), ("overhead", "c")
+    }  # fmt: skip
 
 
 def test_damaged_results_are_not_overwritten(tmp_path):
@@ -179,10 +190,57 @@ def test_quality_rows_and_what_is_skipped(small, tmp_path):
     assert len(Results(tmp_path).rows) == 3
 
 
+def test_other_libraries_are_asked_about_the_same_noise_levels():
+    """Our network under diffusers' timesteps, and theirs under our lambda, in the crossed rows."""
+    from diffusion_lab.schedules import linear
+
+    ours = peers._OnTimesteps()
+    heard = []
+    ours.net.forward = lambda x, lam: heard.append(lam) or x
+    x = torch.zeros(2, 1, 28, 28)
+    ours(x, torch.tensor([0, 999]))
+    exact = [linear(1000).lam(0.001), linear(1000).lam(1.0)]
+    assert heard[0].tolist() == pytest.approx(exact, rel=1e-6)
+
+    pytest.importorskip("diffusers")
+    theirs = peers.DiffusersNet()
+    theirs.unet.forward = lambda x, timestep: heard.append(timestep) or type("", (), {"sample": x})
+    theirs(x, torch.tensor([-4.0]))
+    assert heard[1].tolist() == [1000.0, 1000.0]
+
+
+def test_contestants_are_trained_for_the_budget_and_scored_alike(tmp_path, monkeypatch):
+    """Pictures of the data have a distance near 0, noise a large one; nothing is measured twice."""
+    x = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def contestant(pictures):
+        def train(budget, seed):
+            steps, took = peers._train(0.01, lambda x0, i: None, 4, seed)
+            assert steps > 0 and took >= 0.01
+            return lambda n, seed: pictures[:n], torch.nn.Linear(2, 1), {"steps": steps}
+
+        return None, train
+
+    from diffusion_lab import data
+
+    known = {"real": contestant(data.load("fashion").x), "noise": contestant(x)}
+    monkeypatch.setattr(peers, "CONTESTANTS", known)
+    rows = bench.run(["peers"], out=tmp_path, budgets=[1], seeds=[0, 1], n=40)
+    check(rows, "peers")
+    assert [one.case for one in rows] == [
+        f"1 core-s, {name}, 40 pictures, seed {seed}" for seed in (0, 1) for name in known
+    ]
+    assert all(one.details["parameters"] == 3 for one in rows)
+    assert rows[0].value < 0.2 * rows[1].value
+    assert bench.run(["peers"], out=tmp_path, budgets=[1], seeds=[0, 1], n=40) == []
+    assert "| 1 core-s, noise, 40 pictures | 2 |" in (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.parametrize("options", [{"budgets": [0]}, {"budgets": []}, {"n": 1}])
-def test_quality_refuses(options):
+@pytest.mark.parametrize("name", bench.LONG)
+def test_long_ones_refuse(options, name):
     with pytest.raises(ValueError, match="got"):
-        bench.run(["quality"], **options)
+        bench.run([name], **options)
 
 
 # ---- the command --------------------------------------------------------------------------------

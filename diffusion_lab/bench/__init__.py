@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.bench import costs, overhead, quality, scaling, shipped, startup
+from diffusion_lab.bench import costs, overhead, peers, quality, scaling, shipped, startup
 from diffusion_lab.bench.results import Results, Row
 from diffusion_lab.errors import unknown
 
@@ -25,9 +25,11 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "scaling": scaling.run,
     "costs": costs.run,
     "quality": quality.run,
+    "peers": peers.run,
 }
 QUICK = ("overhead", "import", "first-picture", "shipped", "scaling", "costs")
-"""Those that take minutes; ``quality`` trains for hours."""
+"""Those that take minutes. ``LONG`` ones write down each row and go on where they were stopped."""
+LONG = ("quality", "peers")
 
 
 def folder() -> Path:
@@ -50,9 +52,9 @@ def run(
     Args:
         names: of ``BENCHMARKS``; ``all`` is every one.
         quick: the smallest run that still does everything, to see that it works.
-        fresh: also measure again what ``quality`` has measured before on this machine.
+        fresh: measure again what the long ones have measured before on this machine.
         tell: called with each row as it comes.
-        options: for ``quality`` alone: budgets, seeds, n.
+        options: for the long ones alone: budgets, seeds, n.
 
     Raises ValueError for an unknown name. Without ``out`` nothing is written.
     """
@@ -64,8 +66,8 @@ def run(
     rows = []
     for name in names:
         own: dict[str, Any] = {"quick": quick}
-        if name == "quality":
-            own |= options | {"done": () if fresh else results.done("quality", quick)}
+        if name in LONG:
+            own |= options | {"done": () if fresh else results.done(name, quick)}
         else:
             results.forget(name)
             own |= {"out": results.folder} if name == "costs" else {}
