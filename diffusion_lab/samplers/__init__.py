@@ -19,15 +19,30 @@ from diffusion_lab.grids import grid
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers.ddim import ddim
 from diffusion_lab.samplers.ddpm import ddpm
-from diffusion_lab.samplers.dpm_solver import dpmpp_2m
+from diffusion_lab.samplers.dpm_solver import (
+    dpm_solver,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    dpmpp_sde,
+    split_calls,
+)
+from diffusion_lab.samplers.emsde import emsde
+from diffusion_lab.samplers.heun import euler, heun
+from diffusion_lab.samplers.unipc import unipc
 from diffusion_lab.samplers.walk import Result, State, gaussian, sample, walk
 
 __all__ = [
-    "SAMPLERS", "Result", "State", "ddim", "ddpm", "dpmpp_2m", "gaussian", "generate", "sample",
-    "start_noise", "walk",
+    "SAMPLERS", "Result", "State", "ddim", "ddpm", "dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m",
+    "dpmpp_sde", "emsde", "euler", "gaussian", "generate", "heun", "sample", "split_calls",
+    "start_noise", "unipc", "walk",
 ]  # fmt: skip
 
-SAMPLERS: dict[str, Callable[..., Any]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m}
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m, "dpmpp-2s": dpmpp_2s, "dpmpp-3m": dpmpp_3m,
+    "dpmpp-sde": dpmpp_sde, "dpm-solver": dpm_solver, "unipc": unipc, "euler": euler, "heun": heun,
+    "emsde": emsde,
+}  # fmt: skip
 
 
 def start_noise(denoiser: Denoiser, n: int, t: float, gen: torch.Generator, like: Tensor) -> Tensor:

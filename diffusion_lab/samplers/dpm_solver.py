@@ -1,25 +1,39 @@
-"""DPM-Solver++(2M) (Lu et al. 2022, 2211.01095, Algorithm 2): second order, one call a step.
+"""DPM-Solver (Lu et al. 2022, 2206.00927) and DPM-Solver++ (Lu et al. 2022, 2211.01095).
 
-With h = lambda_s - lambda_t and r = (lambda_t - lambda_prev) / h,
+The probability-flow ODE is linear in x but for the network. With lambda = log(alpha/sigma) as the
+time, h = lambda_s - lambda_t > 0, its solution is exact but for one integral (eq 3.4; eq 8 of ++):
 
+    x_s = (alpha_s/alpha_t) x_t - alpha_s int_{lambda_t}^{lambda_s} e^{-l} eps_hat dl     (noise form)
+    x_s = (sigma_s/sigma_t) x_t + sigma_s int_{lambda_t}^{lambda_s} e^l    x0_hat dl      (++)
+
+and a solver of order k replaces the network by a Taylor polynomial with k terms, taken from calls
+within the step (single-step: k calls a step) or from the steps before (multistep: one call).
+
+    ++(2M), Algorithm 2, with r = (lambda_t - lambda_prev) / h:
     D   = (1 + 1/(2r)) x0_hat(x_t) - 1/(2r) x0_hat(x_prev)
     x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^{-h}) D.
 
-The first step, and a last step onto clean data (h infinite), are of first order: D = x0_hat.
+Order 1 is DDIM in both forms. A step onto clean data, or away from pure noise (h infinite), is of
+first order, as are a multistep's first steps, for want of a past.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from diffusion_lab.denoisers import Prediction
+from diffusion_lab.samplers.exponential import phi, weights
 from diffusion_lab.samplers.walk import Ask, Step
 
-__all__ = ["dpmpp_2m"]
+__all__ = ["dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "split_calls"]
+
+Clip = tuple[float, float] | None
 
 
-def dpmpp_2m(clip: tuple[float, float] | None = None) -> Step:
+def dpmpp_2m(clip: Clip = None) -> Step:
     """The DPM-Solver++(2M) step; ``clip`` clamps x0_hat (its dynamic threshold's simple form)."""
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
@@ -42,3 +56,191 @@ def dpmpp_2m(clip: tuple[float, float] | None = None) -> Step:
         return before.add_to(x_s, -c0 * share)
 
     return step
+
+
+def dpmpp_3m(clip: Clip = None) -> Step:
+    """The DPM-Solver++(3M) step: a parabola through the last three x0_hat, one call a step.
+
+    The rule is exact for parabolas in lambda, which makes it of third order. The code that goes by
+    this name elsewhere (the authors', diffusers', k-diffusion's) takes half of the second
+    derivative, and is of second order; ``tests/test_solvers.py`` measures both.
+    """
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        past = [p for _, p in ask.history[-2:] if not math.isinf(p.lam)]
+        p = _asked(ask, x, t, clip)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        if sigma_s == 0 or math.isinf(p.lam) or not past:
+            return first_order(p, alpha_s, sigma_s)
+        h = math.log(alpha_s / sigma_s) - p.lam
+        if len(past) == 1:  # as 2M
+            share = h / (2 * (p.lam - past[0].lam))
+            w, c = (1 + share, -share), -alpha_s * math.expm1(-h)
+        else:
+            w, c = weights((0.0, *((q.lam - p.lam) / h for q in reversed(past))), h), alpha_s * h
+        x_s = p.mix(sigma_s / p.sigma, c * w[0])
+        for weight, q in zip(w[1:], reversed(past)):
+            q.add_to(x_s, c * weight)
+        return x_s
+
+    return step
+
+
+def dpmpp_2s(clip: Clip = None) -> Step:
+    """The DPM-Solver++(2S) step (Algorithm 1, r = 1/2): one call here, one half way in lambda."""
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        p = _asked(ask, x, t, clip)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        if sigma_s == 0 or math.isinf(p.lam):
+            return first_order(p, alpha_s, sigma_s)
+        h = math.log(alpha_s / sigma_s) - p.lam
+        middle = _ahead(ask, p, h / 2, clip)
+        return middle.add_to(p.x_t * (sigma_s / p.sigma), -alpha_s * math.expm1(-h))
+
+    return step
+
+
+def dpmpp_sde(eta: float = 1.0, clip: Clip = None) -> Step:
+    """The SDE-DPM-Solver++(2M) step; ``eta`` = 0 is 2M without noise, 1 the reverse SDE itself.
+
+        x_s = (sigma_s/sigma_t) e^{-eta h} x_t + alpha_s (1 - e^{-(1+eta)h}) D
+              + sigma_s sqrt(1 - e^{-2 eta h}) z
+
+    with the D of 2M. Raises ValueError for an eta outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 the reverse SDE); got {eta}")
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        before = ask.history[-1][1] if ask.history else None
+        p = _asked(ask, x, t, clip)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        if sigma_s == 0:
+            return p.mix(0.0, alpha_s)
+        h = math.log(alpha_s / sigma_s) - p.lam
+        c0 = -alpha_s * math.expm1(-(1 + eta) * h)
+        cx = sigma_s / p.sigma * (math.exp(-eta * h) if eta else 1.0)
+        if before is None or math.isinf(h) or math.isinf(before.lam):
+            x_s = p.mix(cx, c0)
+        else:
+            share = h / (2 * (p.lam - before.lam))
+            x_s = before.add_to(p.mix(cx, c0 * (1 + share)), -c0 * share)
+        if not eta:
+            return x_s
+        return x_s.add_(ask.noise(x), alpha=sigma_s * math.sqrt(-math.expm1(-2 * eta * h)))
+
+    return step
+
+
+def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
+    """The single-step DPM-Solver of order 1, 2 (r = 1/2) or 3 (r = 1/3, 2/3): noise form.
+
+    ``order`` calls a step; an order for each time of the grid (but its end) is a mapping, as
+    ``dict(zip(times, split_calls(nfe)))``. Raises ValueError for an order that does not exist.
+    """
+    orders = order.values() if isinstance(order, Mapping) else (order,)
+    for one in orders:
+        _check_order(one)
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        k = order if isinstance(order, int) else _order_at(order, t)
+        p = ask(x, t)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        if k == 1 or sigma_s == 0 or math.isinf(p.lam):
+            return first_order(p, alpha_s, sigma_s)
+        h = math.log(alpha_s / sigma_s) - p.lam
+        if k == 2:  # the two terms in eps_hat(x_t) cancel where r = 1/2
+            middle = _ahead(ask, p, h / 2)
+            return _add_eps(p.x_t * (alpha_s / p.alpha), middle, -sigma_s * math.expm1(h))
+        one = _ahead(ask, p, h / 3)
+        g = 2 * h / 3
+        t2, alpha, sigma = _at(ask, p.lam + g)
+        u2 = _towards(p, one, alpha, sigma, g, 2 * sigma * g * phi(2, g))  # r2/r1 = 2
+        two = ask(u2, t2)
+        return _towards(p, two, alpha_s, sigma_s, h, 1.5 * sigma_s * h * phi(2, h))  # 1/r2 = 3/2
+
+    return step
+
+
+def split_calls(nfe: int, order: int = 3, clean: bool = True) -> list[int]:
+    """Orders of single steps that add up to ``nfe`` calls: the paper's "DPM-Solver-fast" (D.5).
+
+    As many steps of the highest order as fit, then lower ones for what is left: for order 3,
+    (2, 1), (1) or (2) as the remainder of nfe / 3 is 0, 1 or 2. With ``clean`` the last call is
+    kept for the step onto clean data, which is always of first order. A grid of ``len`` moves fits.
+
+    Raises ValueError for an order that does not exist, and where nfe is too small for one step of
+    that order (and the last).
+    """
+    _check_order(order)
+    if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < order + clean:
+        last = " and one for the step onto clean data" if clean else ""
+        raise ValueError(f"order {order} needs {order} calls for a step{last}; got nfe={nfe!r}")
+    left = nfe - clean
+    if order == 3 and left % 3 == 0:
+        orders = [3] * (left // 3 - 1) + [2, 1]
+    else:
+        orders = [order] * (left // order) + ([left % order] if left % order else [])
+    return orders + [1] * clean
+
+
+def first_order(p: Prediction, alpha_s: float, sigma_s: float) -> Tensor:
+    """DDIM: the exact solution for a constant x0_hat, from any level to any, clean data included."""
+    if sigma_s == 0 or math.isinf(p.lam):
+        return p.mix(sigma_s / p.sigma, alpha_s - sigma_s * p.alpha / p.sigma)
+    h = math.log(alpha_s / sigma_s) - p.lam
+    return p.mix(sigma_s / p.sigma, -alpha_s * math.expm1(-h))
+
+
+# ---- parts of a single step ---------------------------------------------------------------------
+def _asked(ask: Ask, x: Tensor, t: float, clip: Clip) -> Prediction:
+    p = ask(x, t)
+    if clip is not None:
+        p = p.clip(*clip)
+        ask.history[-1] = (t, p)
+    return p
+
+
+def _at(ask: Ask, lam: float) -> tuple[float, float, float]:
+    """(t, alpha, sigma) where lambda is lam."""
+    t = ask.schedule.t_of_lam(lam)
+    return t, *ask.schedule.alpha_sigma(t)
+
+
+def _ahead(ask: Ask, p: Prediction, h: float, clip: Clip = None) -> Prediction:
+    """The denoiser's answer where a first-order step of length h from p leads."""
+    t, alpha, sigma = _at(ask, p.lam + h)
+    return _asked(ask, p.mix(sigma / p.sigma, -alpha * math.expm1(-h)), t, clip)
+
+
+def _towards(
+    p: Prediction, q: Prediction, alpha: float, sigma: float, h: float, c: float
+) -> Tensor:
+    """(alpha/alpha_t) x_t - sigma (e^h - 1) eps_p - c (eps_q - eps_p)."""
+    ce = c - sigma * math.expm1(h)  # of eps_p = (x_t - alpha_t x0)/sigma_t
+    y = p.mix(alpha / p.alpha + ce / p.sigma, -ce * p.alpha / p.sigma)
+    return _add_eps(y, q, -c)
+
+
+def _add_eps(y: Tensor, p: Prediction, c: float) -> Tensor:
+    """y <- y + c eps_hat, in place and straight from the network's output."""
+    if p.kind == "eps":
+        return y.add_(p.out, alpha=c)
+    c0 = -c * p.alpha / p.sigma
+    y.add_(p.x_t, alpha=c / p.sigma + c0 * p.a)
+    return y.add_(p.out, alpha=c0 * p.b)
+
+
+def _check_order(order: int) -> None:
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2, 3):
+        raise ValueError(f"DPM-Solver exists of order 1, 2 and 3; got {order!r}")
+
+
+def _order_at(orders: Mapping[float, int], t: float) -> int:
+    if t not in orders:
+        raise ValueError(
+            f"no order is given for the step at t = {t:g}: give one for each time of the grid but "
+            "the last, as dict(zip(times, split_calls(nfe)))"
+        )
+    return orders[t]

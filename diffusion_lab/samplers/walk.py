@@ -132,6 +132,9 @@ def walk(
         grad: keep the graph, for methods that differentiate through the walk.
         condition: passed on to the denoiser (``label=...``).
 
+    A ``step`` with a method ``states(ask, x, grid)`` owns its loop (the adaptive ``emsde``): it is
+    handed the grid for its ends.
+
     Never write to a yielded tensor. Raises ValueError for a bad grid or a bad x; that the result is
     finite is checked by ``sample``, once, at the end.
     """
@@ -145,6 +148,14 @@ def walk(
         for t in grid:
             denoiser.schedule.alpha_sigma(t)  # remembered: the loop looks them up
         denoiser.prepare(grid[:-1], x)
+    own = getattr(step, "states", None)
+    if own is not None:
+        if callable(grid) or project is not None or grad:
+            raise ValueError(
+                "this sampler chooses its own times: give it a grid, of which the ends count, and "
+                "neither project nor grad"
+            )
+        return own(ask, x, grid)
     return _walk(step, ask, x, grid, project, grad, start)
 
 

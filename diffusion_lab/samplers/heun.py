@@ -1,0 +1,108 @@
+"""Euler and Heun with optional noise ("churn") (Karras et al. 2022, 2206.00364, Algorithms 1, 2).
+
+In y = x/alpha and rho = sigma/alpha the probability-flow ODE is dy/drho = eps_hat, for every
+schedule (EDM: alpha = 1, so y = x, rho = sigma). Going from t to s,
+
+    Euler:  y_s = y_t + (rho_s - rho_t) eps_hat(x_t)                          (this is DDIM)
+    Heun:   y_s = y_t + (rho_s - rho_t) (eps_hat(x_t) + eps_hat(x_s^Euler))/2,
+
+the second of second order, at two calls a step; the step onto clean data stays Euler's. Churn
+first raises the noise level from rho_t to rho_t (1 + gamma) with fresh noise, so that the errors
+made so far are partly forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusion_lab.denoisers import Prediction
+from diffusion_lab.samplers.walk import Ask, Step
+
+__all__ = ["euler", "heun"]
+
+MOST = math.sqrt(2) - 1
+
+
+@dataclass(frozen=True)
+class Churn:
+    """How much noise a step puts back: gamma = min(share, sqrt 2 - 1) where low <= rho <= high.
+
+    EDM's S_churn is ``share`` times the number of steps; ``noise`` is its S_noise, low and high its
+    S_tmin and S_tmax.
+    """
+
+    share: float
+    low: float
+    high: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        if not (self.share >= 0 and 0 <= self.low < self.high and self.noise >= 0):
+            raise ValueError(
+                "need churn >= 0, 0 <= low < high (noise levels sigma/alpha) and noise >= 0; got "
+                f"churn={self.share}, low={self.low}, high={self.high}, noise={self.noise}"
+            )
+
+    def __call__(self, ask: Ask, x: Tensor, t: float) -> tuple[Tensor, float]:
+        """(x, t) with noise put back. Never above the first level that the denoiser knows."""
+        alpha, sigma = ask.schedule.alpha_sigma(t)
+        if not self.share or alpha == 0 or not self.low <= sigma / alpha <= self.high:
+            return x, t
+        lowest = ask.schedule.lam(1.0)
+        if ask.denoiser.lam_range is not None:
+            lowest = max(lowest, ask.denoiser.lam_range[0])
+        lam = max(math.log(alpha / sigma) - math.log1p(min(self.share, MOST)), lowest)
+        up = ask.schedule.t_of_lam(lam)
+        if up <= t:
+            return x, t
+        alpha_up, sigma_up = ask.schedule.alpha_sigma(up)
+        added = math.sqrt(max((sigma_up / alpha_up) ** 2 - (sigma / alpha) ** 2, 0.0))
+        z = ask.noise(x)
+        return (x * (alpha_up / alpha)).add_(z, alpha=alpha_up * added * self.noise), up
+
+
+def euler(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
+    """Euler's step in rho (DDIM), with churn: Algorithm 2 without its correction. One call."""
+    stir = Churn(churn, low, high, noise)
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        x, t = stir(ask, x, t)
+        return _euler(ask(x, t), *ask.schedule.alpha_sigma(s))
+
+    return step
+
+
+def heun(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
+    """Heun's step in rho: EDM's Algorithm 1, or 2 with churn. Two calls, one for the last step.
+
+    Args:
+        churn: gamma of a step, EDM's S_churn / steps; at most sqrt 2 - 1 counts.
+        low, high: noise levels sigma/alpha between which it is put back (S_tmin, S_tmax).
+        noise: its standard deviation is multiplied by this (S_noise).
+    """
+    stir = Churn(churn, low, high, noise)
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        x, t = stir(ask, x, t)
+        p = ask(x, t)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        x_s = _euler(p, alpha_s, sigma_s)
+        if sigma_s == 0 or p.alpha == 0:  # no level to ask at, or no y to step in
+            return x_s
+        q = ask(x_s, s)
+        # x_s + alpha_s (rho_s - rho_t)/2 (eps_q - eps_p), with eps = (x - alpha x0)/sigma
+        c = alpha_s * (sigma_s / alpha_s - p.sigma / p.alpha) / 2
+        y = p.mix(alpha_s / p.alpha + c / p.sigma, -c * p.alpha / p.sigma)
+        c0 = -c * q.alpha / q.sigma
+        y.add_(q.x_t, alpha=c / q.sigma + c0 * q.a)
+        return y.add_(q.out, alpha=c0 * q.b)
+
+    return step
+
+
+def _euler(p: Prediction, alpha_s: float, sigma_s: float) -> Tensor:
+    """y_t + (rho_s - rho_t) eps_hat in x: alpha_s x0_hat + sigma_s eps_hat."""
+    return p.mix(sigma_s / p.sigma, alpha_s - sigma_s * p.alpha / p.sigma)
