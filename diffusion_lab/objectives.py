@@ -9,7 +9,8 @@ and only w differs. Since x_0 = a x_t + b out, the error of the native output is
 (alpha^2 + sigma^2)^2 / sigma^2 times smaller on v. Weights on |d x_0|^2:
 
     simple    SNR                        |eps - eps_hat|^2, DDPM eq 14, the survey's eq 7
-    vlb       -SNR d lambda/dt           the continuous bound (Kingma et al. 2021, 2107.00630)
+    vlb       -SNR d lambda/dt           the continuous bound (Kingma et al. 2021, 2107.00630); on
+                                         the score g^2/2, ScoreFlow's likelihood weight (2101.09258)
     p2        SNR / (k + SNR)^gamma      Choi et al. 2022, 2204.00227
     min-snr   min(SNR, g)                Hang et al. 2023, 2303.09556
     edm       1/sd^2 + SNR               Karras et al. 2022: (s^2 + sd^2)/(s sd)^2, s = sigma/alpha
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.bound import vlb_term
-from diffusion_lab.denoisers import Denoiser, affine, expand
-from diffusion_lab.errors import unknown
+from diffusion_lab.denoisers import Denoiser, affine, check_float, expand
+from diffusion_lab.errors import unknown, whole
 from diffusion_lab.schedules import Schedule
 
 __all__ = ["TIMES", "WEIGHTS", "DiffusionLoss", "Weighting", "draw_times", "noised"]
@@ -54,6 +55,11 @@ class Weighting:
         for key in self.parameters:
             if key not in WEIGHTS[self.name]:
                 raise unknown(f"parameter of the weighting {self.name!r}", key, WEIGHTS[self.name])
+            value, least = self.parameters[key], "> 0" if key in ("g", "sd") else ">= 0"
+            if not 0 <= value < math.inf or (value == 0 and least == "> 0"):
+                raise ValueError(
+                    f"{key} of the weighting {self.name!r} must be {least}; got {value}"
+                )
 
     def on(self, kind: str, schedule: Schedule, t: Tensor, sd: float = 1.0) -> Tensor:
         """The weight on the squared error of ``kind`` (one of ``denoisers.KINDS``)."""
@@ -79,8 +85,14 @@ class Weighting:
 
 def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
     """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
-    if x0.shape != eps.shape:
-        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
+    check_float(x0, "x0")
+    if x0.shape != eps.shape or x0.dtype != eps.dtype:
+        raise ValueError(
+            f"x0 and eps must have one shape and one precision; got {tuple(x0.shape)} {x0.dtype} "
+            f"and {tuple(eps.shape)} {eps.dtype}"
+        )
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
     if t.shape != (len(x0),):
         raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
     alpha, sigma = schedule.alpha_sigma(t)
@@ -100,6 +112,8 @@ class DiffusionLoss(nn.Module):
         self, denoiser: Denoiser, weighting: Weighting, *, hybrid: bool = False, levels: int = 256
     ) -> None:
         super().__init__()
+        if not isinstance(weighting, Weighting):
+            raise ValueError(f"give a Weighting, such as Weighting('simple'); got {weighting!r}")
         if hybrid and not getattr(denoiser, "learned_var", False):
             raise ValueError(
                 "the hybrid loss trains a variance: build the denoiser learned_var=True"
@@ -128,7 +142,7 @@ class DiffusionLoss(nn.Module):
 
 
 TIMES: dict[str, dict[str, float]] = {  # law -> its parameters with their defaults
-    "uniform": {}, "grid": {}, "lognormal": {"mean": -1.2, "std": 1.2},
+    "uniform": {}, "grid": {}, "lambda": {}, "lognormal": {"mean": -1.2, "std": 1.2},
 }  # fmt: skip
 
 
@@ -141,27 +155,47 @@ def draw_times(
     lam_range: tuple[float, float] | None = None,
     **parameters: float,
 ) -> Tensor:
-    """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, or
-    ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``, but for grid.
+    """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, uniform in
+    ``lambda``, or ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``,
+    but for grid.
+
+    ``lambda`` is the importance-sampled law of ScoreFlow (2101.09258): its density in t is
+    proportional to g^2/sigma^2, so that the simple loss under it is the likelihood-weighted one.
+    Without ``lam_range`` it takes the schedule's own ends, which must be finite.
     """
     if law not in TIMES:
         raise unknown("law of t", law, TIMES)
     for key in parameters:
         if key not in TIMES[law]:
             raise unknown(f"parameter of the law {law!r}", key, TIMES[law])
-    if n < 1:
-        raise ValueError(f"the number of times must be >= 1; got {n}")
+    n = whole("the number of times", n)
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"times are drawn by a torch.Generator; got {generator!r}")
+    if lam_range is not None and not lam_range[0] < lam_range[1]:
+        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
     if law == "grid":
         if schedule.T is None:
             raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")
         steps = torch.randint(1, schedule.T + 1, (n,), generator=generator)
         return steps.double() / schedule.T
-    if law == "uniform":
+    if law in ("uniform", "lambda"):
         # one stratified draw: evenly spread over [0, 1], each still uniform by itself
         u = torch.rand(1, generator=generator, dtype=torch.float64)
         t = (torch.randperm(n, generator=generator).double() + u) / n
+        if law == "lambda":
+            low, high = lam_range or (schedule.lam(1.0), schedule.lam(0.0))
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ValueError(
+                    f"the law 'lambda' needs a finite range, and {schedule!r} goes from {low:g} to "
+                    f"{high:g}: give lam_range=(lowest, highest)"
+                )
+            t = schedule.t_of_lam(low + t * (high - low))
     else:
         p = TIMES[law] | parameters
+        if not (math.isfinite(p["mean"]) and 0 < p["std"] < math.inf):
+            raise ValueError(
+                f"a lognormal law has a finite mean and a std > 0; got {p['mean']}, {p['std']}"
+            )
         z = torch.randn(n, generator=generator, dtype=torch.float64)
         log_sigma = p["mean"] + p["std"] * z
         t = schedule.t_of_lam(-log_sigma)

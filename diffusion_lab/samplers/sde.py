@@ -1,0 +1,167 @@
+"""Samplers of the score SDE (Song et al. 2020, 2011.13456): reverse SDE, correctors, Langevin.
+
+With the forward process dx = f x dt + g dw, every process of this family has the same marginals,
+
+    dx = [f x - (1 + c^2)/2 g^2 score] dt + c g dw      (time runs from noise to data):
+
+c = 1 is the reverse SDE, c = 0 the probability-flow ODE. A predictor moves from t to s along it; a
+corrector stays at s and runs Langevin dynamics, x <- x + a score + sqrt(2a) z, which leaves p_s as
+it is and pulls a wrong x towards it. A last move onto t = 0 is a denoising step: by Tweedie's
+formula x_0 = (x + sigma^2 score)/alpha, and no noise is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+from torch import Tensor
+
+from diffusion_lab.errors import unknown
+from diffusion_lab.samplers.ddpm import ddpm
+from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.schedules import Schedule
+
+__all__ = [
+    "PREDICTORS", "annealed_langevin", "correct", "euler_maruyama", "langevin_size",
+    "predictor_corrector", "reverse_diffusion", "slopes",
+]  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def slopes(schedule: Schedule, t: float) -> tuple[float, float]:
+    """(f, g^2) at one time, as floats and remembered. ValueError where they are infinite."""
+    f, g2 = (float(c) for c in schedule.drift_diffusion(t))
+    if not (math.isfinite(f) and math.isfinite(g2)):
+        raise ValueError(
+            f"the drift of {schedule!r} is infinite at t = {t:g}, where no data are left: begin a "
+            "little later, with lam_range=(-5, 9) or a grid that starts below it"
+        )
+    return f, g2
+
+
+def euler_maruyama(noise: float = 1.0) -> Step:
+    """One Euler-Maruyama step of the reverse SDE (``noise`` = 1), the ODE (0) or between.
+
+    One network call a step. ValueError unless 0 <= noise.
+    """
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"the share of noise c must be >= 0 (1 the SDE, 0 the ODE); got {noise}")
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        p = ask(x, t)
+        if s == 0:
+            return p.x0
+        f, g2 = slopes(ask.schedule, t)
+        h = t - s
+        # score = (alpha x0_hat - x)/sigma^2
+        pull = 0.5 * (1 + noise * noise) * g2 * h / (p.sigma * p.sigma)
+        mean = p.mix(1 - f * h - pull, pull * p.alpha)
+        return mean.add_(ask.noise(x), alpha=noise * math.sqrt(g2 * h)) if noise else mean
+
+    return step
+
+
+def reverse_diffusion() -> Step:
+    """The paper's reverse-diffusion predictor: the forward chain's own step, turned round.
+
+    With k = alpha_t/alpha_s and V = V_ts of ``schedules.posterior``,
+    x_s = (2 - k) x + V score + sqrt(V) z (appendix E; V = sigma_t^2 - sigma_s^2 for VE).
+    """
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        p = ask(x, t)
+        if s == 0:
+            return p.x0
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        kept = p.alpha / alpha_s
+        v_ts = p.sigma * p.sigma - kept * kept * sigma_s * sigma_s
+        pull = v_ts / (p.sigma * p.sigma)
+        return p.mix(2 - kept - pull, pull * p.alpha).add_(ask.noise(x), alpha=math.sqrt(v_ts))
+
+    return step
+
+
+# ---- correctors ---------------------------------------------------------------------------------
+def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> float:
+    """a = 2 kept (snr |z| / |score|)^2, with norms averaged over the batch (algorithms 4 and 5).
+
+    ``kept`` is the alpha_i of the paper's VP corrector, (alpha_t/alpha_s)^2; 1 for VE.
+    """
+    norms = [y.flatten(1).norm(dim=1).mean() for y in (z, score)]
+    return 2 * kept * float(snr * norms[0] / norms[1].clamp(min=1e-12)) ** 2
+
+
+def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Tensor:
+    """One Langevin step at time s: one network call and one draw of noise."""
+    p = ask(x, s)
+    score, z = p.score, ask.noise(x)
+    size = langevin_size(score, z, snr, kept)
+    return (x + size * score).add_(z, alpha=math.sqrt(2 * size))
+
+
+PREDICTORS: dict[str, Callable[[], Step]] = {
+    "euler-maruyama": euler_maruyama, "reverse-diffusion": reverse_diffusion, "ancestral": ddpm,
+}  # fmt: skip
+
+
+def predictor_corrector(
+    predictor: str | Step = "reverse-diffusion", snr: float = 0.16, corrections: int = 1
+) -> Step:
+    """A predictor step to s, then ``corrections`` Langevin steps at s (2011.13456, algorithm 1).
+
+    1 + corrections network calls a step, but one at the last, which lands on data.
+
+    Args:
+        predictor: one of ``PREDICTORS``, or any step.
+        snr: the corrector's signal-to-noise ratio r.
+
+    ValueError for an unknown predictor, snr <= 0 or corrections < 0.
+    """
+    if isinstance(predictor, str) and predictor not in PREDICTORS:
+        raise unknown("predictor", predictor, PREDICTORS)
+    _check(snr, corrections, least=0)
+    move = PREDICTORS[predictor]() if isinstance(predictor, str) else predictor
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        x = move(ask, x, t, s)
+        if s > 0:
+            kept = (ask.schedule.alpha(t) / ask.schedule.alpha(s)) ** 2
+            for _ in range(corrections if kept else 0):  # nothing of x is left at alpha_t = 0
+                x = correct(ask, x, s, snr, kept)
+        return x
+
+    return step
+
+
+def annealed_langevin(ratio: float = 0.1, corrections: int = 5) -> Step:
+    """Langevin dynamics at each level, from noisy to clean, without a predictor (1907.05600).
+
+    x <- x + a score + sqrt(2a) z with a = ratio sigma_s^2, ``corrections`` times at every s; x is
+    only rescaled by alpha_s/alpha_t on the way. The paper's a is eps sigma^2/(2 sigma_L^2), with
+    eps = 2e-5 and sigma_L = .01: ratio = 0.1.
+    """
+    _check(ratio, corrections, least=1, name="ratio")
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        if s == 0:
+            return ask(x, t).x0
+        (alpha_t, _), (alpha_s, sigma_s) = (ask.schedule.alpha_sigma(u) for u in (t, s))
+        if alpha_t:
+            x = x * (alpha_s / alpha_t)
+        size = ratio * sigma_s * sigma_s
+        for _ in range(corrections):
+            p = ask(x, s)
+            pull = size / (p.sigma * p.sigma)
+            x = p.mix(1 - pull, pull * p.alpha).add_(ask.noise(x), alpha=math.sqrt(2 * size))
+        return x
+
+    return step
+
+
+def _check(size: float, corrections: int, least: int, name: str = "snr") -> None:
+    if not 0 < size < math.inf:
+        raise ValueError(f"{name} must be a positive number; got {size}")
+    if not isinstance(corrections, int) or isinstance(corrections, bool) or corrections < least:
+        raise ValueError(f"corrections must be a whole number >= {least}; got {corrections!r}")
