@@ -1,9 +1,9 @@
 """DPM-Solver (Lu et al. 2022, 2206.00927) and DPM-Solver++ (Lu et al. 2022, 2211.01095).
 
 The probability-flow ODE is linear in x but for the network. With lambda = log(alpha/sigma) as the
-time, h = lambda_s - lambda_t > 0, its solution is exact but for one integral (eq 3.4; eq 8 of ++):
+time and h = lambda_s - lambda_t > 0, its solution is exact but for one integral (eq 3.4; ++, 8):
 
-    x_s = (alpha_s/alpha_t) x_t - alpha_s int_{lambda_t}^{lambda_s} e^{-l} eps_hat dl     (noise form)
+    x_s = (alpha_s/alpha_t) x_t - alpha_s int_{lambda_t}^{lambda_s} e^{-l} eps_hat dl  (noise form)
     x_s = (sigma_s/sigma_t) x_t + sigma_s int_{lambda_t}^{lambda_s} e^l    x0_hat dl      (++)
 
 and a solver of order k replaces the network by a Taylor polynomial with k terms, taken from calls
@@ -186,7 +186,7 @@ def split_calls(nfe: int, order: int = 3, clean: bool = True) -> list[int]:
 
 
 def first_order(p: Prediction, alpha_s: float, sigma_s: float) -> Tensor:
-    """DDIM: the exact solution for a constant x0_hat, from any level to any, clean data included."""
+    """DDIM: exact for a constant x0_hat, from any level to any, clean data included."""
     if sigma_s == 0 or math.isinf(p.lam):
         return p.mix(sigma_s / p.sigma, alpha_s - sigma_s * p.alpha / p.sigma)
     h = math.log(alpha_s / sigma_s) - p.lam

@@ -212,7 +212,7 @@ class _Drift:
 
 
 class _Fresh:
-    """New noise for every trial, drawn for the whole batch: one sample's does not hang on others'."""
+    """New noise for every trial, drawn for the whole batch, whoever is still under way."""
 
     def __init__(self, ask: Ask) -> None:
         self.ask, self.like = ask, None
@@ -250,5 +250,5 @@ class _Path:
     ) -> tuple[Tensor, Tensor]:
         here = ((self.start - t) / self.gap).round().long()
         many = torch.minimum((h / self.gap + 1e-6).long().clamp(min=1), self.count - here)
-        h, which = many * self.gap, self.all[rows]
+        h, which = many.double() * self.gap, self.all[rows]
         return h, (self.w[here + many, which] - self.w[here, which]) / expand(h.sqrt(), x)

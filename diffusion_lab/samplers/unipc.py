@@ -1,6 +1,6 @@
 """UniPC (Zhao et al. 2023, 2302.04867): predictor and corrector that share their network calls.
 
-Both are rules of the form, in x0_hat and lambda, with h = lambda_s - lambda_t (see ``exponential``),
+Both are rules in x0_hat and lambda, with h = lambda_s - lambda_t (see ``exponential``),
 
     x_s = (sigma_s/sigma_t) x_t + alpha_s h sum_j w_j x0_hat(tau_j).
 
