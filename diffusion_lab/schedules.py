@@ -63,7 +63,7 @@ def _log(x: Time) -> Time:
     return math.log(x) if x > 0 else -INF
 
 
-def _log_sigma_vp(log_alpha: Time) -> Time:
+def log_sigma_vp(log_alpha: Time) -> Time:
     """log sqrt(1 - alpha^2) from log alpha, exact near alpha = 1."""
     return 0.5 * _log(-_lib(log_alpha).expm1(2 * log_alpha))
 
@@ -218,7 +218,7 @@ class Linear(Schedule):
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         log_alpha = _log_alpha_linear(t, self.b0, self.b1)
-        return log_alpha, _log_sigma_vp(log_alpha)
+        return log_alpha, log_sigma_vp(log_alpha)
 
     def _t_of_lam(self, lam: Time) -> Time:
         return _t_of_log_alpha_linear(_log_alpha_vp(lam), self.b0, self.b1)
@@ -271,7 +271,7 @@ class Cosine(Schedule):
             log_alpha = log_alpha - log_alpha.detach().clamp(min=0.0)
         else:
             log_alpha = min(log_alpha, 0.0)
-        return log_alpha, _log_sigma_vp(log_alpha)
+        return log_alpha, log_sigma_vp(log_alpha)
 
     def _t_of_lam(self, lam: Time) -> Time:
         lib = _lib(lam)

@@ -3,17 +3,25 @@
     x_s = alpha_s x0_hat + sqrt(sigma_s^2 - S^2) eps_hat + S z,
     S   = eta sqrt(bt),  bt the posterior variance of the survey's eq 3.
 
-eta = 0 walks the probability-flow ODE without noise, eta = 1 is ancestral sampling.
+eta = 0 walks the probability-flow ODE without noise, eta = 1 is ancestral sampling (the paper's
+sigma-hat, more noise still, is ``ddpm("large")``). Without noise the same rule walks upward too:
+``encode`` finds the noise that a picture comes from, and ``slerp`` mixes two such noises.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.samplers.walk import Ask, State, Step, check_grid, walk
 from diffusion_lab.schedules import posterior
 
-__all__ = ["ddim"]
+__all__ = ["ddim", "encode", "slerp"]
 
 
 def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
@@ -35,3 +43,39 @@ def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
         return mean.add_(ask.noise(x), alpha=std) if std else mean
 
     return step
+
+
+def encode(
+    denoiser: Denoiser, x0: Tensor, grid: Sequence[float], **condition: Any
+) -> Iterator[State]:
+    """Walk a falling grid backwards, from data to noise (their section 5.4); yields States.
+
+    x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t) with s > t. At t = 0, eps_hat = -sigma score is
+    0, so the first move is x_s = alpha_s x_0 and asks nothing. Walking ``ddim()`` down the same
+    grid decodes, with an error that falls as 1/steps. ValueError for a grid that does not fall.
+    """
+    times = check_grid(grid)[::-1]
+    down = ddim()
+
+    def up(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        alpha, sigma = ask.schedule.alpha_sigma(t)
+        return x * (ask.schedule.alpha(s) / alpha) if sigma == 0 else down(ask, x, t, s)
+
+    denoiser.prepare(times[:-1], x0)
+    rest = dict(itertools.pairwise(times))
+    return walk(up, denoiser, x0, lambda state: rest.get(state.s), start=times[0], **condition)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Spherical interpolation of two noises (B, ...), sample by sample: a at 0, b at 1.
+
+    [sin((1 - share) w) a + sin(share w) b] / sin w, with w the angle between them: it keeps the
+    length that noise has, where a straight line would pass through shorter vectors.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"both noises must have one shape; got {tuple(a.shape)}, {tuple(b.shape)}")
+    one, two = a.flatten(1), b.flatten(1)
+    cosine = (one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))
+    w = cosine.clamp(-1, 1).acos().reshape(-1, *(1,) * (a.ndim - 1))
+    mixed = (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
+    return torch.where(torch.sin(w) < 1e-6, (1 - share) * a + share * b, mixed)
