@@ -13,7 +13,7 @@ from diffusion_lab.metrics import kid
 from diffusion_lab.metrics.distances import energy_distance, sliced_w2, w1
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import Reference
-from diffusion_lab.metrics.kid import gaussian_mmd2, kid_blocks, kid_subsets, mmd2
+from diffusion_lab.metrics.kid import estimate, gaussian_mmd2, kid_blocks, kid_subsets, mmd2
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -105,6 +105,34 @@ def test_blocks_know_their_error():
         kid_subsets(x[:30], y, generator(0), size=200)
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         mmd2(x, y[:, :3])
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3], ids=["same law", "shifted"])
+def test_the_error_is_the_scatter_over_sets(shift):
+    """200 sets of 60 against one fixed set: claimed and actual standard deviation agree.
+
+    The actual one is known to 5%; halves are of a functional that is linear plus quadratic, while
+    blocks of 10 claim 2.4 times too much where the laws agree.
+    """
+    y = randn(600, 8)
+    sets = randn(200, 60, 8, seed=1) + shift
+    actual = torch.tensor([mmd2(x, y) for x in sets]).std().item()
+    found = [estimate(x, y, generator(3), draws=40) for x in sets[:40]]
+    assert found[7].value == mmd2(sets[7], y) and found[7].n == 60
+    claimed = (sum(one.error**2 for one in found) / len(found)) ** 0.5
+    assert claimed == pytest.approx(actual, rel=0.25)
+    with pytest.raises(ValueError, match="two draws"):
+        estimate(sets[0], y, generator(0), draws=1)
+
+
+def test_the_error_does_not_depend_on_how_the_pairs_are_summed():
+    x, y = randn(1300, 3), randn(50, 3, seed=1)
+    one = estimate(x, y, generator(0), draws=5)
+    order = [torch.randperm(1300, generator=g) for g in [generator(0)] for _ in range(5)]
+    halves = [(mmd2(x[p[:650]], y), mmd2(x[p[650:]], y)) for p in order]
+    a, b = torch.tensor(halves).double().T
+    linear, quadratic = ((a - b) / 2).var(), ((a + b) / 2).var()
+    assert one.error == pytest.approx(max(linear - quadratic, quadratic).item() ** 0.5, rel=1e-3)
 
 
 def test_kid_of_pictures():
