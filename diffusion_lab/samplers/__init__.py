@@ -29,19 +29,27 @@ from diffusion_lab.samplers.dpm_solver import (
 )
 from diffusion_lab.samplers.emsde import emsde
 from diffusion_lab.samplers.heun import euler, heun
+from diffusion_lab.samplers.sde import (
+    annealed_langevin,
+    euler_maruyama,
+    predictor_corrector,
+    reverse_diffusion,
+)
 from diffusion_lab.samplers.unipc import unipc
 from diffusion_lab.samplers.walk import Result, State, gaussian, sample, walk
 
 __all__ = [
-    "SAMPLERS", "Result", "State", "ddim", "ddpm", "dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m",
-    "dpmpp_sde", "emsde", "euler", "gaussian", "generate", "heun", "sample", "split_calls",
-    "start_noise", "unipc", "walk",
+    "SAMPLERS", "Result", "State", "annealed_langevin", "ddim", "ddpm", "dpm_solver", "dpmpp_2m",
+    "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "emsde", "euler", "euler_maruyama", "gaussian", "generate",
+    "heun", "predictor_corrector", "reverse_diffusion", "sample", "split_calls", "start_noise",
+    "unipc", "walk",
 ]  # fmt: skip
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m, "dpmpp-2s": dpmpp_2s, "dpmpp-3m": dpmpp_3m,
     "dpmpp-sde": dpmpp_sde, "dpm-solver": dpm_solver, "unipc": unipc, "euler": euler, "heun": heun,
-    "emsde": emsde,
+    "emsde": emsde, "euler-maruyama": euler_maruyama, "reverse-diffusion": reverse_diffusion,
+    "predictor-corrector": predictor_corrector, "annealed-langevin": annealed_langevin,
 }  # fmt: skip
 
 
