@@ -22,7 +22,19 @@
 # **On the map.** All of it. The course follows *Efficient Diffusion Models for Vision: A Survey*
 # (Ulhaq, Akhtar and Pogrebna, 2022), which we call *the survey*.
 #
-# To run a cell, click on it and press Shift and Enter. Start at the top.
+# **How to work with a lesson**, in short:
+#
+# - *Run* a cell: click on it, press Shift and Enter. Start at the top. In a muddle: menu *Kernel*,
+#   *Restart Kernel and Run All Cells*.
+# - *Exercises* have a cell with `...  # your turn`. Put your answer in the place of `...`, run the
+#   cell, then the check below it: it says `right`, `not yet` with a reason, or `not attempted yet`.
+#   The lesson goes on either way.
+# - *Hints* open with a click, one at a time; whole solutions lie in `notebooks/solutions`.
+# - *Sliders and play buttons* work once you have run their cell. In a notebook that was closed and
+#   opened again you find a still picture in their place, and JupyterLab writes "model not found"
+#   above it: run the cell again.
+#
+# (More about this towards the end.)
 
 # %% [markdown]
 # ## A picture in seconds
@@ -44,7 +56,7 @@ model = checkpoints.load("fashion")
 best = model.about["recipe"]["sampler"]  # the sampler settings that draw its best pictures
 kinds = data.CLASSES["fashion"]
 label = torch.arange(10).repeat(6)
-result = generate(model, 60, label=label, seed=0, **best)
+result = generate(model, 60, label=label, seed=15, **best)
 plots.show(
     plots.grid(result.x, columns=10, heads=kinds),
     alt="Sixty small grey pictures of clothes in ten columns, from t-shirts to ankle boots.",
@@ -54,11 +66,14 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 
 # %% [markdown]
 # They were made from random numbers. (Are they copies of training pictures? Further down we look
-# that up for ten others of the same network.)
-# Every column shows its own kind, and no two of a column are alike. A few are odd (a shirt with a hole, half a sandal);
-# the model is small, about 0.4 million numbers, so that it runs on any laptop.
+# that up, for these sixty.) Every column shows its own kind, and no two of a column are alike.
 #
-# **Try it.** Change `seed=0` to another number and run the cell again.
+# One thing to be honest about: we looked at 24 seeds and chose this one for the first picture. With
+# others a few pictures are odd, a shirt with a hole or half a sandal: the model is small, about 0.4
+# million numbers, so that it runs on any laptop. Further down, where step numbers are compared and
+# measured, the seeds are 0 and 1, as they come.
+#
+# **Try it.** Change `seed=15` to another number, 0 say, and run the cell again.
 #
 # What did you just run? `model` is a *denoiser*: shown a noisy picture, it answers with its best
 # guess of the clean one. `generate` starts from pure noise and asks again and again, with a little
@@ -82,7 +97,7 @@ from diffusion_lab.samplers import dpmpp_2m, walk
 from diffusion_lab.grids import grid
 
 times = grid(model.schedule, 12, "karras", lam_range=tuple(best["lam_range"]))
-x = model.schedule.sigma(times[0]) * torch.randn(10, *model.shape, generator=generator(3))
+x = model.schedule.sigma(times[0]) * torch.randn(10, *model.shape, generator=generator(6))
 wanted = torch.arange(10).to(device())
 states = list(walk(dpmpp_2m(), guided(model, 2.0), x.to(device()), times, label=wanted))
 for state in states[::3]:
@@ -113,7 +128,7 @@ rows = [torch.stack([frames[i][column] for i in shown]) for frames in (held, gue
 titles = [f"noise {model.schedule.sigma(states[i].s):.2g}" for i in shown]
 plots.show(
     plots.strip(rows, titles=titles, labels=["held", "guess"], size=1.1),
-    alt="Seven stages: above, noise turns into an ankle boot; below, a blur sharpens to it.",
+    alt=f"Seven stages of one {kinds[column]}: above, it comes out of noise; below, out of a blur.",
     caption="Above: what the sampler holds. Below: the clean picture that the network expects.",
 )
 
@@ -122,7 +137,8 @@ plots.show(
 # move a little towards the guess, guess again.
 #
 # Do it yourself with all ten kinds: press play, or click the slider and use the arrow keys. The
-# upper row of the moving picture is what is held, the lower row is the guess.
+# upper row of the moving picture is what is held, the lower row is the guess. (This walk, too, has
+# a seed chosen to be looked at.)
 
 # %% name="scrub"
 from diffusion_lab.widgets import player
@@ -131,7 +147,8 @@ player(
     [torch.cat(pair) for pair in zip(held, guess, strict=True)],
     columns=10,
     label="step",
-    alt="A t-shirt appears out of noise in eight stages.",
+    alt=lambda step: f"Step {step} of 12, from noise to clothes: {', '.join(kinds)}; below, guesses.",
+    still=f"Eight stages: a {kinds[wanted[0]]} comes out of noise.",
     caption="One of the ten, from noise to picture; in a live notebook all ten move.",
 )
 
@@ -194,7 +211,8 @@ for steps in (2, 4, 8, 16):
 
 # %% [markdown]
 # Each line gives the cost and, for two seeds, the distance. Here are the first ten pictures of
-# seed 0 at each number of steps.
+# seed 0 at each number of steps. (Nobody chose this seed. Its sandal is a poor one, and more steps do
+# not mend it.)
 
 # %% name="steps-pictures"
 sheets = [runs[steps, 0][0].x[:10] for steps in (2, 4, 8, 16)]
@@ -422,15 +440,16 @@ plots.show(
 #
 # The map itself groups the systems into families (the survey's Fig. 6 is its own grouping). Choose
 # a family from the list: it stays bright, and below the map you get its systems, their papers, the
-# lesson that builds each, and what each costs or saves.
+# lesson that builds each, and what each costs or saves. An empty circle stands for a system that is
+# planned: it has its place and its paper, but nothing to run yet.
 
 # %% name="map"
 survey_plots.explore_map()
 
 # %% [markdown]
-# The number beside a system is its lesson; the mark says whether it is planned, partly there, or
-# working. *Working* is earned here: a test looks up the code, the lesson's section and the tests
-# that the map names. Some rows carry a note where the survey slips (a wrong class, a figure
+# The number beside a system is its lesson. The mark says how far it is: an empty circle is planned,
+# a half-filled one is partly there, a blue square is working. *Working* is earned here: a test looks
+# up the code, the lesson's section and the tests that the map names. Some rows carry a note where the survey slips (a wrong class, a figure
 # attributed to the wrong data). One system in full:
 
 # %% name="one-system"
@@ -475,7 +494,8 @@ plots.show(
 # %% [markdown]
 # All four rows start from the same noise. The first two are close relatives (both follow the same
 # path, in steps of different skill); DDPM adds fresh noise on the way and ends elsewhere. The fourth
-# row is the sharpest of all. Too good? Compare it with the training pictures:
+# row is the sharpest of all. Too good? Compare it with the training pictures, and do the same for the
+# sixty pictures at the top of this lesson:
 
 
 # %% name="copies" tags=["nbval-check-output"]
@@ -485,8 +505,9 @@ def away(pictures):
     return (pictures - train.x[nearest]).abs().amax(dim=(1, 2, 3))
 
 
+drawn = result.x.cpu()  # the sixty of the first figure
 print(f"exact formula: at most {away(rows[3]).max():.3f} away from a training picture")
-print(f"network: any picture less than 0.1 away? {bool((away(rows[0]) < 0.1).any())}")
+print(f"network: any of the {len(drawn)} less than 0.1 away? {bool((away(drawn) < 0.1).any())}")
 
 # %% [markdown]
 # The fourth row agrees pixel by pixel: the formula recites its training pictures, and the network
@@ -538,15 +559,11 @@ for one in survey.lessons():
 # all systems side by side.
 
 # %% [markdown]
-# ## How to work with a lesson
+# ## More about working with a lesson
 #
-# - **Run** the cells from top to bottom. A lesson takes at most three minutes to run, and says so in
-#   its first lines. When something is in a muddle: menu *Kernel*, *Restart Kernel and Run All Cells*.
-# - **Exercises** have a cell with `...  # your turn` and a check cell below it. The check says
-#   `right`, or `not yet` with what is probably wrong, or `not attempted yet`. The lesson goes on
-#   either way, so you can skip one and come back.
-# - **Hints** come in three sizes: a nudge, a formula, pseudo-code. Open one at a time. Complete
-#   solutions lie in `notebooks/solutions`.
+# - A lesson takes at most three minutes to **run**, and says so in its first lines.
+# - You can **skip an exercise** and come back: the lesson goes on with the package's own functions.
+# - **Hints** come in three sizes: a nudge, a formula, pseudo-code.
 # - **Levels.** The variable `DIFFUSION_LAB_LEVEL`, set before Jupyter starts, chooses how much is
 #   computed: `smoke` (seconds, for tests), `live` (the default) or `full` (trains everything again).
 # - **A GPU** is used where there is one, with no change in a notebook.
