@@ -272,7 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
     # Idle threads of torch sleep: spinning, they slow everything down where a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = _parser().parse_args(arguments)
+    given, extra = _parser().parse_known_args(arguments)
+    if extra:  # said with the usage of the command, not of the program
+        given.parser.refuse(extra)
     try:
         status = given.run(given)
         sys.stdout.flush()

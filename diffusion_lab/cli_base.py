@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,11 +34,16 @@ class Parser(argparse.ArgumentParser):
         say_error(message + (f".{hint}" if hint else ""))
         raise SystemExit(2)
 
+    def refuse(self, extra: Sequence[str]) -> NoReturn:
+        """The error for words that the command has no place for."""
+        hint = did_you_mean(extra[0], self._option_string_actions)
+        self.error(f"unrecognized arguments: {' '.join(extra)}" + (f".{hint}" if hint else ""))
+
 
 def add(commands: Subparsers, name: str, run: Run, summary: str, **more: Any) -> Parser:
     """Add a command that calls ``run(arguments) -> exit status``; returns its parser."""
     parser = commands.add_parser(name, help=summary, description=summary, **more)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 

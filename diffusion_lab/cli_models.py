@@ -107,9 +107,9 @@ def _command(given: argparse.Namespace) -> str:
 def _train(given: argparse.Namespace) -> int:
     if given.list:
         return _list_recipes(given.json)
-    recipe = _recipe(given)
     for option in ("steps", "threads", "preview_every"):
         _at_least_one(getattr(given, option), f"--{option.replace('_', '-')}")
+    recipe = _recipe(given)
     file = writable(f"{given.out}/{recipe.name}.safetensors", ".safetensors", "--out")
 
     import torch
@@ -336,8 +336,14 @@ def _sample(given: argparse.Namespace) -> int:
     save = writable(given.save, ".npz", "--save")
 
     from diffusion_lab import checkpoints, plots
+    from diffusion_lab.recipes import RECIPES
     from diffusion_lab.samplers import generate
 
+    if given.model in RECIPES and given.model not in checkpoints.shipped():
+        raise ValueError(
+            f"{given.model} is a recipe whose model is not shipped: '{PROGRAM} train "
+            f"{given.model}' makes it, then --model runs/{given.model}.safetensors draws with it"
+        )
     model = checkpoints.load_denoiser(given.model, device=_device(given.device))
     if len(model.shape) != 3:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
@@ -400,9 +406,9 @@ def sample_command(commands: Subparsers) -> None:
     parser.add_argument(
         "--model", default="fashion", help="a shipped name, or a .safetensors file (fashion)"
     )
-    parser.add_argument("--sampler", help="ddpm, ddim, dpmpp")
+    parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
     parser.add_argument("--steps", type=int, help="steps from noise to picture")
-    parser.add_argument("--n", type=int, default=64, help="how many pictures (64)")
+    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")
     parser.add_argument("--save", metavar="NPZ", help="samples, uint8 (N, H, W, C), and labels")
@@ -412,7 +418,7 @@ def sample_command(commands: Subparsers) -> None:
         "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
     )
     parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
-    parser.add_argument("--eta", type=float, help="share of noise in ddim, from 0 to 1")
+    parser.add_argument("--eta", type=float, help="share of noise in ddim and its kin, from 0 to 1")
     parser.add_argument("--variance", help="of ddpm: small, large or learned")
     parser.add_argument(
         "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import operator
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-__all__ = ["CheckpointError", "DataError", "did_you_mean", "near", "unknown"]
+__all__ = [
+    "CheckpointError", "DataError", "check_arguments", "did_you_mean", "near", "unknown", "whole",
+]  # fmt: skip
 
 CLOSE = 0.5
 """A name is near when at most this share of its letters has to change."""
@@ -32,6 +36,27 @@ def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
 
 
+def whole(what: str, given: object, least: int = 1) -> int:
+    """``given`` as an int; ValueError unless it is a whole number from ``least`` on."""
+    try:
+        number = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{what} must be a whole number >= {least}; got {given!r}")
+    return number
+
+
+def check_arguments(what: str, function: Callable[..., object], given: Iterable[str]) -> None:
+    """ValueError, with the near match, for a name that is no argument of ``function``."""
+    names = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in names.values()):
+        return
+    for name in given:
+        if name not in names:
+            raise unknown(f"argument of {what}", name, names)
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """`` Did you mean 'ddpm' or 'dpmpp'?``, or nothing where no name is near."""
     *names, last = [repr(name) for name in near(given, known)] or [""]
@@ -41,25 +66,21 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 def near(given: object, known: Iterable[str], most: int = 3) -> list[str]:
     """Up to ``most`` names that ``given`` may have been meant for, the likeliest first.
 
-    Those that hold ``given`` or are its beginning, then those with the fewest slips of the
-    keyboard; upper and lower case are one. A number is near nothing: 12 is not meant for 2.
+    Those that hold ``given``, then those with the fewest slips of the keyboard; upper and lower
+    case are one. A number is near nothing: 12 is not meant for 2.
     """
     text, names = str(given).lower(), list(dict.fromkeys(known))
     if not text or text.lstrip("+-").replace(".", "", 1).isdecimal():
         return []
     slips = {name: _slips(text, name.lower()) for name in names}
     close = {n: k for n, k in slips.items() if k <= CLOSE * max(len(text), len(n))}
-    found = [name for name in close if close[name] == min(close.values())]
-    found += [name for name in names if name not in found and _within(text, name.lower())]
+    holds = [name for name in names if len(text) >= 3 and text in name.lower()]
+    found = holds + [name for name in close if close[name] == min(close.values())]
     if not found:
         match = get_close_matches(text, [name.lower() for name in names], n=1, cutoff=ALIKE)
-        found = [name for name in names if name.lower() in match]
-    return sorted(found, key=lambda name: (not _within(text, name.lower()), slips[name]))[:most]
-
-
-def _within(text: str, name: str) -> bool:
-    """Whether one is a part of the other that is long enough to mean something."""
-    return (len(text) >= 3 and text in name) or (len(name) >= 3 and text.startswith(name))
+        starts = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
+        found = starts or [name for name in names if name.lower() in match]
+    return sorted(dict.fromkeys(found), key=lambda name: (name not in holds, slips[name]))[:most]
 
 
 def _slips(a: str, b: str) -> int:

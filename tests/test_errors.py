@@ -40,6 +40,7 @@ def test_slips_of_known_pairs(a, b, slips):
         ("dpm++", SAMPLERS, ["dpmpp"]),
         ("DDIM", SAMPLERS, ["ddim"]),
         ("fashon", MODELS, ["fashion"]),
+        ("fashion-1mn", MODELS, ["fashion-1min"]),
         ("vp1000", MODELS, ["fashion-vp1000"]),
         ("fash", MODELS, ["fashion", "fashion-1min", "fashion-vp1000"]),  # three at most
         ("boot", ["coat", "ankle boot"], ["ankle boot", "coat"]),
