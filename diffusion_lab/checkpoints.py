@@ -34,8 +34,16 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, 
     """Write tensors and a JSON header to one safetensors file, whole or not at all."""
     from safetensors.torch import save as to_bytes
 
+    wrong = [k for k, v in tensors.items() if not isinstance(v, Tensor)]
+    if wrong:
+        raise ValueError(
+            f"only tensors are saved: {wrong[0]!r} is a {type(tensors[wrong[0]]).__name__}"
+        )
     flat = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
-    text = json.dumps(about, sort_keys=True)
+    try:
+        text = json.dumps(about, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"the header must be what JSON can hold: {error}") from error
     header = {"format": FORMAT, "about": text, "sha256": _digest(flat, text)}
     write_atomically(Path(path), to_bytes(flat, metadata=header))
 
@@ -137,16 +145,23 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
     model: nn.Module = net
     if "denoiser" in about:
         d = dict(about["denoiser"])
-        for key in ("shape", "lam_range"):
-            d[key] = None if d[key] is None else tuple(d[key])
         try:
+            for key in ("shape", "lam_range"):
+                d[key] = None if d[key] is None else tuple(d[key])
             model = NetDenoiser(net, schedules.make(**d.pop("schedule")), d.pop("kind"), **d)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{name} needs the process {about['denoiser']}, which this version cannot build: "
                 f"{error}"
             ) from error
-    model = model.eval().requires_grad_(False).to(device or best_device())
+    model = model.eval().requires_grad_(False)
+    try:
+        model.to(device or best_device())
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise ValueError(
+            f"{name} cannot be put on the device {str(device or best_device())!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     model.to(memory_format=torch.channels_last)  # convolutions run faster so
     model.about = about
     return model

@@ -63,8 +63,19 @@ def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Nu
 def expand(value: Number, like: Tensor) -> Number:
     """A (B,) tensor of coefficients as (B, 1, ..., 1) in the dtype of ``like``; floats pass."""
     if isinstance(value, Tensor):
+        check_float(like, "x")
         return value.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
     return value
+
+
+def check_float(x: Tensor, name: str) -> None:
+    """ValueError unless x is a tensor of floats: pictures of whole numbers are not in [-1, 1]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"{name} must be a tensor of floats; got {given} (pixels 0..255 become data in [-1, 1] "
+            "by x.float() / 127.5 - 1)"
+        )
 
 
 class Prediction:
@@ -167,6 +178,8 @@ class Prediction:
 
     def clip(self, low: float = -1.0, high: float = 1.0) -> Prediction:
         """x_0 clamped to the range of the data, with eps recomputed from it."""
+        if not low < high:
+            raise ValueError(f"clip takes (lowest, highest) of x_0; got ({low}, {high})")
         return self.with_x0(self.x0.clamp(low, high))
 
 
@@ -216,6 +229,8 @@ class Denoiser(nn.Module):
         """
         if self.num_classes is None:
             raise ValueError("this denoiser knows no classes: call it without a label")
+        if not isinstance(label, Tensor):
+            raise ValueError(f"label must be a tensor, int64 of shape ({n},); got {label!r}")
         if label.dtype != torch.int64 or label.shape != (n,):
             raise ValueError(
                 f"label must be int64 of shape ({n},); "
@@ -295,8 +310,15 @@ class NetDenoiser(Denoiser):
         super().__init__(schedule)
         if kind not in KINDS:
             raise unknown("kind of prediction", kind, KINDS)
-        if not sd > 0:
+        if not (isinstance(net, nn.Module) and isinstance(schedule, Schedule)):
+            raise ValueError(
+                "a NetDenoiser is made of a network (nn.Module) and a schedule; got "
+                f"{type(net).__name__} and {type(schedule).__name__}"
+            )
+        if not 0 < sd < math.inf:
             raise ValueError(f"the standard deviation of the data must be > 0; got {sd}")
+        if lam_range is not None and not lam_range[0] < lam_range[1]:
+            raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
         self.net, self.kind, self.sd = net, kind, sd
         self.shape, self.num_classes = shape, num_classes
         self.lam_range, self.learned_var = lam_range, learned_var
@@ -318,6 +340,7 @@ class NetDenoiser(Denoiser):
                 f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
                 f"got {tuple(x_t.shape)}"
             )
+        check_float(x_t, "x_t")
         known = self._known.get(t) if isinstance(t, float) else None
         if known is None or known[2].dtype != x_t.dtype or known[2].device != x_t.device:
             known = self._level(t, x_t)
@@ -325,16 +348,43 @@ class NetDenoiser(Denoiser):
         scaled = x_t if shrink is None else x_t * shrink
         net = self._modules["net"]  # self.net, without nn.Module's slow look-up
         if self.num_classes is not None:
-            out = net(scaled, lam, self._label(label, x_t))
+            given: tuple[Tensor, ...] = scaled, lam, self._label(label, x_t)
         elif label is not None:
             raise ValueError("this denoiser was trained without classes: call it without a label")
         else:
-            out = net(scaled, lam)
+            given = scaled, lam
+        try:
+            out = net(*given)
+        except RuntimeError as error:
+            clearer = self._explained(x_t)
+            if clearer is None:
+                raise
+            raise clearer from error
         var = None
         if self.learned_var:
+            if out.shape[1] != 2 * x_t.shape[1]:
+                raise ValueError(
+                    f"with learned_var the network answers with 2 x {x_t.shape[1]} channels, the "
+                    f"second half for the variance; got {out.shape[1]}"
+                )
             out, u = out.chunk(2, dim=1)
             var = (u + 1) / 2
+        if out.shape[1:] != x_t.shape[1:]:
+            raise ValueError(
+                f"the network answered x_t {tuple(x_t.shape)} with {tuple(out.shape)}: "
+                "both must have one shape"
+            )
         return Prediction(x_t, alpha, sigma, out, self.kind, ab=ab, var=var)
+
+    def _explained(self, x_t: Tensor) -> ValueError | None:
+        """The error where x_t and the weights differ in precision."""
+        weight = next(self.net.parameters(), None)
+        if weight is None or weight.dtype == x_t.dtype:
+            return None
+        return ValueError(
+            f"x_t is {x_t.dtype} and the network's weights are {weight.dtype}: call x_t.to("
+            f"{weight.dtype}), or net.to({x_t.dtype})"
+        )
 
     def prepare(self, times: Sequence[float], like: Tensor) -> None:
         about = (like.dtype, like.device, self.schedule, self.kind, self.sd, self.lam_range)

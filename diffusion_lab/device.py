@@ -7,6 +7,8 @@ import os
 import torch
 from torch import Tensor
 
+from diffusion_lab.errors import whole
+
 __all__ = ["device", "generator", "randn"]
 
 
@@ -15,7 +17,12 @@ def device() -> torch.device:
     name = os.environ.get("DIFFUSION_LAB_DEVICE") or (
         "cuda" if torch.cuda.is_available() else "cpu"
     )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the variable DIFFUSION_LAB_DEVICE names no device: {name!r}. Known: cpu, cuda, cuda:0"
+        ) from error
 
 
 def generator(*seed: int) -> torch.Generator:
@@ -26,13 +33,16 @@ def generator(*seed: int) -> torch.Generator:
     """
     if not seed:
         raise ValueError("give at least one seed")
+    seed = tuple(whole("a seed", number, least=-(2**63)) for number in seed)
+    if max(seed) >= 2**63:
+        raise ValueError(f"a seed must be below 2^63; got {max(seed)}")
     mixed = 0
     for number in seed:  # the finaliser of splitmix64, once for each number
-        mixed = (mixed + int(number) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 31
-    return torch.Generator().manual_seed(mixed if len(seed) > 1 else int(seed[0]))
+    return torch.Generator().manual_seed(mixed if len(seed) > 1 else seed[0])
 
 
 def randn(shape: tuple[int, ...], gen: torch.Generator, like: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.denoisers import Denoiser, Prediction, check_float
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = ["ExactDenoiser", "FiniteData", "Gaussian", "GaussianMixture"]
@@ -48,6 +48,7 @@ class ExactDenoiser(Denoiser):
             raise ValueError(f"x_t must have shape (B, {inside}); got {tuple(x_t.shape)}")
         if label is not None:
             self.check_label(label, len(x_t))
+        check_float(x_t, "x_t")
         alpha, sigma = self.levels(t, x_t)
         return Prediction(x_t, alpha, sigma, self.formula(x_t, alpha, sigma, label), "x0")
 
@@ -73,6 +74,8 @@ class GaussianMixture:
             )
         if not (self.weights > 0).all():
             raise ValueError("the weights of a mixture must be positive")
+        if not all(bool(p.isfinite().all()) for p in (self.weights, self.means, self.covs)):
+            raise ValueError("the weights, means and covariances of a mixture must be finite")
         if not torch.allclose(self.covs, self.covs.mT):
             raise ValueError("the covariances of a mixture must be symmetric")
         self.weights = self.weights / self.weights.sum()
@@ -187,6 +190,16 @@ class FiniteData:
     def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
         if len(x) == 0:
             raise ValueError("a finite data set needs at least one picture")
+        check_float(x, "the data")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("the data hold nan or inf: look where they come from")
+        if labels is not None and (
+            labels.dtype != torch.int64 or labels.shape != (len(x),) or int(labels.min()) < 0
+        ):
+            raise ValueError(
+                f"labels must be int64 of shape ({len(x)},) and >= 0; got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}, smallest {labels.min():g}"
+            )
         self.x, self.labels = x, labels
         self.flat = x.flatten(1)
         self.norms = (self.flat.double() ** 2).sum(1)
@@ -195,6 +208,12 @@ class FiniteData:
         """-|x_t - alpha x_i|^2 / 2 sigma^2 up to a constant of x_t, (B, N) float64."""
         alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1)
                         for c in (alpha, sigma))  # fmt: skip
+        if x_t.shape[1:] != self.x.shape[1:]:
+            raise ValueError(
+                f"x_t must be (B, {', '.join(map(str, self.x.shape[1:]))}); got {tuple(x_t.shape)}"
+            )
+        if not bool((sigma > 0).all()):
+            raise ValueError("a finite data set is asked about noised pictures: sigma must be > 0")
         cross = (x_t.flatten(1) @ self.flat.T.to(x_t.dtype)).double()
         return (alpha * cross - 0.5 * alpha**2 * self.norms) / sigma**2
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from diffusion_lab.denoisers import check_float
 from diffusion_lab.device import randn
 from diffusion_lab.schedules import Schedule
 
@@ -43,6 +44,7 @@ def move(x: Tensor, schedule: Schedule, s: float, t: float, noise: Tensor) -> Te
     """A draw from q(x_t | x_s = x): x and ``noise`` ~ N(0, I) have one shape (B, ...)."""
     if x.shape != noise.shape:
         raise ValueError(f"x {tuple(x.shape)} and noise {tuple(noise.shape)} must have one shape")
+    check_float(x, "x")
     kept, variance = transition(schedule, s, t)
     return kept * x + math.sqrt(variance) * noise
 
@@ -63,4 +65,6 @@ def chain(
 def vp(lam: float | Tensor) -> tuple[Tensor, Tensor]:
     """(alpha, sigma) with log(alpha/sigma) = lam and alpha^2 + sigma^2 = 1, float64."""
     lam = torch.as_tensor(lam, dtype=torch.float64)
+    if lam.isnan().any():
+        raise ValueError("lambda must be a number (or infinite); got nan")
     return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 
 __all__ = ["RECIPES", "Recipe", "get"]
+
+TASKS = ("diffusion", "classifier")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,27 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     sampler: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """ValueError for what no training can be: sizes of none, shares outside [0, 1], no name."""
+        if self.task not in TASKS:
+            raise unknown("task", self.task, TASKS)
+        for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("seed", -(2**63))):
+            whole(f"{name} of a recipe", getattr(self, name), least)
+        for name in ("null", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} of a recipe is a share from 0 to 1; got {getattr(self, name)}"
+                )
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                "lr of a recipe must be > 0 and weight_decay >= 0; "
+                f"got {self.lr} and {self.weight_decay}"
+            )
+        for name, key in (("net", "name"), ("schedule", "name"), ("weighting", "name"),
+                          ("times", "law")):  # fmt: skip
+            if key not in getattr(self, name):
+                raise ValueError(f"{name} of a recipe needs {key!r}; got {getattr(self, name)}")
 
     def but(self, **changes: Any) -> Recipe:
         """The same recipe with some fields changed; unknown fields suggest the near match."""

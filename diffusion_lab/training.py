@@ -29,7 +29,7 @@ from diffusion_lab import checkpoints, nets, schedules, states
 from diffusion_lab.data import Dataset, default_root, load
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import device, generator
-from diffusion_lab.errors import CheckpointError
+from diffusion_lab.errors import CheckpointError, whole
 from diffusion_lab.files import sha256
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
 from diffusion_lab.recipes import RECIPES, Recipe, get
@@ -206,6 +206,11 @@ def train(
     """
     from accelerate import Accelerator
 
+    if not (isinstance(recipe, Recipe) and isinstance(data, Dataset | None)):
+        raise ValueError(
+            "train takes a recipe, as recipes.get('digits'), and data as of data.load or nothing; "
+            f"got {type(recipe).__name__} and {type(data).__name__}"
+        )
     data = load(recipe.data, "train", full=recipe.full) if data is None else data
     steps = recipe.steps if steps is None else steps
     _check(recipe, data, out, steps, report_every, save_every, preview_every, resume)
@@ -294,8 +299,10 @@ def _check(
     recipe: Recipe, data: Dataset, out: str | Path | None, steps: int, report_every: int,
     save_every: int, preview_every: int | None, resume: bool,
 ) -> None:  # fmt: skip
-    if min(steps, report_every, save_every, 1 if preview_every is None else preview_every) < 1:
-        raise ValueError("steps, report_every, save_every and preview_every must be >= 1")
+    for name, every in (("steps", steps), ("report_every", report_every),
+                        ("save_every", save_every), ("preview_every", preview_every)):  # fmt: skip
+        if every is not None:
+            whole(name, every)
     if out is None and (resume or preview_every is not None):
         what = (
             "to resume takes the folder of the earlier run" if resume else "previews need a folder"

@@ -334,7 +334,7 @@ def test_times_stay_within_the_range():
         (lambda: draw_times(Linear(), 4, gen(), law="grid"), "needs a schedule on T steps"),
         (lambda: draw_times(Linear(), 4, gen(), law="lognormal", men=0.0), "Did you mean 'mean'"),
         (lambda: draw_times(Linear(), 4, gen(), mean=0.0), "unknown parameter of the law"),
-        (lambda: draw_times(Linear(), 0, gen()), "number of times must be >= 1"),
+        (lambda: draw_times(Linear(), 0, gen()), "number of times must be"),
         (lambda: noised(randn(2, 3), randn(2, 4), LINEAR, AT[:2]), "must have one shape"),
         (lambda: noised(randn(2, 3), randn(2, 3), LINEAR, AT), r"t must have shape \(2,\)"),
         (

@@ -120,7 +120,7 @@ def test_product_refuses():
         load_toy("product").log_prob(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="no labels"):
         load_toy("product").x0(torch.zeros(3, 64), 1.0, 0.1, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="dimension must be a whole number >= 1; got 0"):
         product(0)
     assert isinstance(product(3), Product)
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 
 if TYPE_CHECKING:
     from diffusion_lab.data import Dataset
@@ -143,9 +143,7 @@ class Product:
 
 def product(dim: int = 64) -> Product:
     """:func:`two_class` in each of ``dim`` coordinates: for what depends on dimension."""
-    if dim < 1:
-        raise ValueError(f"the dimension must be 1 or more, not {dim}")
-    return Product(two_class(), dim)
+    return Product(two_class(), whole("the dimension", dim))
 
 
 # ---- shapes that can only be drawn from ---------------------------------------------------------

@@ -8,6 +8,7 @@ come from one network call on twice the batch, and count as two evaluations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class Guided(Denoiser):
         if label is None:
             raise ValueError("guidance has nothing to push towards: call it with label=...")
         if self._labels is None or self._labels[0] is not label:
+            self.check_label(label, len(x_t))
             null = torch.full_like(label, self.num_classes)
             self._labels = label, torch.cat([label, null])
         twice_t = torch.cat([t, t]) if isinstance(t, Tensor) else t
@@ -62,4 +64,6 @@ class Guided(Denoiser):
 
 def guided(denoiser: Denoiser, scale: float) -> Denoiser:
     """``denoiser`` with guidance ``scale``; ValueError if it has no classes."""
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise ValueError(f"the guidance scale must be a finite number; got {scale!r}")
     return Guided(denoiser, float(scale))

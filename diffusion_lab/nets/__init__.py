@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import check_arguments, unknown
 from diffusion_lab.nets.classifier import Classifier
 from diffusion_lab.nets.mlp import MLP
 from diffusion_lab.nets.unet import UNet
@@ -20,4 +20,5 @@ def make(name: str, **arguments: Any) -> nn.Module:
     """The network ``name`` with its arguments; unknown names suggest the near match."""
     if name not in NETS:
         raise unknown("network", name, NETS)
+    check_arguments(f"the network {name!r}", NETS[name], arguments)
     return NETS[name](**arguments)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab.errors import whole
+from diffusion_lab.nets.layers import check_inputs, check_sizes
+
 __all__ = ["Classifier"]
 
 
@@ -20,6 +23,9 @@ class Classifier(nn.Module):
         features: int = 64,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, num_classes=num_classes, width=width, features=features)
+        whole("pools", pools, least=0)
+        self.channels, self.smallest = channels, 2**pools
         layers: list[nn.Module] = []
         c = channels
         for i in range(pools + 1):
@@ -35,6 +41,11 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The 64 numbers in which two sets of pictures are compared, (B, 64)."""
+        check_inputs(x, self.channels, 4)
+        if min(x.shape[2:]) < self.smallest:
+            raise ValueError(
+                f"height and width must be at least {self.smallest}; got {tuple(x.shape[2:])}"
+            )
         return torch.relu(self.hidden(self.body(x).mean((2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,23 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LevelEmbedding", "zero"]
+from diffusion_lab.errors import whole
+
+__all__ = ["LevelEmbedding", "check_inputs", "check_sizes", "zero"]
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """ValueError for a size that is no whole number >= 1; None stands for a default."""
+    for name, size in sizes.items():
+        if size is not None:
+            whole(name, size)
+
+
+def check_inputs(x: Tensor, channels: int, ndim: int) -> None:
+    """ValueError unless x is (B, channels) or, with ndim 4, (B, channels, H, W)."""
+    if x.ndim != ndim or x.shape[1] != channels:
+        shape = f"(B, {channels}, H, W)" if ndim == 4 else f"(B, {channels})"
+        raise ValueError(f"this network takes x of shape {shape}; got {tuple(x.shape)}")
 
 
 def zero(module: nn.Module) -> nn.Module:

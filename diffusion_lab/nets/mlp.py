@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from diffusion_lab.nets.layers import LevelEmbedding, zero
+from diffusion_lab.nets.layers import LevelEmbedding, check_inputs, check_sizes, zero
 
 __all__ = ["MLP"]
 
@@ -21,6 +21,7 @@ class MLP(nn.Module):
         out_dim: int | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, width=width, depth=depth, num_classes=num_classes, out_dim=out_dim)
         self.level = LevelEmbedding(width, num_classes)
         self.first = nn.Linear(dim, width)
         self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(depth - 1)])
@@ -28,6 +29,7 @@ class MLP(nn.Module):
         self.last = zero(nn.Linear(width, out_dim or dim))
 
     def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
+        check_inputs(x, self.first.in_features, 2)
         level = self.level(lam, label)
         h = nn.functional.silu(self.first(x) + self.told[0](level))
         for layer, told in zip(self.hidden, self.told[1:], strict=True):

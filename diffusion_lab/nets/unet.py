@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lab.nets.layers import LevelEmbedding, zero
+from diffusion_lab.nets.layers import LevelEmbedding, check_inputs, check_sizes, zero
 
 __all__ = ["UNet"]
 
@@ -84,6 +84,16 @@ class UNet(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, out_channels=out_channels, blocks=blocks, patch=patch,
+                    emb=emb, heads=heads, num_classes=num_classes)  # fmt: skip
+        if not widths or any(w < 4 or w % min(8, w // 4) for w in widths):
+            raise ValueError(
+                "widths are the channels of each level, 4 or more and a multiple of its groups, "
+                f"min(8, width // 4); got {tuple(widths)}"
+            )
+        for width, attends in zip(widths, attention):
+            if attends and width % heads:
+                raise ValueError(f"{heads} heads do not divide the width {width} of a level")
         if len(attention) != len(widths):
             raise ValueError(f"attention must say yes or no for each of the {len(widths)} levels")
         self.patch, self.fold = patch, patch * 2 ** (len(widths) - 1)
@@ -106,6 +116,7 @@ class UNet(nn.Module):
         self.last = zero(nn.Conv2d(widths[0], (out_channels or channels) * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
+        check_inputs(x, self.first.in_channels // self.patch**2, 4)
         if x.shape[-1] % self.fold or x.shape[-2] % self.fold:
             raise ValueError(
                 f"height and width must be multiples of {self.fold}; got {tuple(x.shape[-2:])}"

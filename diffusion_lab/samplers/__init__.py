@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import check_arguments, unknown, whole
 from diffusion_lab.grids import grid
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers.ddim import ddim
@@ -92,8 +92,18 @@ def generate(
     ValueError for an unknown sampler or spacing, labels of another shape, a scale without labels,
     or ``keep`` for more than one batch.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(
+            "generate takes a denoiser, such as checkpoints.load_denoiser('fashion'); "
+            f"got {denoiser!r}"
+        )
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
+    check_arguments(f"the sampler {sampler!r}", SAMPLERS[sampler], options)
+    clip = options.get("clip")
+    if clip is not None and len(clip if isinstance(clip, tuple | list) else ()) != 2:
+        raise ValueError(f"clip takes (lowest, highest) of x_0; got {clip!r}")
+    n, batch = whole("the number of samples", n), whole("batch", batch)
     if label is not None:
         if not isinstance(label, Tensor):
             raise ValueError(

@@ -138,6 +138,8 @@ def walk(
     Never write to a yielded tensor. Raises ValueError for a bad grid or a bad x; that the result is
     finite is checked by ``sample``, once, at the end.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a float tensor; got {type(x).__name__}")
     if not x.is_floating_point() or len(x) == 0:
         raise ValueError(
             f"x must be a float tensor with at least one sample; got {x.dtype} {tuple(x.shape)}"
