@@ -347,7 +347,8 @@ def _sample(given: argparse.Namespace) -> int:
     model = checkpoints.load_denoiser(given.model, device=_device(given.device))
     if len(model.shape) != 3:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
-    settings = _sampler(given, model.about.get("recipe", {}).get("sampler", {}))
+    best = model.about.get("recipe", {}).get("sampler", {})
+    settings = _sampler(given, best)
     label, columns = _labels(given, model, settings)
     bar = sys.stderr.isatty() and not given.json
     cpu = time.process_time()
@@ -370,6 +371,11 @@ def _sample(given: argparse.Namespace) -> int:
     how = ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
     print(f"{pictures} of {given.model}, seed {given.seed}: {how}")
     print(f"NFE {drawn.nfe} a picture, {drawn.seconds:.2f} s, {cpu:.2f} core-seconds")
+    if best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
+        print(
+            f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
+            f"{settings['sampler']} may want more: --steps"
+        )
     for file in filter(None, (out, save)):
         print(file)
     return 0

@@ -245,6 +245,14 @@ def test_options_reach_the_sampler(words, nfe, said, model, tmp_path, capsys):
         assert arrays["labels"].tolist() == ([7, 7] if "--label 7" in words else [0, 1])
 
 
+def test_steps_of_another_sampler_are_questioned(model, tmp_path, capsys):
+    drawn = ("sample", "--model", model, "--n", 1, "--save", tmp_path / "x.npz")
+    said = [run(capsys, *drawn, *words.split())[1] for words in ("--sampler ddim", "", "--steps 2")]
+    assert ["3 steps are what the recipe says for dpmpp; ddim may" in one for one in said] == [
+        True, False, False,
+    ]  # fmt: skip
+
+
 def test_different_options_draw_different_pictures(model, tmp_path, capsys):
     ways = ["", "--steps 2", "--scale 1", "--label 7", "--labels none", "--sampler ddim",
             "--sampler ddim --eta 1", "--spacing lambda"]  # fmt: skip
