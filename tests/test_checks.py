@@ -79,7 +79,7 @@ def _in_place(x, a):
         (lambda x, a: (a * x)[None], "shape"),
         (lambda x, a: a * x * float("nan"), "not finite"),
         (lambda x, a: "text", "str"),
-        (lambda x, a: (a * x, a), "values should come back"),
+        (lambda x, a: (a * x, a), "1 value should come back"),
         (lambda x, a: object(), "object"),
         (_in_place, "in place"),
         (3.0, "a function is expected"),
@@ -169,9 +169,9 @@ def test_audit_finds_a_slip_no_probe_can_tell():
         (0.1, "not yet", "too small"),
         (-0.5, "not yet", "sign"),
         (float("nan"), "not yet", "not a finite"),
-        ("half", "not yet", "a number is expected"),
-        (lambda: 0.5, "not yet", "a number is expected"),
-        ([1, 2], "not yet", "raised TypeError"),
+        ("half", "not yet", "one number is expected"),
+        (lambda: 0.5, "not yet", "one number is expected"),
+        ([1, 2], "not yet", "one number is expected, but a list"),
     ],
 )
 def test_number(given, status, words):
@@ -192,7 +192,8 @@ def test_choice():
     assert two.result({"a"}).message == "b was left out."
     assert "not one of the options" in one.result("d").message
     assert one.result(...).status == "not attempted yet"
-    assert not one.result(3).ok
+    for given in (3, print, [1]):
+        assert "one of 'a', 'b', 'c' is expected, in quotes" in one.result(given).message
     with pytest.raises(ValueError, match="not among the options"):
         choice("z", options)
 

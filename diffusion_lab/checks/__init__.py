@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -214,9 +214,10 @@ def number(
         return float(answer() if callable(answer) else answer)
 
     def judged(given: Any, seed: int) -> str | None:
-        if isinstance(given, str) or callable(given):
-            return f"a number is expected, but a {type(given).__name__} was given."
-        got, wanted = float(given), value()
+        try:
+            got, wanted = float("?" if isinstance(given, str) else given), value()
+        except (TypeError, ValueError, RuntimeError):
+            return f"one number is expected, but a {type(given).__name__} was given."
         if abs(got - wanted) <= tolerance:
             return None
         for slip, sentence in slips.items():
@@ -253,7 +254,11 @@ def choice(
         raise ValueError(f"the answer {sorted(wanted)} is not among the options {sorted(options)}")
 
     def judged(given: Any, seed: int) -> str | None:
-        words = [given] if isinstance(given, str) else list(given)
+        words = [given] if isinstance(given, str) else given
+        if not (isinstance(words, Iterable) and all(isinstance(word, str) for word in words)):
+            return (
+                f"one of {', '.join(map(repr, options))} is expected, in quotes; got {given!r:.60}."
+            )
         chosen = {str(word).strip().lower() for word in words}
         for word in sorted(chosen - set(options)):
             return f"{word!r} is not one of the options {', '.join(options)}."
@@ -334,7 +339,8 @@ def _compare(wanted: Any, given: Any, tolerance: float) -> str | None:
 
     left, right = list(_leaves(wanted)), list(_leaves(given))
     if len(left) != len(right):
-        return f"{len(left)} values should come back, but {len(right)} did."
+        noun = "value" if len(left) == 1 else "values"
+        return f"{len(left)} {noun} should come back, but {len(right)} did."
     for a, b in zip(left, right, strict=True):
         if isinstance(a, str) and isinstance(b, str):
             if a != b:
