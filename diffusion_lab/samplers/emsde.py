@@ -32,6 +32,7 @@ from diffusion_lab.samplers.walk import Ask, State
 
 __all__ = ["AdaptiveState", "Emsde", "emsde"]
 
+ROUNDING = 1e-12  # in t: a step that leaves no more than this ends at the end itself
 SMALLEST_ERROR = 1e-6  # of E: a step may then grow by a factor of 2e5, not by infinity
 
 
@@ -139,7 +140,7 @@ def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator
         rows = slice(None) if len(on) == n else on
         xo, to, h_on = x[rows], t[rows], h[rows]
         h_on, z = noise(xo, to, h_on, rows)
-        low = torch.where(h_on >= to - end, end, to - h_on)  # exactly the end, not a rounding above
+        low = torch.where(h_on >= to - end - ROUNDING, end, to - h_on)
         step, root = expand(h_on, xo), expand(h_on.sqrt(), xo)
         drift_t, g_t = drift(xo, to, rows)
         z = root * z
