@@ -81,7 +81,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         # a file without one is taken as it is; the index vouches for shipped ones
         if header.get("sha256") not in (None, _digest(tensors, header["about"])):
             raise ValueError("its contents are not those that were written")
-        return tensors, json.loads(header["about"])
+        about = json.loads(header["about"])
+        if not isinstance(about, dict):
+            raise ValueError("its header is no dictionary")
+        return tensors, about
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged and cannot be read ({error}): restore it, or train it again"

@@ -317,7 +317,7 @@ class NetDenoiser(Denoiser):
             )
         if not 0 < sd < math.inf:
             raise ValueError(f"the standard deviation of the data must be > 0; got {sd}")
-        if lam_range is not None and not lam_range[0] < lam_range[1]:
+        if lam_range is not None and (len(lam_range) != 2 or not lam_range[0] < lam_range[1]):
             raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
         self.net, self.kind, self.sd = net, kind, sd
         self.shape, self.num_classes = shape, num_classes
