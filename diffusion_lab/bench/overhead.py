@@ -6,12 +6,15 @@ Ratio = whole run / (NFE x net(x, t) with t ready, plus one randn for each draw 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +27,7 @@ from diffusion_lab.device import generator
 from diffusion_lab.samplers import SAMPLERS, sample, walk
 from diffusion_lab.schedules import Schedule
 
-__all__ = ["cases", "compare", "run"]
+__all__ = ["cases", "compare", "k_diffusion_sampling", "run"]
 
 BATCH, STEPS, T = 256, 50, 1000
 COMMAND = "diffusion-lab bench overhead"
@@ -187,10 +190,25 @@ def _diffusers(steps: int) -> Iterator[Case]:
         yield Case(f"{version}: {cls.__name__}, no bar", whole)
 
 
+def k_diffusion_sampling() -> ModuleType:
+    """k-diffusion's module ``sampling`` alone: its package imports a dozen libraries more.
+
+    Raises ImportError if it, torchsde, torchdiffeq or scipy is not installed.
+    """
+    if "k_diffusion" not in sys.modules:
+        found = importlib.util.find_spec("k_diffusion")  # finds the package, does not run it
+        if found is None or found.submodule_search_locations is None:
+            raise ImportError("k-diffusion is not installed")
+        parent = ModuleType("k_diffusion")
+        parent.__path__ = list(found.submodule_search_locations)
+        sys.modules["k_diffusion"] = parent
+    return importlib.import_module("k_diffusion.sampling")
+
+
 def _k_diffusion(steps: int) -> Iterator[Case]:
     try:
-        from k_diffusion import sampling
-    except Exception:  # it is not installed, or one of its many dependencies is not
+        sampling = k_diffusion_sampling()
+    except Exception:  # it is not installed, or something that it needs is not
         return
 
     sigmas = sampling.get_sigmas_karras(steps, 0.002, 20.0)
