@@ -57,6 +57,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  exit 1; }
 	@echo "Installing the course and its dependencies in $(VENV): a few gigabytes, some minutes, once."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@# Only its module `sampling` is used, which needs nothing that is not there already.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps k-diffusion
 	@# JupyterLab asks on first start whether it may fetch news: in this environment it does not.
 	@$(BIN)/jupyter labextension disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1 || true
 	@touch $@

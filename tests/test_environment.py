@@ -131,6 +131,12 @@ def test_make_installs_extras_that_exist(root, project):
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
+def test_what_make_installs_alone_is_pinned_too(root, pins):
+    alone = re.findall(r"--no-deps (\S+)", (root / "Makefile").read_text())
+    assert alone == ["k-diffusion"]
+    assert all(canonicalize_name(name) in pins for name in alone)
+
+
 def test_python_versions_agree(root, project):
     (low,) = SpecifierSet(project["requires-python"])
     assert f"MIN_PYTHON := {low.version.replace('.', ', ')}" in (root / "Makefile").read_text()
