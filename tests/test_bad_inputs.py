@@ -138,7 +138,7 @@ OBJECTIVES = [
     (lambda: Weighting("min-snr", {"g": 0.0}), "must be > 0; got 0.0"),
     (lambda: Weighting("edm", {"sd": 0.0}), "must be > 0"),
     (lambda: noised(BYTES, BYTES, LINEAR, HALF), "x0 must be a tensor of floats"),
-    (lambda: noised(X, X.double(), LINEAR, HALF), "one shape and one precision"),
+    (lambda: noised(X, BYTES, LINEAR, HALF), "eps must be a tensor of floats"),
     (lambda: noised(X, X, LINEAR, 0.5), "t must be a tensor"),
     (lambda: DiffusionLoss(net(), "simple"), r"such as Weighting\('simple'\)"),
     (lambda: DiffusionLoss(net(), Weighting())(BYTES, HALF, BYTES), "tensor of floats"),
