@@ -270,7 +270,7 @@ def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any
         raise unknown("sampler", sampler, SAMPLERS)
     if settings.get("spacing") not in (None, *SPACINGS):
         raise unknown("spacing", settings["spacing"], SPACINGS)
-    for name in ("eta", "variance"):
+    for name in ("eta", "variance", "order", "rel"):
         value = getattr(given, name)
         if value is None:
             continue
@@ -424,7 +424,9 @@ def sample_command(commands: Subparsers) -> None:
         "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
     )
     parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
-    parser.add_argument("--eta", type=float, help="share of noise in ddim and its kin, from 0 to 1")
+    parser.add_argument("--eta", type=float, help="share of noise in ddim and dpmpp-sde: 0 to 1")
+    parser.add_argument("--order", type=int, help="of dpm-solver and unipc: 1, 2 or 3 (2)")
+    parser.add_argument("--rel", type=float, help="relative tolerance of emsde (0.05)")
     parser.add_argument("--variance", help="of ddpm: small, large or learned")
     parser.add_argument(
         "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
