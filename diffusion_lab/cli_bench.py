@@ -50,7 +50,8 @@ def bench_command(commands: Subparsers) -> None:
         _bench,
         "Measure again what the benchmark report says, and write the report.",
         epilog="Benchmarks: overhead, import, first-picture, shipped and scaling take some minutes "
-        "together and are run if none is named; quality and peers (beside other libraries: the "
+        "together, costs (the running table of the lessons) only reads; these are run if none is "
+        "named; quality and peers (beside other libraries: the "
         "peers extra) train for an hour or more, write each result down as it comes and go on "
         "where they were stopped; all is everything.",
     )
