@@ -1,0 +1,126 @@
+"""Analytic-DPM: the best reverse variance from one number per time (Bao et al. 2022, 2201.06503).
+
+For a step t -> s whose forward posterior has variance l2 (bt for DDPM, 0 for DDIM),
+
+    c    = alpha_s - sqrt(sigma_s^2 - l2) alpha_t / sigma_t          how much of x_0 is used
+    S*^2 = l2 + c^2 E Var(x_0 | x_t) = l2 + c^2 (sigma_t/alpha_t)^2 (1 - G_t),
+    G_t  = sigma_t^2 E|score|^2 / d = E|eps_hat|^2 / d,
+
+which is bt + c_0^2 D_t of the bound when the denoiser is exact. G_t lies in [0, 1], and data in
+[lo, hi] cannot vary by more than ((hi - lo)/2)^2: S*^2 is clipped to both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.schedules import Schedule, posterior
+from diffusion_lab.scheduling.dp_stride import Errors
+
+__all__ = ["GREY", "analytic", "analytic_errors", "best_variance", "sizes"]
+
+GREY = 2 / 255  # a grey level of 8-bit pictures in [-1, 1]
+
+
+def best_variance(
+    schedule: Schedule,
+    t: float,
+    s: float,
+    size: float,
+    *,
+    eta: float = 1.0,
+    bounds: tuple[float, float] | None = None,
+) -> float:
+    """S*^2 of the step t -> s from ``size`` = E|eps_hat|^2 / d at t, clipped.
+
+    ``eta`` = 1 for DDPM, 0 for DDIM, as in ``ddim``; ``bounds`` = (lo, hi) of the data.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0 DDIM, 1 DDPM); got {eta}")
+    if not 0 <= s < t <= 1:
+        raise ValueError(f"a step goes down, 0 <= s < t <= 1; got t = {t}, s = {s}")
+    if not size >= 0:
+        raise ValueError(f"E|eps_hat|^2 / d cannot be {size}")
+    alpha_t, sigma_t = schedule.alpha_sigma(t)
+    alpha_s, sigma_s = schedule.alpha_sigma(s)
+    l2 = eta**2 * posterior(alpha_t, sigma_t, alpha_s, sigma_s)[2]
+    c = alpha_s - max(sigma_s**2 - l2, 0.0) ** 0.5 * alpha_t / sigma_t
+    most = (sigma_t / alpha_t) ** 2
+    spread = most * min(max(1 - size, 0.0), 1.0)
+    if bounds is not None:
+        spread = min(spread, ((bounds[1] - bounds[0]) / 2) ** 2)
+    return l2 + c**2 * spread
+
+
+def analytic(
+    sizes: Mapping[float, float],
+    eta: float = 1.0,
+    *,
+    clip: tuple[float, float] | None = None,
+    bounds: tuple[float, float] | None = (-1.0, 1.0),
+    grey: float | None = None,
+) -> Step:
+    """The DDPM (``eta`` = 1) or DDIM (0) step with the analytic variance.
+
+    Args:
+        sizes: E|eps_hat|^2 / d at each time of the grid, measured with the same denoiser.
+        clip: clamps x0_hat first; measure the sizes so too, or accept the mismatch.
+        bounds: of the data; None for data without.
+        grey: at the step that lands on the smallest of the ``sizes``' times, what it adds is on
+            average no more than that many grey levels (the paper uses 1 or 2; None for no limit).
+    """
+    known = {round(t, 9): float(g) for t, g in sizes.items()}
+    if not known:
+        raise ValueError("sizes is empty: give E|eps_hat|^2 / d at every time of the grid")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0 DDIM, 1 DDPM); got {eta}")
+    last = min(known)
+
+    def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        if round(t, 9) not in known:
+            raise ValueError(
+                f"no size was measured at t = {t:g}: measure at every time of the grid"
+            )
+        p = ask(x, t)
+        p = p if clip is None else p.clip(*clip)
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        l2 = eta**2 * posterior(p.alpha, p.sigma, alpha_s, sigma_s)[2]
+        towards = max(sigma_s**2 - l2, 0.0) ** 0.5
+        mean = p.mix(towards / p.sigma, alpha_s - towards * p.alpha / p.sigma)
+        if sigma_s == 0:
+            return mean
+        var = best_variance(ask.schedule, t, s, known[round(t, 9)], eta=eta, bounds=bounds)
+        if grey is not None and round(s, 9) == last:  # E|S z| = S sqrt(2/pi)
+            var = min(var, (grey * GREY) ** 2 * math.pi / 2)
+        return mean.add_(ask.noise(x), alpha=var**0.5)
+
+    return step
+
+
+def analytic_errors(errors: Errors, schedule: Schedule) -> Errors:
+    """The errors with D_t = (sigma_t/alpha_t)^2 (1 - G_t): what DP stride takes in this method.
+
+    Equal to the measured D_t for an exact denoiser, but near pure noise 1 - G_t is a difference of
+    near-equal numbers: there D_t is kept from falling with t, as it cannot. The decoder's cost is
+    that of the errors.
+    """
+    alpha, sigma = schedule.alpha_sigma(torch.tensor(errors.times, dtype=torch.float64))
+    left = (1 - errors.size).clamp(1e-6, 1.0)
+    return replace(errors, error=((sigma / alpha) ** 2 * left).cummax(0).values)
+
+
+def sizes(errors: Errors, times: Sequence[float] | None = None) -> dict[float, float]:
+    """{t: E|eps_hat|^2 / d} of measured errors, as ``analytic`` takes it (of some times only)."""
+    known = dict(zip((round(t, 9) for t in errors.times), errors.size.tolist(), strict=True))
+    if times is None:
+        return known
+    missing = [t for t in times if t > 0 and round(t, 9) not in known]
+    if missing:
+        raise ValueError(f"nothing was measured at {missing[:3]}: fill the errors at these times")
+    return {t: known[round(t, 9)] for t in times if t > 0}

@@ -1,0 +1,238 @@
+"""GGDM: a sampler whose coefficients are learned by descending the quality of its samples.
+
+Differentiable Diffusion Sampler Search (Watson et al. 2022, 2202.05830). K steps down a grid,
+
+    x_s = p_k alpha_s x0_hat + q_k sqrt(sigma_s^2 - r_k^2) eps_hat + r_k z + sum_{j>=k} A_kj x_j,
+    r_k = eta_k sqrt(bt),   x0_hat and eps_hat asked at (x_k, t_k),
+
+with p = q = 1 and A = 0 is DDIM(eta). Learned are p, q, eta, A and the times (gaps in lambda, which
+a softmax keeps positive): fewer than 100 numbers for K = 5, through the frozen network, by Adam on
+
+    MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
+
+of features of samples x and real data y. Nothing forces the marginals to stay those of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.errors import unknown
+from diffusion_lab.samplers.walk import Noise, State, check_grid
+from diffusion_lab.schedules import Schedule, posterior
+
+__all__ = ["GGDM", "KERNELS", "LEARNABLE", "fit", "mmd2", "rbf"]
+
+LEARNABLE = ("times", "eta", "scales", "history")
+Kernel = Callable[[Tensor, Tensor], Tensor]
+
+
+class GGDM(nn.Module):
+    """A K-step sampler on ``schedule`` that starts as DDIM(``eta``) on ``grid``.
+
+    ``learn`` names what is trained: times, eta, scales (p, q), history (A). Parameters are float64.
+    The first time stays; the others may move up to the lambda ``lam_max`` (a network's highest; by
+    default that of the schedule's first step, or of t = 0.001).
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        grid: Sequence[float],
+        eta: float = 0.0,
+        learn: Sequence[str] = LEARNABLE,
+        lam_max: float | None = None,
+    ) -> None:
+        super().__init__()
+        times = check_grid(grid)
+        if times[-1] != 0:
+            raise ValueError(f"the grid must end at 0, the data; it ends at {times[-1]:g}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
+        for name in learn:
+            if name not in LEARNABLE:
+                raise unknown("part to learn", name, LEARNABLE)
+        self.schedule, self.steps = schedule, len(times) - 1
+        lam = torch.tensor([schedule.lam(t) for t in times[:-1]], dtype=torch.float64)
+        if not lam.isfinite().all():
+            raise ValueError(
+                "the grid's first time holds no data (lambda is infinite): start lower"
+            )
+        self.start, self.low = times[0], lam[0].item()
+        edge = schedule.lam(1 / (schedule.T or 1000)) if lam_max is None else lam_max
+        if edge > lam[-1] + 1e-6:  # else the last time is at the end already, and stays
+            lam = torch.cat([lam, lam.new_tensor([edge])])
+        self.high = lam[-1].item()
+        k = self.steps
+        self.gaps = nn.Parameter(lam.diff().log(), "times" in learn)
+        self.eta = nn.Parameter(torch.full((k,), float(eta), dtype=torch.float64), "eta" in learn)
+        ones = torch.ones(k, 2, dtype=torch.float64)
+        self.scales = nn.Parameter(ones, "scales" in learn)
+        # row k, column j: how much of state j (0 = the start) step k adds; states after k unused
+        self.history = nn.Parameter(torch.zeros(k, k, dtype=torch.float64), "history" in learn)
+
+    def times(self) -> Tensor:
+        """The K times asked at, (K,), falling."""
+        share = self.gaps.softmax(0).cumsum(0)[: self.steps - 1]
+        moved = self.schedule.t_of_lam(self.low + (self.high - self.low) * share)
+        return torch.cat([moved.new_tensor([self.start]), moved])
+
+    def states(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        noise: Noise | None = None,
+        *,
+        grad: bool = False,
+        **condition: Any,
+    ) -> Iterator[State]:
+        """Run it, as ``walk``; with ``grad`` the graph is kept and network passes are recomputed.
+
+        Without a source of noise, eta must be 0 throughout.
+        """
+        if noise is None and bool((self.eta != 0).any()):
+            raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
+        with torch.set_grad_enabled(grad):
+            times = self.times()
+            alphas, sigmas = self.schedule.alpha_sigma(times)
+        shown = [*times.tolist(), 0.0]
+        path = [x]
+        yield State(x, shown[0], shown[0], 0, self.steps, None, 0)
+        for k in range(self.steps):
+            with torch.set_grad_enabled(grad):
+                x = self._step(denoiser, path, k, times, alphas, sigmas, noise, condition)
+            path.append(x)
+            yield State(x, *shown[k : k + 2], k + 1, self.steps, None, (k + 1) * denoiser.nfe)
+
+    def _step(
+        self,
+        denoiser: Denoiser,
+        path: list[Tensor],
+        k: int,
+        times: Tensor,
+        alphas: Tensor,
+        sigmas: Tensor,
+        noise: Noise | None,
+        condition: dict[str, Any],
+    ) -> Tensor:
+        x = path[-1]
+        alpha, sigma = alphas[k], sigmas[k]
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            return denoiser(x, t.expand(len(x)), **condition).x0
+
+        if torch.is_grad_enabled():  # rematerialisation: store x_k, not the network's insides
+            x0 = checkpoint(ask, x, times[k], use_reentrant=False)
+        else:
+            x0 = ask(x, times[k])
+        p, q = self.scales[k]
+        out = 0.0
+        for j, state in enumerate(path):
+            out = out + self.history[k, j].to(x.dtype) * state
+        if k == self.steps - 1:  # s = 0: no noise, and sqrt(0) would have no gradient
+            return out + p.to(x.dtype) * x0
+        eps = (x - alpha.to(x.dtype) * x0) / sigma.to(x.dtype)
+        alpha_s, sigma_s = alphas[k + 1], sigmas[k + 1]
+        bt = posterior(alpha, sigma, alpha_s, sigma_s)[2]
+        std = self.eta[k] * bt.sqrt()
+        towards = (sigma_s**2 - std**2).clamp(min=1e-12).sqrt()
+        out = out + (p * alpha_s).to(x.dtype) * x0 + (q * towards).to(x.dtype) * eps
+        if noise is not None and (self.eta.requires_grad or bool(self.eta[k] != 0)):
+            out = out + std.to(x.dtype) * noise(k, x)
+        return out
+
+
+# ---- what is descended --------------------------------------------------------------------------
+def rbf(*widths: float) -> Kernel:
+    """The sum of exp(-|a - b|^2 / 2 w^2) over widths w. Squared distances: no root at 0."""
+    if not widths or min(widths) <= 0:
+        raise ValueError(f"an RBF kernel needs widths > 0; got {widths}")
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
+        return sum((-square.clamp(min=0) / (2 * w * w)).exp() for w in widths)
+
+    return kernel
+
+
+def cubic(a: Tensor, b: Tensor) -> Tensor:
+    """KID's kernel, (a.b/D + 1)^3."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The linear kernel a.b/D: only means count."""
+    return a @ b.T / a.shape[1]
+
+
+KERNELS: dict[str, Kernel] = {"cubic": cubic, "linear": dot}
+
+
+def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> Tensor:
+    """MMD^2 of x (N, D) and y (M, D), unbiased and differentiable; may come out below 0."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            "need features (N, D) and (M, D) of at least two samples each; "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+
+    def within(a: Tensor) -> Tensor:
+        k = kernel(a, a)
+        return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return within(x) + within(y) - 2 * kernel(x, y).mean()
+
+
+def fit(
+    sampler: GGDM,
+    denoiser: Denoiser,
+    real: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: int = 300,
+    batch: int = 256,
+    lr: float = 0.03,
+    kernel: Kernel = cubic,
+    features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1),
+    condition: Callable[[int], dict[str, Any]] = lambda n: {},
+) -> Iterator[float]:
+    """Train ``sampler`` in place, yielding the loss of each iteration.
+
+    Start noise, step noise and real data (N, ...) are drawn afresh each time: fixed noise would be
+    learned by heart. ``features`` must let gradients through; ``condition(n)`` gives the labels.
+    """
+    if len(real) < 2 or batch < 2:
+        raise ValueError(
+            f"need at least two real data and a batch of two; got {len(real)}, {batch}"
+        )
+    learned = [p for p in sampler.parameters() if p.requires_grad]
+    if not learned:
+        raise ValueError("this sampler has nothing to learn: name parts in learn=...")
+    adam = torch.optim.Adam(learned, lr=lr)
+    std = sampler.schedule.prior_std(sampler.start)
+
+    def draw(i: int, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    for _ in range(steps):
+        chosen = torch.randint(len(real), (batch,), generator=generator)
+        y = real[chosen]
+        x = std * draw(0, y)
+        *_, last = sampler.states(denoiser, x, draw, grad=True, **condition(batch))
+        with torch.no_grad():
+            wanted = features(y)
+        loss = mmd2(features(last.x), wanted, kernel)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(f"the loss is {loss.item()}: lower the learning rate ({lr:g})")
+        with torch.no_grad():
+            sampler.eta.clamp_(-1.0, 1.0)
+        yield loss.item()
