@@ -10,6 +10,12 @@ def _with_beta(x0, x_t, abar_t, abar_s):
     return c_0 * x0 + c_t * x_t, 1 - a
 
 
+def _logless(error, abar_t, abar_s):
+    beta = 1 - abar_t / abar_s
+    bt = beta * (1 - abar_s) / (1 - abar_t)
+    return abar_s * (beta / (1 - abar_t)) ** 2 * error / (beta - bt)
+
+
 WRONG = {
     "posterior": [
         (_with_beta, "forward step"),
@@ -23,10 +29,8 @@ WRONG = {
     ],
     "which_variance": [("large", "N(0, 1)"), ("equal", "KL")],
     "best_weight": [
-        (
-            lambda e, a, b: b.sqrt() * 0 + e,
-            "error",
-        ),
+        (_logless, "logs"),
+        (lambda e, a, b: b.sqrt() * 0 + e, "error"),
         (lambda e, a, b: a[:2], "shape"),
     ],
     "strided_betas": [
