@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["sample_command", "train_command"]
 
 
+MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
+
+
 def _first() -> bool:
     """Whether this is the process that talks: the only one, or rank 0 of torchrun."""
     return os.environ.get("RANK", "0") == "0"
@@ -329,6 +332,8 @@ def _label(given: str, classes: int, names: Sequence[str]) -> int:
 
 def _sample(given: argparse.Namespace) -> int:
     _at_least_one(given.n, "--n")
+    if given.n > MOST:
+        raise ValueError(f"--n is at most {MOST:,}; got {given.n}: draw several files by --seed")
     _at_least_one(given.steps, "--steps")
     if given.out is None and given.save is None:
         given.out = "samples.png"

@@ -518,6 +518,7 @@ COMMANDS = [
     "sample --model other.safetensors",
     "sample --scale nan --label 1",
     "sample --sampler ddim --eta nan",
+    "sample --n 99999999999999999999",
     "sample --seed 99999999999999999999",
     "sample --steps 2.5",
     "sample --sampler ddpm --steps 100000 --model fashion-vp1000",

@@ -499,3 +499,27 @@ def test_the_finished_model_is_the_average(tmp_path):
     same(model, dict(last.model.net.state_dict()))
     raw = {k.removeprefix("w.net."): v for k, v in state.items() if k.startswith("w.")}
     assert max((raw[k] - model[k]).abs().max().item() for k in model) > 1e-4
+
+
+def test_a_training_on_a_grid_knows_the_lambdas_it_has_seen():
+    """From 1/T to 1 on the schedule's own grid; none is recorded where the last one is infinite."""
+    digits = data.load("digits")
+    recipe = TINY.but(
+        schedule={"name": "linear", "T": 200}, times={"law": "grid"}, kind="eps", lam_range=None
+    )
+    model = training.build(recipe, digits)
+    ends = [model.schedule.lam(t) for t in (1.0, 1 / 200)]
+    assert model.lam_range == pytest.approx(ends, abs=1e-4)
+    model(digits.x[:2], torch.tensor([1 / 200, 1.0]), label=digits.labels[:2])  # both may be asked
+    smooth = recipe.but(schedule={"name": "cosine"}, times={"law": "uniform"}, kind="v")
+    assert training.build(smooth, digits).lam_range is None
+
+
+def test_what_a_kill_left_of_a_file_is_cleared_away_on_resume(tmp_path):
+    curve(TINY, out=tmp_path, stop_at=3)
+    left = tmp_path / f".{TINY.name}.state.safetensors.0badcafe.tmp"
+    left.write_bytes(b"half a st")
+    other = tmp_path / ".another.state.safetensors.0badcafe.tmp"
+    other.write_bytes(b"of another training, perhaps under way")
+    curve(TINY, out=tmp_path, resume=True)
+    assert not left.exists() and other.exists()
