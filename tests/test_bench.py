@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from diffusion_lab import bench, cli, lessons, metrics, recipes
-from diffusion_lab.bench import costs, overhead, peers, quality, shipped, startup
+from diffusion_lab.bench import (
+    costs,
+    overhead,
+    peers,
+    quality,
+    results,
+    samplers,
+    shipped,
+    startup,
+)
 from diffusion_lab.bench.results import TITLES, Results, Row, machine, report
 from diffusion_lab.errors import DataError
 from diffusion_lab.samplers import SAMPLERS
@@ -311,3 +320,51 @@ def test_costs_are_what_the_lessons_hold(tmp_path):
 
 def test_the_stored_cost_table_is_that_of_the_built_lessons():
     assert costs.read(bench.folder()) == lessons.cost_rows()
+
+
+# ---- the solver race ----------------------------------------------------------------------------
+def raced(sampler, asked, value, limit=False, kind="ODE"):
+    details = {
+        "model": "m", "sampler": sampler, "kind": kind, "asked": asked, "limit": limit,
+        "NFE": asked, "seed": 0,
+    }  # fmt: skip
+    return row(
+        benchmark="samplers", case=f"{sampler} {asked} {limit}", value=value, details=details
+    )
+
+
+def test_within_a_share_of_the_limit():
+    limits = [raced("a", 100, 2.0, True), raced("b", 100, 1.0, True, "SDE")]
+    mine = [raced("a", n, v) for n, v in ((5, 2.05), (10, 2.2), (20, 2.09), (50, 1.9))]
+    assert results.within([*mine, *limits], "ODE") == 20, "5 calls came near by chance: 10 did not"
+    assert results.within([*mine, *limits], "SDE") is None
+    assert results.within(mine, "ODE") is None
+    assert results.within([*mine, *limits], "ODE", 0.2) == 5
+
+
+def test_the_race_is_a_table(tmp_path):
+    some = Results(tmp_path)
+    for one in (raced("a", 5, 3.0), raced("a", 10, 2.0), raced("b", 10, 2.5),
+                raced("a", 100, 2.0, True)):  # fmt: skip
+        some.add(one)
+    report = (tmp_path / "report.md").read_text()
+    assert "| m | 5 calls | 10 calls | within 5% |" in report
+    assert "| a | 3 | 2 | 10 |" in report
+    assert "| b |  | 2.5 | no |" in report
+    assert "Limit of the ODE (a, 100 calls): 2 A." in report
+
+
+@pytest.mark.parametrize("calls", [5, 10, 20, 50])
+def test_a_racer_spends_the_calls_it_is_given(calls):
+    from diffusion_lab.exact import Gaussian
+    from diffusion_lab.samplers import generate
+    from diffusion_lab.schedules import linear
+
+    denoiser = Gaussian([0.0], [[0.3]]).denoiser(linear(1000))
+    for name, racer in samplers.RACE.items():
+        if name == "EMSDE":
+            with pytest.raises(ValueError, match="chooses its own"):
+                samplers.settings(name, denoiser, calls)
+            continue
+        nfe = generate(denoiser, 2, **samplers.settings(name, denoiser, calls)).nfe
+        assert nfe == (calls - 1 + calls % 2 if racer.sampler == "heun" else calls), name

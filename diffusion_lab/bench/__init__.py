@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.bench import costs, overhead, peers, quality, scaling, shipped, startup
+from diffusion_lab.bench import costs, overhead, peers, quality, samplers, scaling, shipped, startup
 from diffusion_lab.bench.results import Results, Row
 from diffusion_lab.errors import unknown
 
@@ -26,10 +26,11 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "costs": costs.run,
     "quality": quality.run,
     "peers": peers.run,
+    "samplers": samplers.run,
 }
 QUICK = ("overhead", "import", "first-picture", "shipped", "scaling", "costs")
 """Those that take minutes. ``LONG`` ones write down each row and go on where they were stopped."""
-LONG = ("quality", "peers")
+LONG = ("quality", "peers", "samplers")
 
 
 def folder() -> Path:
@@ -54,7 +55,7 @@ def run(
         quick: the smallest run that still does everything, to see that it works.
         fresh: measure again what the long ones have measured before on this machine.
         tell: called with each row as it comes.
-        options: for the long ones alone: budgets, seeds, n.
+        options: for the long ones alone: budgets (samplers: calls), seeds, n.
 
     Raises ValueError for an unknown name. Without ``out`` nothing is written.
     """

@@ -15,7 +15,7 @@ from typing import Any
 from diffusion_lab.errors import DataError
 from diffusion_lab.files import write_atomically
 
-__all__ = ["Results", "Row", "machine", "report"]
+__all__ = ["Results", "Row", "machine", "report", "within"]
 
 
 @lru_cache(maxsize=1)
@@ -156,6 +156,13 @@ TITLES = {
         "table says, as its notebook was built; the same rows are in `costs.json`. Distances "
         "compare only at the same number of pictures N.",
     ),
+    "samplers": (
+        "The solver race",
+        "Quality against network calls (NFE): every sampler with the same network, the same first "
+        "noise and the same measure, FD in units of A. *Within 5%* is the smallest number of calls "
+        "measured from which on it stays below 1.05 times its limit, that of the exact ODE or SDE "
+        "of this network. Heun takes an odd number of calls. EMSDE chooses its own.",
+    ),
     "quality": (
         "Time to quality",
         "Fashion-MNIST from nothing: trained for a budget of CPU seconds on one thread (108, 216 "
@@ -188,6 +195,8 @@ def report(rows: Iterable[Row]) -> str:
         lines += ["", f"## {title}", "", text, ""]
         if name in SEEDED:
             lines += [*_over_seeds(own), ""]
+        if name == "samplers":
+            lines += [*_race(own), ""]
         lines += ["| case | measured | goal | | details | command |", "|---|---|---|---|---|---|"]
         lines += [_line(row, machines) for row in own]
     return "\n".join(lines) + "\n"
@@ -218,3 +227,48 @@ def _over_seeds(rows: list[Row]) -> list[str]:
         bound = "" if goal is None else f"<= {goal:g} A"
         lines.append(f"| {case} | {len(own)} | {mean:.3g} A | {spread} | {bound} | {met} |")
     return lines
+
+
+def within(rows: list[Row], kind: str, share: float = 0.05) -> float | None:
+    """The fewest calls from which on the rows of one sampler stay within ``share`` of the limit.
+
+    ``rows`` are those of the sampler and the limits. None where none does or there is no limit.
+    """
+    limits = [row.value for row in rows if row.details["limit"] and row.details["kind"] == kind]
+    own = sorted((r.details["NFE"], r.value) for r in rows if not r.details["limit"])
+    if not limits:
+        return None
+    best = None
+    for nfe, value in reversed(own):
+        if value > (1 + share) * limits[0]:
+            break
+        best = nfe
+    return best
+
+
+def _race(rows: list[Row]) -> list[str]:
+    """Of each model a table of samplers by calls."""
+    lines = []
+    for model in dict.fromkeys(row.details["model"] for row in rows):
+        own = [row for row in rows if row.details["model"] == model and row.details["seed"] == 0]
+        asked = sorted({row.details["asked"] for row in own if not row.details["limit"]} - {0})
+        lines += [f"| {model} | " + " | ".join(f"{n} calls" for n in asked) + " | within 5% |"]
+        lines += ["|---" * (len(asked) + 2) + "|"]
+        limits = [row for row in own if row.details["limit"]]
+        for name in dict.fromkeys(r.details["sampler"] for r in own if not r.details["limit"]):
+            mine = [r for r in own if r.details["sampler"] == name and not r.details["limit"]]
+            at = {row.details["asked"]: f"{row.value:.3g}" for row in mine}
+            cells = [at.get(n, "") for n in asked]
+            if 0 in at:  # it chose its calls: each beside the nearest column
+                for row in mine:
+                    near = min(range(len(asked)), key=lambda i: abs(asked[i] - row.details["NFE"]))
+                    cells[near] += f"{row.value:.3g} ({row.details['NFE']}) "
+            found = within([*mine, *limits], mine[0].details["kind"])
+            lines += [f"| {name} | " + " | ".join(cells) + f" | {found or 'no'} |"]
+        lines += [
+            f"\nLimit of the {row.details['kind']} ({row.details['sampler']}, "
+            f"{row.details['NFE']} calls): {row.value:.3g} A."
+            for row in limits
+        ]
+        lines += [""]
+    return lines[:-1]
