@@ -82,7 +82,8 @@ def cost_row(lesson: str | int, *rows: dict[str, Any]) -> None:
     """Show rows of the course's running table, and leave them in the cell's output as data.
 
     A row is ``{"system": "...", **cost.row(), ...}`` with ``metrics.Cost.row``, then what was
-    measured ("FD / A", "N"). All rows of one call have the same columns, else ``ValueError``.
+    measured ("FD / A", "N"). All rows of one call have the same columns, else ``ValueError``. At
+    the level smoke they are shown only: what it measures belongs in no table.
     """
     if not rows or any(list(row) != list(rows[0]) for row in rows):
         raise ValueError(f"rows of one table need the same columns: {[list(r) for r in rows]}")
@@ -95,7 +96,7 @@ def cost_row(lesson: str | int, *rows: dict[str, Any]) -> None:
         "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
         for line in cells
     )
-    _display({"text/plain": text, COST: list(rows)})
+    _display({"text/plain": text} | ({} if level() == "smoke" else {COST: list(rows)}))
 
 
 def cost_rows(home: Path | None = None) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def test_rows_of_the_running_table_are_found_again(tmp_path):
     row = {"system": "a", **Cost(10, 16, 1000, 2e6, 1.0, 1.0).row(), "FD / A": 1.2}
     cell = f"from diffusion_lab import lessons\nlessons.cost_row(3, {row}, {row})"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-    lessons.execute(notebook, at="smoke")
+    lessons.execute(notebook, at="live")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "03_x.py").write_text("")
     (tmp_path / "solutions").mkdir()
@@ -79,5 +79,9 @@ def test_rows_of_the_running_table_are_found_again(tmp_path):
     assert lessons.cost_rows(tmp_path) == [{"lesson": "03"} | row] * 2
     shown = json.dumps(notebook.cells[0].outputs[0].data["text/plain"])
     assert "core-s / 1000" in shown and "100.0" in shown
+    lessons.execute(notebook, at="smoke")  # shows the rows, and leaves nothing to be found
+    nbformat.write(notebook, tmp_path / "solutions" / "03_x.ipynb")
+    assert json.dumps(notebook.cells[0].outputs[0].data["text/plain"]) == shown
+    assert lessons.cost_rows(tmp_path) == []
     with pytest.raises(ValueError, match="same columns"):
         lessons.cost_row(3, row, {"system": "b"})
