@@ -31,6 +31,7 @@ __all__ = ["cases", "compare", "k_diffusion_sampling", "run"]
 
 BATCH, STEPS, T = 256, 50, 1000
 COMMAND = "diffusion-lab bench overhead"
+TOLD = ("solver_order", "algorithm_type")  # options of a peer that its row names
 
 
 class Net(nn.Module):
@@ -130,12 +131,15 @@ def cases(steps: int = STEPS) -> list[Case]:
     """Every sampler of the course, without and with a bar, then the peers that are installed."""
     table, edm = schedules.linear(T), schedules.EDM(20.0)
     ours: list[tuple[str, str, dict[str, Any], Schedule]] = [
-        *((name, name, {}, table) for name in SAMPLERS),
+        *((name, name, {}, table) for name in SAMPLERS if name != "emsde"),
+        ("dpm-solver, order 3", "dpm-solver", {"order": 3}, table),
+        ("unipc, order 3", "unipc", {"order": 3}, table),
         ("ddim, eta 1", "ddim", {"eta": 1.0}, table),
         ("dpmpp on the EDM schedule", "dpmpp", {}, edm),
     ]
     return [
         *(_ours(f"{n}, no bar", s, o, sc, steps, False, 1.10) for n, s, o, sc in ours),
+        _ours("emsde in steps of 1/50, no bar", "emsde", {"fixed": 0.02}, table, steps, False),
         *(_ours(f"{n}, bar", s, o, sc, steps, True, 1.15) for n, s, o, sc in ours),
         *_diffusers(steps),
         *_k_diffusion(steps),
@@ -144,7 +148,7 @@ def cases(steps: int = STEPS) -> list[Case]:
 
 def _ours(
     name: str, sampler: str, options: dict[str, Any], schedule: Schedule, steps: int, bar: bool,
-    goal: float,
+    goal: float | None = None,
 ) -> Case:  # fmt: skip
     kind, sd = ("v", 1.0) if schedule.vp else ("edm", 0.5)
     denoiser = NetDenoiser(_NET, schedule, kind, sd=sd)
@@ -176,18 +180,27 @@ def _diffusers(steps: int) -> Iterator[Case]:
         (diffusers.DDPMScheduler, {"clip_sample": False}, steps - 1),
         (diffusers.DDIMScheduler, {"clip_sample": False}, 0),
         (diffusers.DPMSolverMultistepScheduler, {}, 0),
+        (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}, 0),
+        (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, steps - 1),
+        (diffusers.DPMSolverSinglestepScheduler, {"lower_order_final": True}, 0),
+        (diffusers.UniPCMultistepScheduler, {}, 0),
+        (diffusers.UniPCMultistepScheduler, {"solver_order": 3}, 0),
     ):
         scheduler = cls(**common, **options)
 
-        def whole(scheduler: Any = scheduler, draws: int = draws) -> tuple[int, int]:
+        def whole(
+            scheduler: Any = scheduler, draws: int = draws, cls: Any = cls
+        ) -> tuple[int, int]:
             gen, x = generator(3), _X
             with torch.no_grad():
                 scheduler.set_timesteps(steps)
                 for t in scheduler.timesteps:
-                    x = scheduler.step(_NET(x, t), t, x, generator=gen, return_dict=False)[0]
+                    more = {"generator": gen} if draws or cls is diffusers.DDIMScheduler else {}
+                    x = scheduler.step(_NET(x, t), t, x, return_dict=False, **more)[0]
             return steps, draws
 
-        yield Case(f"{version}: {cls.__name__}, no bar", whole)
+        about = "".join(f", {key} {value}" for key, value in options.items() if key in TOLD)
+        yield Case(f"{version}: {cls.__name__}{about}, no bar", whole)
 
 
 def k_diffusion_sampling() -> ModuleType:
@@ -212,12 +225,23 @@ def _k_diffusion(steps: int) -> Iterator[Case]:
         return
 
     sigmas = sampling.get_sigmas_karras(steps, 0.002, 20.0)
-    for name in ("sample_euler", "sample_euler_ancestral", "sample_dpmpp_2m"):
+    silent = {"eta": 0.0, "noise_sampler": lambda *_: 0.0}
+    for name, options in (
+        ("sample_euler", {}),
+        ("sample_euler_ancestral", {}),
+        ("sample_heun", {}),
+        ("sample_dpmpp_2s_ancestral", silent),
+        ("sample_dpmpp_2m", {}),
+        ("sample_dpmpp_3m_sde", silent),
+    ):
         sampler = getattr(sampling, name)
+        calls = 2 * steps - 1 if "heun" in name or "2s" in name else steps
 
-        def whole(sampler: Any = sampler, name: str = name) -> tuple[int, int]:
+        def whole(
+            sampler: Any = sampler, name: str = name, options: Any = options, calls: int = calls
+        ) -> tuple[int, int]:
             with torch.no_grad():
-                sampler(lambda x, sigma: _NET(x, sigma), _X * 20, sigmas, disable=True)
-            return steps, steps - 1 if "ancestral" in name else 0
+                sampler(lambda x, sigma: _NET(x, sigma), _X * 20, sigmas, disable=True, **options)
+            return calls, steps - 1 if name == "sample_euler_ancestral" else 0
 
         yield Case(f"k-diffusion: {name}, no bar", whole)
