@@ -10,7 +10,7 @@ import torch
 from diffusion_lab.device import generator
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddim, sample, walk
+from diffusion_lab.samplers import ddim, ddpm, sample, walk
 from diffusion_lab.samplers.ddim import encode, slerp
 from diffusion_lab.schedules import EDM, linear
 
@@ -21,6 +21,40 @@ MIX = GaussianMixture(
     torch.tensor([[-2.0], [1.0]], dtype=F64),
     torch.tensor([[[0.3]], [[0.5]]], dtype=F64),
 )
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_every_noise_share_keeps_the_marginals(eta):
+    """Of x_t given x_0, along jumps of any length: the steps are linear in (eps, z), so exact."""
+    point = FiniteData(torch.tensor([[1.5]], dtype=F64)).denoiser(LINEAR)
+    times = [0.9, 0.899, 0.4, 0.15, 0.001]
+    # columns: nothing, the noise at the start, and each of the four draws on its way
+    x = LINEAR.alpha(times[0]) * 1.5 + LINEAR.sigma(times[0]) * torch.eye(6, dtype=F64)[1][:, None]
+
+    def draw(i, like):
+        return torch.eye(6, dtype=F64)[2 + i][:, None]
+
+    for state in list(walk(ddim(eta), point, x, times, noise=draw))[1:]:
+        alpha, sigma = LINEAR.alpha_sigma(state.s)
+        assert state.x[0].item() == pytest.approx(alpha * 1.5, abs=1e-12)
+        parts = state.x[1:] - state.x[0]
+        assert parts.square().sum().sqrt().item() == pytest.approx(sigma, abs=1e-12)
+
+
+def test_sigma_hat_has_the_mean_of_eta_one_and_the_noise_of_the_jump():
+    """The paper's third setting is ``ddpm("large")``: variance 1 - abar_t / abar_s."""
+    x, t, s = torch.tensor([[0.3], [-1.2]], dtype=F64), 0.5, 0.2
+    d = MIX.denoiser(LINEAR)
+
+    def jumped(step):  # with z = 0 and with z = 1
+        draws = [lambda i, like, z=z: torch.full_like(like, z) for z in (0.0, 1.0)]
+        return [sample(walk(step, d, x, [t, s], noise=draw)).x for draw in draws]
+
+    calm, one = jumped(ddpm("large")), jumped(ddim(1.0))
+    assert torch.allclose(calm[0], one[0], atol=1e-12)
+    ratio = (LINEAR.alpha(t) / LINEAR.alpha(s)) ** 2
+    noise = torch.full_like(x, math.sqrt(1 - ratio))
+    assert torch.allclose(calm[1] - calm[0], noise, atol=1e-12)
 
 
 def test_encode_and_decode_is_first_order():

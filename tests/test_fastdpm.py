@@ -102,6 +102,16 @@ def test_steps_are_the_papers():
         assert times[0] <= 1.0 and all(a > b for a, b in itertools.pairwise(times))
 
 
+@pytest.mark.parametrize("how", ["step", "var"])
+@pytest.mark.parametrize("spacing", ["linear", "quadratic"])
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_a_network_of_the_trained_levels_may_be_asked_there(how, spacing, steps):
+    """It refuses lambdas beyond what it was trained on by more than 1e-3."""
+    low, high = TABLE.lam(1.0), TABLE.lam(1e-3)
+    lams = [LEVELS.lam(t) for t in fastdpm_grid(LEVELS, steps, how, spacing)[:-1]]
+    assert low - 1e-3 <= lams[0] and lams[-1] <= high + 1e-3
+
+
 # ---- the reverse step ---------------------------------------------------------------------------
 @pytest.mark.parametrize("kappa", [0.0, 0.3, 1.0])
 def test_the_papers_step_is_ddim_with_eta_kappa(kappa):
