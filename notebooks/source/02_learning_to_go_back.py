@@ -511,8 +511,9 @@ for name, b in found.items():
     print(f"bound, {name:5s} S^2        {b.total + 3:.3f}   gap {gap.value:.2f} +- {gap.error:.2f}")
 
 # %% [markdown] name="known-seen"
-# With the best variance the gap is less than a tenth of a bit, not far from its standard error: on digits,
-# too, the bound is no crude estimate, and what separates a trained network from the truth is the network. The yardstick for
+# With the best variance the gap is lost in its standard error (an exact gap is never negative; an
+# estimate from random noise may come out so): on digits, too, the bound is no crude estimate, and what
+# separates a trained network from the truth is the network. The yardstick for
 # what follows: ten Gaussians with covariances.
 #
 # ## Training: the simple loss against the bound

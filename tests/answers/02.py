@@ -20,7 +20,7 @@ WRONG = {
     "posterior": [
         (_with_beta, "forward step"),
         (lambda x0, x_t, abar_t, abar_s: (x_t, 0.0), "error"),
-        (lambda x0, x_t, abar_t, abar_s: x0[:2], "not yet"),
+        (lambda x0, x_t, abar_t, abar_s: x0[:2], "2 values"),
     ],
     "eps_weight": [
         (lambda b, a, v: b**2 / (v * (1 - b) * (1 - a)), "1/2"),
