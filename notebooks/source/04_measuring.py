@@ -821,13 +821,20 @@ print(f"DDPM, 50,000 pictures in 20 hours: {ddpm.seconds_per_picture:.2f} s a pi
 
 # %% [markdown] name="energy-seen"
 # "Nearly three homes" is 2.6, and "7,000 kg of coal" needs a grid of 0.37 kg/kWh: an estimate is only
-# as good as the assumptions printed beside it. Ours, with assumptions:
+# as good as the assumptions printed beside it. Ours, with assumptions. Workload is measured here in
+# core-seconds; papers quote V100-days, and turning one into the other needs an assumed utilisation, so
+# the two never stand in one column.
 
 # %% name="energy-ours"
 print(full.energy)
 trained = energy.kwh(energy.CORE_WATTS, model.about["cpu_seconds"] / 3600)
 each = full.energy.kwh / full.pictures
 print(f"training (estimate): {1000 * trained:.1f} Wh, as much as {trained / each:,.0f} pictures")
+recipe = model.about["recipe"]
+flops = 3 * metrics.count_flops(model) * recipe["steps"] * recipe["batch"]  # backward: twice
+days = energy.v100_days(flops, utilisation=0.3)
+print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flops:.1e} FLOP, which a "
+      f"V100 at 30% of its peak does in {86_400 * days:.0f} s")  # fmt: skip
 
 # %% [markdown] name="versus-text"
 # ## Which is better, by how much, at what cost, how sure?
@@ -894,8 +901,8 @@ rows = [
 lessons.cost_row(4, *rows)
 
 # %% [markdown] name="running-text"
-# The running table. Distances of different N stand in one column here, so compare only rows with the
-# same N.
+# The running table. Distances of different N and of different data sets stand in one column here, so
+# compare only rows of one data set with the same N.
 
 # %% name="running"
 print(table(lessons.cost_rows()))
