@@ -81,6 +81,8 @@ def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor, levels: int) -> Tensor:
     x0 has ``levels`` equally spaced values in [-1, 1]; bins are 2/(levels-1) wide, and the outer
     ones reach to infinity. The bins' probabilities sum to 1.
     """
+    if levels < 2:
+        raise ValueError(f"data have at least 2 levels; got {levels}")
     half = 1 / (levels - 1)
     upper = torch.where(x0 > 1 - half, torch.inf, (x0 + half - mean) / std)
     lower = torch.where(x0 < -1 + half, -torch.inf, (x0 - half - mean) / std)

@@ -39,6 +39,10 @@ def grid(
     sigma = 0.002), they are laid between the two ends, as ``linspace`` does.
     """
     check_steps(steps)
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"a grid is laid on a schedule, such as linear(1000); got {schedule!r}")
+    if not rho > 0:
+        raise ValueError(f"rho must be > 0; got {rho}")
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
     if schedule.T is not None and steps > schedule.T and spacing in IN_T:

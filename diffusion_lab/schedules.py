@@ -27,7 +27,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import check_arguments, unknown
 
 __all__ = [
     "EDM",
@@ -147,6 +147,8 @@ class Schedule:
             lam = lam.double()
             t = self._t_of_lam(lam).clamp(0.0, 1.0)
             return torch.where(lam == INF, 0.0, torch.where(lam == -INF, 1.0, t))
+        if math.isnan(lam):
+            raise ValueError("lambda is not a number: it has no time")
         if lam == INF:
             return 0.0
         if lam == -INF:
@@ -205,6 +207,7 @@ def _t_of_log_alpha_linear(log_alpha: Time, b0: float, b1: float) -> Time:
 
 
 def _check_betas(b0: float, b1: float) -> None:
+    _check_numbers(b0=b0, b1=b1)
     if not 0 < b0 < b1:
         raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
 
@@ -256,6 +259,7 @@ class Cosine(Schedule):
     """alpha_t = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)); alpha_1 = 0 exactly (2102.09672)."""
 
     def __init__(self, s: float = 0.008) -> None:
+        _check_numbers(s=s)
         if not 0 < s < 1:
             raise ValueError(f"the cosine offset s must lie in (0, 1); got {s}")
         self.s = s
@@ -285,6 +289,7 @@ class Sigmoid(Schedule):
     floor = 1e-9  # abar at t = 1, so that lambda stays finite
 
     def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
+        _check_numbers(start=start, end=end, tau=tau)
         if not (start < end and tau > 0):
             raise ValueError(f"need start < end and tau > 0; got {start}, {end}, {tau}")
         self.start, self.end, self.tau = start, end, tau
@@ -318,6 +323,7 @@ class VE(Schedule):
     vp = False
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        _check_numbers(sigma_min=sigma_min, sigma_max=sigma_max)
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"need 0 < sigma_min < sigma_max; got {sigma_min}, {sigma_max}")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -338,6 +344,7 @@ class EDM(Schedule):
     vp = False
 
     def __init__(self, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+        _check_numbers(sigma_max=sigma_max, rho=rho)
         if not (sigma_max > 0 and rho > 0):
             raise ValueError(f"need sigma_max > 0 and rho > 0; got {sigma_max}, {rho}")
         self.sigma_max, self.rho = sigma_max, rho
@@ -359,7 +366,10 @@ class Table(Schedule):
         if (betas is None) == (abar is None):
             raise ValueError("give either betas or abar, not both")
         if abar is None:
-            beta = torch.as_tensor(betas, dtype=torch.float64)
+            try:
+                beta = torch.as_tensor(betas, dtype=torch.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"betas must be a list of numbers; got {betas!r:.60}") from error
             if beta.ndim != 1 or not ((beta > 0) & (beta <= 1)).all():
                 raise ValueError("betas must be a list of numbers in (0, 1]")
             abar = torch.cumprod(1 - beta, 0)
@@ -434,6 +444,8 @@ def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> S
     if T is None:
         return Cosine(s)
     check_steps(T)
+    if not 0 < max_beta <= 1:
+        raise ValueError(f"max_beta must lie in (0, 1]; got {max_beta}")
     u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     h = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return Table((1 - h[1:] / h[:-1]).clamp(max=max_beta))
@@ -461,9 +473,17 @@ def make(name: str, **parameters: Any) -> Schedule:
     """
     if name not in _MAKERS:
         raise unknown("schedule", name, _MAKERS)
+    maker = _MAKERS[name]
     if "T" in parameters and name in ("linear", "cosine"):
-        return {"linear": linear, "cosine": cosine}[name](**parameters)
-    return _MAKERS[name](**parameters)
+        maker = {"linear": linear, "cosine": cosine}[name]
+    check_arguments(f"the schedule {name!r}", maker, parameters)
+    return maker(**parameters)
+
+
+def _check_numbers(**given: float) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number; got {value!r}")
 
 
 def check_steps(steps: int) -> None:

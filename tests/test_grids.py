@@ -130,6 +130,13 @@ def test_unknown_spacings_suggest_the_near_match():
         grid(Linear(), 5, "karas")
 
 
+def test_what_is_no_schedule_and_no_rho():
+    with pytest.raises(ValueError, match="laid on a schedule"):
+        grid("linear", 5)
+    with pytest.raises(ValueError, match="rho must be > 0"):
+        grid(EDM(), 5, "karras", rho=0)
+
+
 def test_a_range_upside_down():
     with pytest.raises(ValueError, match="lowest, highest"):
         grid(Linear(), 5, lam_range=(4.0, -3.0))

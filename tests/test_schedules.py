@@ -385,8 +385,8 @@ def test_times_outside_are_refused(schedule, t):
 
 
 def test_not_a_number_has_no_time():
-    with pytest.raises(ValueError, match="t must lie in"):
-        Linear().alpha(Linear().t_of_lam(math.nan))
+    with pytest.raises(ValueError, match="lambda is not a number"):
+        Linear().t_of_lam(math.nan)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10"])
@@ -405,6 +405,14 @@ def test_unknown_names_suggest_the_near_match():
     "bad",
     [
         lambda: Linear(b0=0.0),
+        lambda: Linear(b1=math.inf),
+        lambda: Linear("a", 1),
+        lambda: Sigmoid(end=math.inf),
+        lambda: VE(sigma_max=math.inf),
+        lambda: EDM(math.nan),
+        lambda: Table("abc"),
+        lambda: make("linear", betta=1),
+        lambda: cosine(10, max_beta=2.0),
         lambda: Linear(b0=2.0, b1=1.0),
         lambda: SubVP(b0=2.0, b1=1.0),
         lambda: Cosine(0.0),
