@@ -19,14 +19,16 @@ first order, as are a multistep's first steps, for want of a past.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction
 from diffusion_lab.samplers.exponential import phi, weights
 from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.schedules import Schedule
 
 __all__ = ["dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "split_calls"]
 
@@ -88,6 +90,7 @@ def dpmpp_3m(clip: Clip = None) -> Step:
 
 def dpmpp_2s(clip: Clip = None) -> Step:
     """The DPM-Solver++(2S) step (Algorithm 1, r = 1/2): one call here, one half way in lambda."""
+    inside = _Inside(lambda t: (0.5,))
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = _asked(ask, x, t, clip)
@@ -95,9 +98,10 @@ def dpmpp_2s(clip: Clip = None) -> Step:
         if sigma_s == 0 or math.isinf(p.lam):
             return first_order(p, alpha_s, sigma_s)
         h = math.log(alpha_s / sigma_s) - p.lam
-        middle = _ahead(ask, p, h / 2, clip)
+        middle = _ahead(ask, p, inside(ask.schedule, t, s, 0.5), h / 2, clip)
         return middle.add_to(p.x_t * (sigma_s / p.sigma), -alpha_s * math.expm1(-h))
 
+    step.inside = inside.times
     return step
 
 
@@ -143,6 +147,12 @@ def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
     for one in orders:
         _check_order(one)
 
+    def shares(t: float) -> tuple[float, ...]:
+        k = order if isinstance(order, int) else order.get(t, 1)
+        return ((), (0.5,), (1 / 3, 2 / 3))[k - 1]
+
+    inside = _Inside(shares)
+
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         k = order if isinstance(order, int) else _order_at(order, t)
         p = ask(x, t)
@@ -151,15 +161,16 @@ def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
             return first_order(p, alpha_s, sigma_s)
         h = math.log(alpha_s / sigma_s) - p.lam
         if k == 2:  # the two terms in eps_hat(x_t) cancel where r = 1/2
-            middle = _ahead(ask, p, h / 2)
+            middle = _ahead(ask, p, inside(ask.schedule, t, s, 0.5), h / 2)
             return _add_eps(p.x_t * (alpha_s / p.alpha), middle, -sigma_s * math.expm1(h))
-        one = _ahead(ask, p, h / 3)
-        g = 2 * h / 3
-        t2, alpha, sigma = _at(ask, p.lam + g)
+        one = _ahead(ask, p, inside(ask.schedule, t, s, 1 / 3), h / 3)
+        g, t2 = 2 * h / 3, inside(ask.schedule, t, s, 2 / 3)
+        alpha, sigma = ask.schedule.alpha_sigma(t2)
         u2 = _towards(p, one, alpha, sigma, g, 2 * sigma * g * phi(2, g))  # r2/r1 = 2
         two = ask(u2, t2)
         return _towards(p, two, alpha_s, sigma_s, h, 1.5 * sigma_s * h * phi(2, h))  # 1/r2 = 3/2
 
+    step.inside = inside.times
     return step
 
 
@@ -202,15 +213,37 @@ def _asked(ask: Ask, x: Tensor, t: float, clip: Clip) -> Prediction:
     return p
 
 
-def _at(ask: Ask, lam: float) -> tuple[float, float, float]:
-    """(t, alpha, sigma) where lambda is lam."""
-    t = ask.schedule.t_of_lam(lam)
-    return t, *ask.schedule.alpha_sigma(t)
+class _Inside:
+    """The times within a step, at shares of its way in lambda; remembered for one schedule.
+
+    ``walk`` calls ``times`` before its loop, so that the denoiser can prepare for these as well.
+    """
+
+    def __init__(self, shares: Callable[[float], tuple[float, ...]]) -> None:
+        self.shares, self.schedule, self.known = shares, None, {}
+
+    def __call__(self, schedule: Schedule, t: float, s: float, share: float) -> float:
+        if schedule is not self.schedule or len(self.known) > 4096:
+            self.schedule, self.known = schedule, {}
+        key = (t, s, share)
+        if key not in self.known:
+            lam = schedule.lam(t)
+            self.known[key] = schedule.t_of_lam(lam + share * (schedule.lam(s) - lam))
+        return self.known[key]
+
+    def times(self, schedule: Schedule, grid: Sequence[float]) -> list[float]:
+        """All of them on a grid; steps onto clean data and away from alpha = 0 have none."""
+        return [
+            self(schedule, t, s, share)
+            for t, s in itertools.pairwise(grid)
+            if schedule.alpha(t) > 0 and schedule.sigma(s) > 0
+            for share in self.shares(t)
+        ]
 
 
-def _ahead(ask: Ask, p: Prediction, h: float, clip: Clip = None) -> Prediction:
-    """The denoiser's answer where a first-order step of length h from p leads."""
-    t, alpha, sigma = _at(ask, p.lam + h)
+def _ahead(ask: Ask, p: Prediction, t: float, h: float, clip: Clip = None) -> Prediction:
+    """The denoiser's answer at t, where a first-order step of length h from p leads."""
+    alpha, sigma = ask.schedule.alpha_sigma(t)
     return _asked(ask, p.mix(sigma / p.sigma, -alpha * math.expm1(-h)), t, clip)
 
 

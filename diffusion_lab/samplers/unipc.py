@@ -17,11 +17,12 @@ the corrector after a first-order step is the mean of both ends.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction
-from diffusion_lab.samplers.dpm_solver import first_order
 from diffusion_lab.samplers.exponential import weights
 from diffusion_lab.samplers.walk import Ask, Step
 
@@ -39,49 +40,62 @@ def unipc(order: int = 2, clip: tuple[float, float] | None = None) -> Step:
         raise ValueError(f"UniPC is built of order 1, 2 and 3; got {order!r}")
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
-        past = _finite(ask.history[-order:])
+        # the steps before, newest first; one at alpha = 0 has no place in lambda
+        past = [p for _, p in ask.history[: -order - 1 : -1] if p.alpha > 0]
         p = ask(x, t)
         if clip is not None:
             p = p.clip(*clip)
         # x0_hat goes into the correction and into up to four steps: worth computing once
         p = Prediction(x, p.alpha, p.sigma, p.x0, "x0", var=p.var)
+        ask.history[-1] = (t, p)  # what was said; its state is corrected below
+        levels = tuple([(q.alpha, q.sigma) for q in (p, *past)])
+        back, ahead = _coefficients(levels, ask.schedule.alpha_sigma(s), order)
         if past:
-            p.x_t = _corrected(past, p)
-        ask.history[-1] = (t, p)  # what was said, now with the corrected state
-        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        nodes = [p, *past[: order - 1]]
-        if sigma_s == 0 or math.isinf(p.lam) or len(nodes) == 1:
-            return first_order(p, alpha_s, sigma_s)
-        h = math.log(alpha_s / sigma_s) - p.lam
-        if len(nodes) == 2:  # B_2's short cut, which is 2M
-            share = h / (2 * (p.lam - nodes[1].lam))
-            return _rule(nodes, (1 + share, -share), -math.expm1(-h), alpha_s, sigma_s)
-        taus = tuple((q.lam - p.lam) / h for q in nodes)
-        return _rule(nodes, weights(taus, h), h, alpha_s, sigma_s)
+            p.x_t = _rule(past[0].x_t, back, (*past, p))
+        return _rule(p.x_t, ahead, (p, *past))
 
     return step
 
 
-def _finite(history: list[tuple[float, Prediction]]) -> list[Prediction]:
-    """The predictions of the steps before, newest first, those at alpha = 0 left out."""
-    return [p for _, p in reversed(history) if not math.isinf(p.lam)]
-
-
-def _corrected(past: list[Prediction], p: Prediction) -> Tensor:
-    """The step from past[0] to p's level made again, now that x0_hat is known there."""
-    start = past[0]
-    h = p.lam - start.lam
-    if len(past) == 1:
-        return _rule([start, p], (0.5, 0.5), -math.expm1(-h), p.alpha, p.sigma)
-    taus = (*((q.lam - start.lam) / h for q in past), 1.0)
-    return _rule([*past, p], weights(taus, h), h, p.alpha, p.sigma)
-
-
-def _rule(
-    nodes: list[Prediction], w: tuple[float, ...], scale: float, alpha: float, sigma: float
-) -> Tensor:
-    """(sigma/sigma_t) x_t + alpha scale sum_j w_j x0_hat_j, started from nodes[0]."""
-    y = nodes[0].mix(sigma / nodes[0].sigma, alpha * scale * w[0])
-    for weight, q in zip(w[1:], nodes[1:]):
-        q.add_to(y, alpha * scale * weight)
+def _rule(x: Tensor, coefficients: tuple[float, ...], nodes: tuple[Prediction, ...]) -> Tensor:
+    """c_x x + sum_j c_j x0_hat_j, with as many nodes as there are c_j."""
+    k = coefficients[0]  # as a sum where it is near 1: torch adds faster than it scales
+    y = torch.add(x, x, alpha=k - 1) if 0.5 < k < 2 else x * k
+    for c, q in zip(coefficients[1:], nodes):
+        y.add_(q.out, alpha=c)
     return y
+
+
+@lru_cache(maxsize=4096)
+def _coefficients(
+    levels: tuple[tuple[float, float], ...], end: tuple[float, float], order: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(c_x, c_1, ...) of the corrector, from levels[1] to levels[0], and of the predictor.
+
+    ``levels`` are (alpha, sigma) here and at the steps before, newest first; ``end`` is where the
+    step leads. The corrector's nodes are the steps before and, last, this one.
+    """
+    lams = [math.log(alpha / sigma) if alpha > 0 else -math.inf for alpha, sigma in levels]
+    back: tuple[float, ...] = ()
+    if len(levels) > 1:
+        (alpha, sigma), start = levels[0], levels[1]
+        h = lams[0] - lams[1]
+        if len(levels) == 2:
+            w, scale = (0.5, 0.5), -math.expm1(-h)
+        else:
+            w, scale = weights((*((lam - lams[1]) / h for lam in lams[1:]), 1.0), h), h
+        back = (sigma / start[1], *(alpha * scale * one for one in w))
+    (alpha_s, sigma_s), here = end, levels[0]
+    if sigma_s == 0 or here[0] == 0 or order == 1 or len(levels) == 1:
+        c0 = alpha_s - sigma_s * here[0] / here[1]
+        if sigma_s > 0 and here[0] > 0:
+            c0 = -alpha_s * math.expm1(lams[0] - math.log(alpha_s / sigma_s))
+        return back, (sigma_s / here[1], c0)
+    h = math.log(alpha_s / sigma_s) - lams[0]
+    lams = lams[:order]
+    if len(lams) == 2:  # B_2's short cut, which is 2M
+        share = h / (2 * (lams[0] - lams[1]))
+        w, scale = (1 + share, -share), -math.expm1(-h)
+    else:
+        w, scale = weights(tuple([(lam - lams[0]) / h for lam in lams]), h), h
+    return back, (sigma_s / here[1], *(alpha_s * scale * one for one in w))

@@ -149,7 +149,9 @@ def walk(
         grid = check_grid(grid)
         for t in grid:
             denoiser.schedule.alpha_sigma(t)  # remembered: the loop looks them up
-        denoiser.prepare(grid[:-1], x)
+        inside = getattr(step, "inside", None)  # of solvers that also ask within a step
+        more = inside(denoiser.schedule, grid) if inside is not None else []
+        denoiser.prepare([*grid[:-1], *more], x)
     own = getattr(step, "states", None)
     if own is not None:
         if callable(grid) or project is not None or grad:
