@@ -159,9 +159,14 @@ def find(
     *,
     noise: Noise | None = None,
     most: int = 1000,
+    smallest: float | None = None,
 ) -> list[float]:
-    """The grid found by one walk from x (standard normal), starting at (abar_N, beta_N)."""
-    smallest = 1 - denoiser.schedule.alpha(1 / (denoiser.schedule.T or 1000)) ** 2
+    """The grid found by one walk from x (standard normal), starting at (abar_N, beta_N).
+
+    ``smallest``: noise variance not worth a step of its own; by default that of t = 1/T (or 0.001).
+    """
+    if smallest is None:
+        smallest = 1 - denoiser.schedule.alpha(1 / (denoiser.schedule.T or 1000)) ** 2
     grid = noise_scheduling(net, denoiser.schedule, beta, most=most, smallest=smallest)
     start = time_of(denoiser.schedule, abar)
     with torch.no_grad():
@@ -181,6 +186,7 @@ def search(
     betas: Sequence[float],
     noise: Noise | None = None,
     most: int = 20,
+    smallest: float | None = None,
     jitter: float = 0.05,
 ) -> dict[int, tuple[float, list[float]]]:
     """{number of moves: (score, grid)}: the best grid of each length over all start pairs.
@@ -195,7 +201,8 @@ def search(
                 u, v = (1 + spread * (2 * torch.rand(2, generator=generator) - 1)).tolist()
                 if not (0 < abar * u < 1 and 0 < beta * v < 1):
                     continue
-                grid = find(net, denoiser, x, step, abar * u, beta * v, noise=noise, most=most + 1)
+                pair, limits = (abar * u, beta * v), {"most": most + 1, "smallest": smallest}
+                grid = find(net, denoiser, x, step, *pair, noise=noise, **limits)
                 n = len(grid) - 1
                 if n > most:
                     continue

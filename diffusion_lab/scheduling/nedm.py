@@ -166,7 +166,10 @@ def adjusted(
     Yields States like ``walk``; ``t`` is the time the step believed to be at.
     """
     schedule, times, nfe = denoiser.schedule, list(grid), 0
-    floor, ceiling = schedule.alpha(1.0) ** 2, schedule.alpha(1 / (schedule.T or 1000)) ** 2
+    floor, ceiling = (max(schedule.alpha(t) ** 2, 1e-6) for t in (1.0, 1 / (schedule.T or 1000)))
+    if denoiser.lam_range is not None:  # where it may be asked
+        low, high = (1 / (1 + math.exp(-2 * lam)) for lam in denoiser.lam_range)
+        floor, ceiling = max(floor, low), min(ceiling, high)
     yield State(x, times[0], times[0], 0, len(grid) - 1, None, 0)
     for i in range(len(grid) - 1):
         if where(i):

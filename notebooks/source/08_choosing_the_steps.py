@@ -1,0 +1,1073 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown] name="title"
+# # 08 Choosing the steps: which times, which variances?
+#
+# A sampler of ten steps asks the network at ten noise levels. Lesson 07 made each step better. This
+# lesson leaves the step alone and asks what else is free: **where** to step, **how much noise** to put
+# back, **from where** to start, and whether all of this can be *learned* without touching the
+# network.
+#
+# **Goals.** You will be able to
+# - price every possible jump with one number per noise level, and find the best K jumps exactly,
+# - compute the best reverse variance from one number per noise level, and say why it is never wrong,
+# - train a sampler's coefficients through a frozen network, and name the traps on the way,
+# - let a second small network propose the next step, or report how much noise is really there,
+# - shorten the noising itself and close the gap with a small model of its end,
+# - tell which of these buy likelihood, which buy pictures, and when none of them helps.
+#
+# **Prerequisites.** The variational bound (lesson 02), DDIM (lesson 05), Fréchet distance and KID
+# (lesson 04).
+#
+# **Time.** {{time}}.
+#
+# **Data.** Fashion-MNIST (MIT licence) and the 8 x 8 digits (CC BY 4.0), which travel with the course
+# as two shipped networks do, and exact toys.
+#
+# **On the map.** Rows 10 (DP stride), 58 (analytic variances), 15 (GGDM), 13 (BDDM), 32 (NEDM) and
+# 41 (DiffusionTimes): the survey's *scheduling* family.
+
+# %% [markdown] name="imports-text"
+# Everything comes from the package; the notebook holds no helper of its own.
+
+# %% name="imports"
+import itertools
+import json
+import math
+
+import torch
+
+from diffusion_lab import checkpoints, data, lessons, metrics, plots, schedules
+from diffusion_lab.bound import bounds
+from diffusion_lab.checks import lesson08 as check
+from diffusion_lab.data import store, toys
+from diffusion_lab.device import generator
+from diffusion_lab.exact import Gaussian
+from diffusion_lab.grids import grid
+from diffusion_lab.metrics.distances import sliced_w2
+from diffusion_lab.metrics.information import mmse
+from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
+from diffusion_lab.scheduling import analytic as an
+from diffusion_lab.scheduling import bddm, dp_stride, ggdm, nedm
+from diffusion_lab.scheduling import diffusion_times as dt
+from diffusion_lab.widgets import explore, slider
+
+vp = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
+fashion = data.load("fashion")
+print(f"a network for {vp.schedule.T} steps of the linear schedule, without classes")
+
+# %% [markdown] name="price-text"
+# ## The price of a jump
+#
+# The bound of lesson 02 is a sum over the moves of a walk. A move from $t$ down to $s$ costs
+#
+# $$ L(t, s) = E\, \mathrm{KL}\big(q(x_s \mid x_t, x_0) \,\|\, p(x_s \mid x_t)\big)
+#    = \tfrac12 (\mathrm{SNR}_s - \mathrm{SNR}_t)\; E|x_0 - \hat x_0(x_t, t)|^2 $$
+#
+# when the reverse step uses the posterior variance. Two things make this remarkable. It does not depend
+# on the *other* moves. And the network enters through **one number per noise level**,
+# $D_t = E|x_0 - \hat x_0|^2$ per dimension. So we measure $D_t$ once, and know the price of every jump
+# of every grid. Here it is, for 100 training pictures at a few dozen noise levels.
+
+# %% name="measure"
+linear = vp.schedule
+count = lessons.pick(smoke=6, live=32, full=100)
+lams = torch.linspace(linear.lam(1.0), linear.lam(0.001), count)
+some = {max(round(1000 * linear.t_of_lam(float(lam))), 1) / 1000 for lam in lams}
+pictures = fashion.x[-lessons.pick(smoke=8, live=100, full=500) :]
+few = dp_stride.measure(vp, pictures, sorted(some), noise=generator(1))
+every = [i / 1000 for i in range(1, 1001)]
+errors = dp_stride.fill(few, linear, every)
+print(f"measured at {len(few.times)} noise levels with {len(pictures)} pictures each")
+
+# %% [markdown] name="unsure-text"
+# The left panel shows how unsure the network is; the right one multiplies it by how fast the SNR moves,
+# which is the price of *standing* at a noise level: the loss of a tiny step in $\lambda$.
+
+# %% name="unsure"
+lam = torch.tensor([linear.lam(t) for t in every])
+rate = errors.error * torch.exp(2 * lam.double()) / math.log(2)
+fig, ax = plots.axes(1, 2, size=(4.4, 3.2))
+label = "lambda     noise ... data"
+plots.lines(lam, {"D": errors.error}, ax=ax[0], xlabel=label, ylabel="E|x0 - x0_hat|^2", log="y")
+plots.lines(lam, {"rate": rate}, ax=ax[1], xlabel=label, ylabel="bits/dim per unit of lambda")
+plots.show(
+    fig,
+    alt="Left: the squared error of x0 on a log scale falls steadily as lambda grows. Right: the "
+    "price per unit of lambda rises from zero at the noisy end towards the clean end.",
+    caption="Left: what the network does not know at each noise level. Right: what the bound pays "
+    "for it, per unit of lambda.",
+)
+
+# %% [markdown] name="unsure-seen"
+# The bound is paid at the **clean end**. Almost nothing is lost at $\lambda < -2$, where everything is
+# still to be decided: the right answer there is a blur, and the network knows it. Remember this panel:
+# it is the reason for both the success and the failure of what comes next. (At the far left the error
+# is larger than that of any constant guess: this network predicts $\epsilon$, and lesson 03 showed its
+# price. The bound does not mind, since the SNR there is nearly zero.)
+#
+# ### Exercise 1 (fill in): the price of one jump
+#
+# Return $L(t, s)$ in **bits** per dimension, with the posterior variance.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# The formula above is in nats.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $\mathrm{SNR} = \alpha^2/\sigma^2$; one bit is $\log 2$ nats.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `0.5 * (snr_s - snr_t) * error / log(2)`
+# </details>
+
+
+# %% name="my-price"
+def my_price(snr_t, snr_s, error):
+    """Bits per dimension of the move t -> s; error is E|x0 - x0_hat|^2 per dimension at t."""
+    ### BEGIN SOLUTION
+    return 0.5 * (snr_s - snr_t) * error / math.log(2)
+    ### END SOLUTION
+
+
+# %% name="check-price"
+check.price(my_price)
+
+# %% [markdown] name="free-text"
+# ### The best variance makes jumps cheaper
+#
+# With the posterior variance a long jump is ruinous: its price grows with the SNR. A wider Gaussian
+# admits that $x_0$ is not known. The best one, $S^2 = \tilde\beta + c_0^2 D_t$, turns the price into
+# $\frac12 \log(1 + c_0^2 D_t/\tilde\beta)$. It is never dearer, since it is the minimum over all
+# variances. For data $N(0, 1/4)$, where $D_t$ is a formula, in bits:
+
+# %% name="best-price" tags=["nbval-check-output"]
+toy_times = [0.05, 0.2, 0.5, 1.0]
+alpha, sigma = linear.alpha_sigma(torch.tensor(toy_times, dtype=torch.float64))
+known = 0.25 * sigma**2 / (0.25 * alpha**2 + sigma**2)
+zero = torch.zeros(4, dtype=torch.float64)
+toy = dp_stride.Errors(toy_times, known, zero, zero)
+print("move              small      large       best")
+for i, j in ((4, 3), (3, 2), (2, 1), (4, 1)):
+    prices = [dp_stride.costs(linear, toy, v)[i, j].item() for v in ("small", "large", "best")]
+    move = f"{toy_times[i - 1]:.2f} to {toy_times[j - 1]:.2f}"
+    print(f"{move:12s}" + "".join(f"{p:11.4f}" for p in prices))
+
+# %% [markdown] name="dp-text"
+# ## DP stride: the shortest path
+#
+# Think of the noise levels as places on a map and of $L(t, s)$ as the length of the road from $t$ to
+# $s$. The grid of K moves with the smallest bound is the **shortest path** from pure noise to data with
+# exactly K roads. Trying all subsets of 1000 levels is hopeless. But the best path with $k$ roads to a
+# place is one road plus the best path with $k - 1$ roads:
+#
+# $$ C[0, 0] = 0, \qquad C[k, t] = \min_{s < t}\; C[k-1, s] + L(t, s). $$
+#
+# That is Watson et al.'s *dynamic programming*: no training, exact, and one table gives the best grid
+# for **every** K.
+#
+# ### Exercise 2 (fill in): one sweep
+#
+# `best[s]` is $C[k-1, s]$, `table[t, s]` is $L(t, s)$ (infinite where $s \ge t$). Return $C[k, t]$ for
+# all $t$.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Which axis of the table is the place you come down *to*?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# A row of the table belongs to one $t$. Add `best` to every row, take the smallest in each row.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `(best[None, :] + table).min(dim=1).values`
+# </details>
+
+
+# %% name="my-sweep"
+def my_sweep(best, table):
+    """C[k] (M,) from C[k - 1] (M,) and the table (M, M) of row t, column s."""
+    ### BEGIN SOLUTION
+    return (best[None, :] + table).min(dim=1).values
+    ### END SOLUTION
+
+
+# %% name="check-sweep" points=2
+check.sweep(my_sweep)
+
+# %% [markdown] name="brute-text"
+# Is it exact? A mixture of two Gaussians on a line, ten noise levels, $D_t$ by numerical integration.
+# All subsets against dynamic programming, in nats of the whole walk down to the cleanest level:
+
+# %% name="brute" tags=["nbval-check-output"]
+mixture = toys.two_class()
+
+
+def exact_table(times):
+    """L(t, s) of the mixture in nats, small variance; the walk ends at the first time, for free."""
+    error = mmse(mixture, linear.lam(torch.tensor(times, dtype=torch.float64)))
+    free = torch.zeros(len(times), dtype=torch.float64)
+    table = dp_stride.costs(linear, dp_stride.Errors(times, error, free, free), "small")
+    table[2:, 0] = math.inf
+    return table * math.log(2)
+
+
+ten = [i / 1000 for i in (1, 2, 5, 10, 22, 46, 100, 215, 464, 1000)]
+table = exact_table(ten)
+found = dp_stride.shortest(table, ten, 9)
+for k in (2, 3, 4):
+    subsets = itertools.combinations(ten[1:-1], k - 1)
+    paths = [[1.0, *reversed(inner), 0.001, 0.0] for inner in subsets]
+    least = min(dp_stride.path_cost(table, ten, path) for path in paths)
+    print(f"K = {k}: all {len(paths):2d} subsets {least:8.3f}   DP {found.cost[k + 1]:8.3f}")
+
+# %% [markdown] name="toy-text"
+# And on all 1000 levels, against the usual grids of lesson 07. The last number is the whole chain, the
+# best that any number of steps can reach.
+
+# %% name="toy-table" tags=["nbval-check-output"]
+table = exact_table(every)
+best = dp_stride.shortest(table, every, 64)
+
+
+def rounded(times):
+    """A grid on the thousandths, ending with the cleanest level and 0."""
+    return [*sorted({max(round(1000 * t), 1) / 1000 for t in times if t > 0}, reverse=True), 0.0]
+
+
+print("K           8       32")
+for name in ("linspace", "lambda"):
+    laid = [rounded(grid(linear, k + 1, name)) for k in (8, 32)]
+    print(f"{name:9s}" + "".join(f"{dp_stride.path_cost(table, every, g):8.2f}" for g in laid))
+print("DP       " + "".join(f"{best.cost[k + 1]:8.2f}" for k in (8, 32)))
+print(f"all 999  {dp_stride.path_cost(table, every, [*reversed(every), 0.0]):16.2f}")
+
+# %% [markdown] name="fashion-text"
+# A uniform grid in $t$ pays tens of times more than the best one; uniform in $\lambda$ is a good guess.
+# Now pictures: the same table from the measured $D_t$, with the best variances and the real decoder
+# (the move to $t = 0$ costs what the pixels cost given $\hat x_0$).
+
+# %% name="fashion"
+table = dp_stride.costs(linear, errors, "best")
+stride = dp_stride.shortest(table, every, 100)
+
+
+def laid(name: str, steps: int) -> list[float]:
+    """A grid of that many moves on the thousandths, by name."""
+    if name == "DP stride":
+        return stride.grid(steps)
+    return [round(1000 * t) / 1000 for t in grid(linear, steps, name)]
+
+
+names = ("uniform", "quadratic", "lambda", "DP stride")
+ks = [4, 5, 7, 10, 14, 20, 30, 50, 100]
+bits = {n: [dp_stride.path_cost(table, every, laid(n, k)) for k in ks] for n in names}
+
+# %% [markdown] name="fashion-figure-text"
+# Bits per dimension against the number of steps, and where the four grids of ten steps lie.
+
+# %% name="fashion-figure"
+fig, ax = plots.axes(1, 2, size=(4.6, 3.4))
+plots.lines(ks, bits, ax=ax[0], xlabel="steps K", ylabel="bound (bits/dim)", log="x")
+ax[0].set_ylim(min(map(min, bits.values())) - 0.05, bits["uniform"][0] + 0.3)
+for row, name in enumerate(names):
+    at = [linear.lam(t) for t in laid(name, 10)[:-1]]
+    ax[1].plot(at, [row] * len(at), "|", markersize=16, markeredgewidth=2, label=name)
+ax[1].set(xlabel=label, yticks=range(4), ylim=(-0.6, 3.6))
+ax[1].set_yticklabels(names)
+plots.show(
+    fig,
+    alt="Left: the bound falls with the number of steps for four grids; DP stride lies lowest "
+    "everywhere, uniform in lambda is worst at few steps. Right: ten marks for each grid over lambda; "
+    "DP stride spends most of its marks between the middle and the clean end.",
+    caption="Left: bound against number of steps. Right: where each grid of ten steps asks.",
+)
+
+# %% [markdown] name="fashion-seen"
+# DP stride is lowest at every K, as it must be: it is the minimum over all grids. It gains most at few
+# steps. On the right you see what it does with its freedom: it leaves the noisy half, where a single
+# jump costs nothing, and spends its steps where the price is paid.
+#
+# Is the table honest? The bound itself, computed on held-out pictures for two grids of ten:
+
+# %% name="honest"
+held_out = data.load("fashion", "test").x[: lessons.pick(smoke=4, live=64, full=1000)]
+for name in ("uniform", "DP stride"):
+    times = laid(name, 10)
+    whole = bounds(vp, held_out, times, noise=generator(2), variances=["best"])["best"]
+    said = dp_stride.path_cost(table, every, times)
+    print(f"{name:10s} table {said:.2f}   bound on test pictures {whole.total:.2f} bits/dim")
+
+# %% [markdown] name="half-text"
+# ### The honest second half: the same grids, judged by pictures
+#
+# A small bound is a statement about likelihood. Are the pictures better too? Five DDIM steps from the
+# same noise, one row for each grid:
+
+# %% name="rows"
+x = torch.randn(10, 1, 28, 28, generator=generator(3))
+rows = [sample(walk(ddim(clip=(-1, 1)), vp, x, laid(name, 5))).x for name in names]
+rows.append(sample(walk(ddim(clip=(-1, 1)), vp, x, grid(linear, 50))).x)
+plots.show(
+    plots.strip(rows, labels=[*names, "50 steps"]),
+    alt="Five rows of ten garments drawn from the same noise: five steps on each of four grids, and "
+    "fifty steps. The first four rows are alike, some pictures mottled; fifty steps are cleaner.",
+    caption="Rows: five DDIM steps on four grids, and fifty steps. The noise is the same in a column.",
+)
+
+# %% [markdown] name="rows-seen"
+# Judge for yourself, then look at the measurement. `benchmarks/steps.py` draws 1,000 pictures on every
+# grid; it takes longer than a lesson may, so we read its result. FD is in units of A (lesson 04).
+
+# %% name="stored"
+bench = json.loads(store.path("measured/steps.json").read_text())
+print("{command} | {pictures} pictures | real pictures {floor[fd]:.2f} A".format_map(bench))
+print("                 bits/dim    FD, DDIM    FD, ancestral")
+for name, run in bench["parts"]["grids"].items():
+    scores = run["ddim"]["fd"], run["ancestral"]["fd"]
+    print(f"{name:14s} {run['bits']:10.2f}" + "".join(f"{fd:13.2f}" for fd in scores))
+
+# %% [markdown] name="stored-seen"
+# {{stored}}
+#
+# ### Something to touch: your own grid
+#
+# Five steps: the first is at $t = 1$, the other four are yours. The bars show what each move costs in
+# bits per dimension; the title gives the bound, and how far the pictures are from where fifty steps lead
+# from the same noise.
+
+# %% name="touch"
+x10 = torch.randn(10, 1, 28, 28, generator=generator(4))
+far = sample(walk(ddim(clip=(-1, 1)), vp, x10, grid(linear, 50))).x
+
+
+def own(a: int, b: int, c: int, d: int):
+    times = [1.0, *(t / 1000 for t in sorted({a, b, c, d}, reverse=True)), 0.0]
+    drawn = sample(walk(ddim(clip=(-1, 1)), vp, x10, times)).x
+    prices = [table[round(1000 * t), round(1000 * s)].item() for t, s in itertools.pairwise(times)]
+    fig, ax = plots.axes(1, 2, size=(4.8, 2.9))
+    ax[0].bar([f"{t:g}\nto {s:g}" for t, s in itertools.pairwise(times)], prices)
+    ax[0].set(ylabel="bits/dim of the move", title=f"bound {sum(prices):.2f} bits/dim")
+    ax[1].imshow(plots.picture(drawn, columns=5))
+    ax[1].set_axis_off()
+    ax[1].set_title(f"{(drawn - far).square().mean().sqrt():.2f} from 50 steps (rms)")
+    return fig
+
+
+explore(
+    own,
+    a=slider("second time x 1000", 800, 1, 999, 1), b=slider("third", 600, 1, 999, 1),
+    c=slider("fourth", 400, 1, 999, 1), d=slider("fifth", 200, 1, 999, 1),
+    alt=lambda a, b, c, d: (
+        f"Left: five bars, the price of each move of the grid 1000, {a}, {b}, {c}, {d}. Right: ten "
+        "garments drawn on it."
+    ),
+    caption="The price of every move, and the pictures. Drag the times.",
+)  # fmt: skip
+
+# %% [markdown] name="touch-seen"
+# Drag the last time to 20: the decoder's bar shrinks, the one before it grows. Then compare the two
+# numbers in the titles for `uniform` (800, 600, 400, 200) and for the times that DP stride chose:
+
+# %% name="touch-times"
+print("DP stride's five steps:", [round(1000 * t) for t in stride.grid(5)])
+
+# %% [markdown] name="own-text"
+# ### Exercise 3 (measure): beat the usual grids
+#
+# On the toy mixture above, choose the **three inner times** of a walk of four moves from $t = 1$ to
+# $t = 0.001$ (all on the thousandths) whose price is below 24 nats. (Even in $t$: thousands of nats.
+# Even in $\lambda$: above 90.) Use `exact_table`, the price panel, or a search.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# The clean end is expensive: put times at small $t$.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# `dp_stride.path_cost(exact_table(every), every, [1.0, a, b, c, 0.001, 0.0])`
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `dp_stride.shortest(exact_table(every), every, 5).grid(5)[1:4]`
+# </details>
+
+# %% name="my-times"
+### BEGIN SOLUTION
+inner = dp_stride.shortest(exact_table(every), every, 5).grid(5)[1:4]
+### END SOLUTION
+
+# %% name="check-times"
+check.inner_times(inner)
+
+# %% [markdown] name="analytic-text"
+# ## Analytic variances: how much noise to put back
+#
+# The second free choice. DDPM offers two variances of the reverse step, $\tilde\beta$ (right if $x_0$
+# were known) and $\beta$ (right if data were white noise). Both are wrong at long jumps. Bao et al.
+# found the best one in closed form:
+#
+# $$ S^{*2} = \ell^2 + c^2\, E\,\mathrm{Var}(x_0 \mid x_t)
+#    = \ell^2 + c^2 \frac{\sigma_t^2}{\alpha_t^2} \big(1 - G_t\big), \qquad
+#    G_t = \frac{E|\hat\epsilon|^2}{d}, $$
+#
+# where $\ell^2$ is the forward posterior's variance ($\tilde\beta$ for DDPM, 0 for DDIM) and
+# $c = \alpha_s - \sqrt{\sigma_s^2 - \ell^2}\,\alpha_t/\sigma_t$ is how much of $x_0$ the step uses. Again
+# **one number per level**: the mean square of the network's own output. If $G_t = 1$, the network
+# claims to know all the noise, and nothing is added.
+#
+# ### Exercise 4 (find the bug): the best variance
+#
+# One line is wrong. On the toy below it is too large wherever a step uses little of $x_0$.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# What does a factor $c$ on $x_0$ do to its variance?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $\mathrm{Var}(c\, x_0) = c^2\, \mathrm{Var}(x_0)$
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `l2 + c**2 * (sigma_t / alpha_t)**2 * (1 - size)`
+# </details>
+
+
+# %% name="my-variance"
+def my_variance(alpha_t, sigma_t, alpha_s, sigma_s, l2, size):
+    """S*^2 of the step t -> s; size is E|eps_hat|^2 / d at t."""
+    c = alpha_s - (sigma_s**2 - l2) ** 0.5 * alpha_t / sigma_t
+    ### BEGIN SOLUTION
+    return l2 + c**2 * (sigma_t / alpha_t) ** 2 * (1 - size)
+    ### END SOLUTION
+    ### BEGIN STUB
+    # return l2 + c * (sigma_t / alpha_t) ** 2 * (1 - size)
+    ### END STUB
+
+
+# %% name="check-variance" points=2
+check.best_variance(my_variance)
+
+# %% [markdown] name="chain-text"
+# Does it do what it says? Gaussian data $N(0, 1/4)$ and the exact denoiser: after ten ancestral steps
+# the samples should have variance 0.25 again. The chain is linear, so we can compute what each choice
+# gives, without drawing anything.
+
+# %% name="chain" tags=["nbval-check-output"]
+s2 = 0.25
+
+
+def final_variance(choice: str, steps: int) -> float:
+    """Variance of x_0 after ancestral steps with one of three reverse variances."""
+    v = 1.0
+    for t, s in itertools.pairwise(grid(linear, steps)):
+        (a, b), (a_s, b_s) = linear.alpha_sigma(t), linear.alpha_sigma(s)
+        c_t, c_0, small, large = schedules.posterior(a, b, a_s, b_s)
+        k = a * s2 / (a * a * s2 + b * b)  # x0_hat = k x_t
+        size = ((1 - a * k) / b) ** 2 * (a * a * s2 + b * b)
+        best = an.best_variance(linear, t, s, size)
+        v = (c_t + c_0 * k) ** 2 * v + {"small": small, "large": large, "analytic": best}[choice]
+    return v
+
+
+print("steps     " + "".join(f"{k:8d}" for k in (5, 10, 50, 200)))
+for choice in ("small", "large", "analytic"):
+    row = [final_variance(choice, k) for k in (5, 10, 50, 200)]
+    print(f"{choice:9s} " + "".join(f"{v:8.4f}" for v in row))
+
+# %% [markdown] name="chain-seen"
+# The analytic choice is exact at any number of steps; the other two only in the limit. On pictures a
+# single number for all pixels is a compromise, so we ask the bound. All four choices come from the same
+# network calls; *learned* is what this network says itself (lesson 02).
+
+# %% name="variances"
+in_bits = {}
+for k in (5, 10, 20, 50):
+    asked = held_out[: lessons.pick(smoke=2, live=40, full=500)]
+    in_bits[k] = bounds(
+        vp, asked, laid("uniform", k), noise=generator(5),
+        variances=["small", "large", "learned", "best"],
+    )  # fmt: skip
+print("bits/dim, uniform steps     the moves (whole bound in brackets)")
+print("K   " + "".join(f"{name:>16s}" for name in in_bits[5]))
+for k, row in in_bits.items():
+    cells = [f"{b.parts['steps']:.3f} ({b.total:.2f})" for b in row.values()]
+    print(f"{k:<4d}" + "".join(f"{cell:>16s}" for cell in cells))
+
+# %% [markdown] name="variances-seen"
+# Of the three that are one number for all pixels, *best* has the cheapest moves at every K, as it must.
+# Two honest footnotes. The learned variance is cheaper still where steps are many: it says **where** in
+# the picture the network is unsure, which no single number can. And the last move, the decoder, is not
+# a matter of mean squares: most background pixels are known exactly, and a narrower Gaussian than the
+# best single one suits them, so that the whole bound of *small* may be the lower one.
+#
+# And the pictures, ten ancestral steps each?
+
+# %% name="variance-pictures"
+N = lessons.pick(smoke=24, live=200, full=2000)
+A = metrics.noise_anchor(N)
+times = laid("uniform", 10)
+steps = {
+    "small": ddpm("small", clip=(-1, 1)),
+    "large": ddpm("large", clip=(-1, 1)),
+    "analytic": an.analytic(an.sizes(errors, times), clip=(-1, 1)),
+    "DDIM": ddim(clip=(-1, 1)),
+}
+z = torch.randn(N, 1, 28, 28, generator=generator(6))
+drawn = {n: sample(walk(s, vp, z, times, noise=gaussian(generator(7)))).x for n, s in steps.items()}
+for name, x in drawn.items():
+    print(f"{name:9s} FD {metrics.fd(x) / A:6.2f} A   (N = {N})")
+
+# %% [markdown] name="variance-figure-text"
+# The first twelve of each:
+
+# %% name="variance-figure"
+plots.show(
+    plots.strip([x[:12] for x in drawn.values()], labels=list(drawn)),
+    alt="Four rows of twelve garments after ten steps: with the small and the analytic variance smooth "
+    "and nearly the same, with the large one covered in grain, DDIM smooth.",
+    caption="Ten ancestral steps with three variances, and ten DDIM steps, from the same noise.",
+)
+
+# %% [markdown] name="variance-seen"
+# {{variance}}
+
+# %% [markdown] name="ggdm-text"
+# ## GGDM: descend the quality itself
+#
+# If neither times nor variances that are best for the bound are best for pictures, why not ask for
+# pictures? Watson et al. write a K-step sampler as a function of a few dozen numbers,
+#
+# $$ x_s = p_k \alpha_s \hat x_0 + q_k \sqrt{\sigma_s^2 - r_k^2}\; \hat\epsilon + r_k z
+#    + \sum_{j \ge k} A_{kj} x_j, $$
+#
+# with $p = q = 1$, $A = 0$ it is DDIM, and differentiate a **measure of sample quality** through all K
+# steps and the frozen network. The measure is KID's: the squared maximum mean discrepancy of features.
+# Three traps, each of which we met:
+# - memory: K copies of the network's insides. They are thrown away and **recomputed** backwards;
+# - the root of 0: the last step has $\sigma_s = 0$, and $\sqrt{0}$ has an infinite slope. That step is
+#   written without it;
+# - bias: see the exercise.
+#
+# ### Exercise 5 (fill in): the unbiased MMD
+#
+# From the kernel matrices `kxx` (n, n), `kyy` (m, m), `kxy` (n, m) return
+# $\mathrm{MMD}^2 = \mathrm{mean}_{i \ne j} k(x_i, x_j) + \mathrm{mean}_{i \ne j} k(y_i, y_j)
+# - 2\, \mathrm{mean}_{ij} k(x_i, y_j)$. With the diagonal kept, samples are paid for being far from
+# *themselves*, and the sampler learns to shrink their spread.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# How many pairs are there with $i \ne j$?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $(\sum_{ij} k_{ij} - \sum_i k_{ii})\,/\,(n(n-1))$
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `within = lambda k: (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))`
+# </details>
+
+
+# %% name="my-mmd"
+def my_mmd2(kxx, kyy, kxy):
+    """The unbiased squared maximum mean discrepancy."""
+
+    ### BEGIN SOLUTION
+    def within(k):
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    return within(kxx) + within(kyy) - 2 * kxy.mean()
+    ### END SOLUTION
+
+
+# %% name="check-mmd"
+check.mmd2(my_mmd2)
+
+# %% [markdown] name="ring-text"
+# First the exact toy: eight Gaussians on a ring, the exact denoiser, **three** steps. We learn once only
+# times and noise, once everything, and draw with fresh noise. Judge: the kernel's MMD, and the sliced
+# Wasserstein distance, which was *not* descended.
+
+# %% name="ring"
+ring, cont = toys.ring(), schedules.Linear()
+exact, kernel = ring.denoiser(cont), ggdm.rbf(0.1, 0.3, 1.0)
+real, test_points = (
+    ring.sample(20_000, generator(0)).float(),
+    ring.sample(2000, generator(1)).float(),
+)
+z, points = torch.randn(2000, 2, generator=generator(2)), {}
+for name, learn in {"DDIM": (), "times, noise": ("times", "eta"), "all": ggdm.LEARNABLE}.items():
+    sampler = ggdm.GGDM(cont, grid(cont, 3), learn=learn)
+    if learn:
+        rounds = lessons.pick(smoke=3, live=100, full=300)
+        for _ in ggdm.fit(
+            sampler, exact, real, generator(3), steps=rounds, batch=128, lr=0.05, kernel=kernel
+        ):
+            pass
+    points[name] = sample(sampler.states(exact, z, gaussian(generator(4)))).x
+    square = ggdm.mmd2(points[name], test_points, kernel).item()
+    other = sliced_w2(points[name], test_points, generator(5))
+    print(f"{name:13s} MMD^2 {square:7.4f}   sliced W2 {other:.3f}")
+
+# %% [markdown] name="ring-figure-text"
+# The samples of the three, three steps each, over the data's centres:
+
+# %% name="ring-figure"
+fig, ax = plots.axes(1, 3, size=(3.1, 3.1), share=True)
+for a, (name, x) in zip(ax, points.items(), strict=True):
+    a.plot(x[:, 0], x[:, 1], ".", markersize=1.5, alpha=0.5)
+    a.plot(ring.means[:, 0], ring.means[:, 1], "+", markersize=9, color="black")
+    a.set(title=name, xlabel="x", ylabel="y", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+plots.show(
+    fig,
+    alt="Three scatter plots. DDIM with three steps: a filled disc. Times and noise learned: a ring "
+    "that joins the modes by straight lines. All learned: eight spots at the centres, with few points "
+    "between them.",
+    caption="Three steps on the ring: DDIM, learned times and noise, all coefficients learned. "
+    "Crosses: the true centres.",
+)
+
+# %% [markdown] name="ring-seen"
+# Times and noise alone help a lot, free coefficients help again by a wide margin, and the measure that
+# was not descended agrees. Nothing about the network changed.
+#
+# Now pictures: five steps on Fashion, from uniform DDIM, with KID in the features of the frozen
+# classifier, 100 rounds. Training through five network passes takes minutes, so the numbers are stored
+# by the same benchmark; here we rebuild the sampler from them and draw.
+
+# %% name="ggdm-table"
+print("                     learned numbers   FD (A)     KID    pixels (sliced W2)")
+for name, run in bench["parts"].items():
+    if name.startswith("ggdm"):
+        for when, words in (("before", "uniform DDIM"), ("after", "learned")):
+            r, count = run[when], run["learned"] if when == "after" else 0
+            print(
+                f"{name:8s} {words:12s} {count:14d} {r['fd']:10.2f} {r['kid']:8.3f} {r['pixels']:9.3f}"
+            )
+
+# %% [markdown] name="ggdm-draw-text"
+# The same noise, five uniform DDIM steps and five learned ones:
+
+# %% name="ggdm-draw"
+learned = ggdm.GGDM(linear, grid(linear, 5), lam_max=vp.lam_range[1])
+stored = bench["parts"]["ggdm-5"]["numbers"]
+learned.load_state_dict({k: torch.tensor(v, dtype=torch.float64) for k, v in stored.items()})
+z = torch.randn(12, 1, 28, 28, generator=generator(8))
+rows = [
+    sample(walk(ddim(), vp, z, grid(linear, 5))).x,
+    sample(learned.states(vp, z, gaussian(generator(9)))).x,
+]
+plots.show(
+    plots.strip(rows, labels=["DDIM, 5", "GGDM, 5"]),
+    alt="Two rows of twelve garments from the same noise in five steps: DDIM blurred and grey, the "
+    "learned sampler with more contrast.",
+    caption="Five steps of the same network from the same noise: uniform DDIM, and the learned sampler.",
+)
+print("asked at t =", *(f"{t:.3f}" for t in learned.times().tolist()))
+
+# %% [markdown] name="ggdm-seen"
+# {{ggdm}}
+
+# %% [markdown] name="bddm-text"
+# ## BDDM: a second network proposes the next step
+#
+# The grids so far are fixed before the walk. Lam et al. let a tiny network $\varphi$ look at the current
+# sample and propose how much noise to take away next, $\beta = \varphi(x_n) \min(1 - \bar\alpha_n,
+# \beta_{n+1})$. It is trained, the denoiser frozen, on the exact KL of one step, with $D = 1 -
+# \bar\alpha_n$ and $b = \beta/D$:
+#
+# $$ \frac{|\epsilon - b\,\hat\epsilon|^2}{2(1 - b)} + \frac d2 (b - 1) - \frac d2 \log b. $$
+#
+# (The authors' code has $d/4$ before the logarithm. The cell checks which is the KL.)
+
+# %% name="half-or-quarter" tags=["nbval-check-output"]
+gen = generator(10)
+x0, eps, eps_hat = torch.randn(3, 1, 1, generator=gen, dtype=torch.float64)
+D = torch.tensor([0.6], dtype=torch.float64)
+beta = D / 2
+before = (1 - D) / (1 - beta)  # abar after the step
+mean_p = ((1 - D).sqrt() * x0 + D.sqrt() * eps - beta / D.sqrt() * eps_hat) / (1 - beta).sqrt()
+p = Gaussian(mean_p[0], ((1 - before) / D * beta)[:, None])
+q = Gaussian((before.sqrt() * x0)[0], (1 - before)[:, None])
+print(f"KL of the two Gaussians   {dt.gaussian_kl(p, q):.5f}")
+for words, quarter in (("1/2 before the log", False), ("1/4 before the log", True)):
+    print(f"{words:25s} {bddm.step_kl(eps, eps_hat, D, beta, quarter).item():.5f}")
+
+# %% [markdown] name="closed-text"
+# For Gaussian data the best $b$ is known. With $r = E|\hat\epsilon|^2/d$ it solves
+# $(1 - r)\big(1 + \frac{1}{(1-b)^2}\big) = \frac1b$: the better the denoiser knows the noise
+# ($r \to 1$), the more of it may go at once.
+#
+# ### Exercise 6 (measure): how long may the step be?
+#
+# For $r = 0.9$, which share $b$ of the noise should one step remove? Two digits are enough.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# The left side minus the right side changes sign once between 0 and 1.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# Find the root of $(1 - r)(1 + (1-b)^{-2}) - 1/b$.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# `b = torch.linspace(0.01, 0.99, 9801); b[((1 - r) * (1 + (1 - b)**-2) - 1 / b).abs().argmin()]`
+# </details>
+
+# %% name="my-share"
+### BEGIN SOLUTION
+b = torch.linspace(0.01, 0.99, 9801)
+share = b[(0.1 * (1 + (1 - b) ** -2) - 1 / b).abs().argmin()].item()
+### END SOLUTION
+
+# %% name="check-share"
+check.share(share)
+
+# %% [markdown] name="digits-text"
+# The next three sections use the 8 x 8 digits, where everything takes seconds: the shipped EDM-style
+# network, read on the linear schedule (the same $\lambda$, lesson 05). We train $\varphi$, a few
+# thousand parameters, and let it decide on the way down from two starts.
+
+# %% name="bddm"
+digits = data.load("digits")
+small = checkpoints.load_denoiser("digits", device="cpu").on(cont)
+torch.manual_seed(0)
+phi = bddm.ScheduleNet(64, 32)
+rounds = lessons.pick(smoke=3, live=250, full=1000)
+kl = list(
+    bddm.train(phi, small, digits.x, generator(11), times=(0.02, 0.65), steps=rounds, batch=64)
+)
+z64 = torch.randn(64, 1, 8, 8, generator=generator(12))
+found = {
+    (abar, beta): bddm.find(phi, small, z64, ddim(), abar, beta, smallest=0.004)
+    for abar, beta in ((0.01, 0.3), (0.01, 0.6), (0.03, 0.8))
+}
+print(f"{metrics.count_parameters(phi):,} parameters, KL {kl[0]:.2f} -> {kl[-1]:.2f} nats/dim")
+for (abar, beta), times in found.items():
+    print(f"start abar {abar}, beta {beta}: {len(times) - 1} steps")
+
+# %% [markdown] name="bddm-figure-text"
+# The share of the noise that $\varphi$ removes along the way, and what such grids are worth: KID of 300
+# digits against uniform steps and against the betas of a straight line, at equal numbers of steps.
+
+# %% name="bddm-figure"
+M = lessons.pick(smoke=20, live=300, full=1500)
+z = torch.randn(M, 1, 8, 8, generator=generator(13))
+
+
+def kid_on(times) -> float:
+    """KID of M digits drawn by DDIM on a grid."""
+    return metrics.kid(sample(walk(ddim(), small, z, times)).x, "digits").value
+
+
+fig, ax = plots.axes(size=(6.2, 3.4))
+floor = 1 / (1 + math.exp(-2 * small.lam_range[0]))  # the noisiest abar of this network
+print("steps    BDDM    uniform    straight line of betas")
+for (abar, beta), times in found.items():
+    levels = torch.tensor([cont.alpha(t) ** 2 for t in times])
+    shares = (1 - levels[:-1] / levels[1:]) / (1 - levels[:-1])
+    ax.plot((1 - levels[:-1]).sqrt(), shares, "o-", label=f"start abar {abar}, beta {beta}")
+    n = len(times) - 1
+    straight = nedm.fixed(cont, nedm.betas(floor + 1e-6, n, 1e-3))
+    rest = grid(cont, n, lam_range=small.lam_range), straight
+    print(f"{n:5d} {kid_on(times):8.3f}" + "".join(f"{kid_on(g):10.3f}" for g in rest))
+ax.set(xlabel="sigma: data ... noise", ylabel="share b of the noise removed")
+ax.legend(loc="lower left", fontsize=8)
+plots.show(
+    fig,
+    alt="The share of the noise removed by each step against sigma. Two starts stay between 0.6 and "
+    "0.9; the third begins at 0.3, sinks to nearly 0 at sigma 0.4 and then jumps to 1.",
+    caption="What the schedule network proposes on its way from noise (right) to data (left).",
+)
+
+# %% [markdown] name="bddm-seen"
+# Given a good start, the network takes six to nine tenths of the noise at every step, fewer where the
+# picture takes shape. The start decides: betas can only shrink on the way, and from a small first beta
+# they die out before the noise does, so that the last jump takes nearly half of it at once. That is why
+# the paper tries many pairs (`bddm.search`) and keeps the best grid of each length by a measure of
+# quality.
+#
+# At equal numbers of steps these grids are **not** better than uniform ones here. What $\varphi$ was
+# trained on is one term of a bound, so it sees what the bound sees: the clean end. The paper's claim
+# concerns speech, a linear schedule and the search.
+
+# %% [markdown] name="nedm-text"
+# ## NEDM: measure the noise that is really there
+#
+# A few-step walk does not arrive where its schedule says: after a bad jump the sample holds more, or
+# other, noise than the label $t$ promises. San-Roman et al. train a small network $P$ to read the level
+# from the sample, and before each step **re-fit** the rest of the schedule to it: betas of a fixed family,
+# $\beta_i = b_0 + i u$ or Fibonacci's $\beta_{i+2} = \beta_{i+1} + \beta_i$, with
+# $\prod (1 - \beta_i) = \hat{\bar\alpha}$. The one free number must be found exactly: the first-order
+# solution leaves the interval of probabilities, or misses the level.
+
+# %% name="betas" tags=["nbval-check-output"]
+b0 = 1e-4
+print(" n   first order: largest beta, level reached     bisection: largest, level")
+for n in (6, 20):
+    u = -2 * (math.log(0.02) + n * b0) / (n * (n - 1))
+    first, ours = [b0 + i * u for i in range(n)], nedm.betas(0.02, n, b0)
+    sides = [(max(bs), math.prod(1 - b for b in bs)) for bs in (first, ours)]
+    print(f"{n:2d} {sides[0][0]:18.3f} {sides[0][1]:20.4f} {sides[1][0]:22.3f} {sides[1][1]:10.4f}")
+fib = nedm.betas(0.02, 6, b0, "fibonacci")
+print("Fibonacci, n = 6:", *(f"{b:.4f}" for b in fib))
+
+# %% [markdown] name="level-text"
+# Train $P$ on noised digits (no denoiser needed), then walk ten steps on a **bad** schedule (every beta
+# the same) and on a good one (a straight line of betas), as they are and re-fitted before every step.
+
+# %% name="nedm"
+torch.manual_seed(0)
+level = nedm.LevelNet(64)
+losses = list(nedm.train(
+    level, digits.x, cont, generator(14), steps=lessons.pick(smoke=3, live=500, full=3000)
+))  # fmt: skip
+n, AD = 10, metrics.noise_anchor(M, "digits")
+plans = {
+    "bad": nedm.fixed(cont, [1 - (floor + 1e-6) ** (1 / n)] * n),
+    "good": nedm.fixed(cont, nedm.betas(floor + 1e-6, n)),
+}
+walks = {}
+for name, plan in plans.items():
+    for kind, step in {"DDPM": ddpm(), "DDIM": ddim()}.items():
+        noise = gaussian(generator(15))
+        walks[name, kind, "as it is"] = sample(walk(step, small, z, plan, noise=noise), keep=True)
+        states = nedm.adjusted(step, small, z, level.level, plan, noise=gaussian(generator(15)))
+        walks[name, kind, "re-fitted"] = sample(states, keep=True)
+for key, result in walks.items():
+    print("{:5s} {:5s} {:10s}".format(*key), f"FD {metrics.fd(result.x, 'digits') / AD:6.2f} A")
+
+# %% [markdown] name="nedm-figure-text"
+# Left: the level at each step of the bad schedule, as planned and as re-fitted. Right: six digits of each.
+
+# %% name="nedm-figure"
+fig, ax = plots.axes(1, 2, size=(4.6, 3.3))
+planned = [cont.alpha(t) ** 2 for t in plans["bad"]]
+fitted = [cont.alpha(s.t) ** 2 for s in walks["bad", "DDIM", "re-fitted"].path[1:]] + [1.0]
+curves = {"planned": planned, "re-fitted": fitted}
+plots.lines(range(n + 1), curves, ax=ax[0], xlabel="step", ylabel="abar: noise ... data")
+chosen = [("bad", "as it is"), ("bad", "re-fitted"), ("good", "as it is")]
+shown = torch.cat([walks[name, "DDIM", how].x[:6] for name, how in chosen])
+ax[1].imshow(plots.picture(shown, columns=6), cmap="gray")
+ax[1].set_axis_off()
+ax[1].set_title("rows: bad; bad, re-fitted; good")
+plots.show(
+    fig,
+    alt="Left: the planned level stays near 0 for half of the steps and jumps to 1 in the last one; the "
+    "re-fitted one rises earlier, as an S. Right: three rows of the same six digits, the first grey.",
+    caption="A bad schedule (DDIM, ten steps) as planned and as re-fitted to the estimated noise.",
+)
+
+# %% [markdown] name="nedm-seen"
+# The bad schedule spends most of its ten steps in noise and makes the picture in its last jumps. Re-fitting
+# rescues it: its pictures become two to three times better. The good schedule gains little. So the claim
+# to remember is **robustness to a badly chosen schedule**. In fact, with a re-fit before *every* step, the
+# plan no longer matters at all: bad and good end in the very same pictures.
+
+# %% [markdown] name="times-text"
+# ## DiffusionTimes: do we have to start from pure noise?
+#
+# The last free choice is the end of the noise itself. Stop the forward process at $T < 1$: fewer noise
+# levels, fewer network errors, fewer steps. But $p_T$ is no longer $N(0, I)$. Franzese et al. split the
+# bound,
+#
+# $$ E \log p(x_0) \ge E\log p_{\rm data} - G(T) - \mathrm{KL}(p_T \,\|\, \text{prior}), \qquad
+#    G(T) = \int E|\hat\epsilon - \epsilon^*|^2\, d\lambda, $$
+#
+# and see a sum of a growing and a falling function. Data $N(2, 1/4)$, where the KL is a formula, with a
+# network whose $\hat\epsilon$ is wrong by 0.05, 0.1 or 0.2:
+
+# %% name="gaps" tags=["nbval-check-output"]
+tenths = [i / 10 for i in range(1, 11)]
+mean, cov = torch.tensor([2.0]), torch.tensor([[0.25]])
+normal = Gaussian([0.0], [[1.0]])
+kls = torch.tensor(
+    [dt.gaussian_kl(dt.moments_at(cont, t, mean, cov), normal) for t in tenths]
+).double()
+gaps = {
+    rms: dt.gap(cont, [1e-4, *tenths], torch.full((11,), rms**2))[1:] for rms in (0.05, 0.1, 0.2)
+}
+print("KL(p_T || N(0, 1)):", *(f"{kl:.4f}" for kl in kls.tolist()[1::2]), " at T = .2 .4 .6 .8 1")
+for rms, g in gaps.items():
+    found_t, least = dt.best_time(tenths, g, kls)
+    print(
+        f"error {rms:4.2f}: best T {found_t:.1f}, sum {least:.3f}; at T = 1 {g[-1] + kls[-1]:.3f}"
+    )
+
+# %% [markdown] name="gaps-figure-text"
+# The two parts and their sum:
+
+# %% name="gaps-figure"
+fig, ax = plots.axes(size=(6.0, 3.4))
+parts = {"G (error 0.2)": gaps[0.2], "KL to the prior": kls, "sum": gaps[0.2] + kls}
+plots.lines(tenths, parts, ax=ax, xlabel="diffusion time T", ylabel="nats")
+ax.set_ylim(0, 1.2)
+plots.show(
+    fig,
+    alt="Three curves over T: G grows from 0.2 to 0.4, the KL falls from above 1 to 0, their sum has "
+    "a minimum near T = 0.7.",
+    caption="A longer noise pays more network error and less prior gap: the best T lies inside.",
+)
+
+# %% [markdown] name="gaps-seen"
+# The better the network, the later the optimum. But the falling curve is our own doing: it is there only
+# because we start from $N(0, I)$. Put a small **auxiliary model** $\nu$ of $x_T$ in its place, and T may
+# be much shorter. $x_T$ is blurred by noise, so it is far easier to model than $x_0$: here a mixture of
+# Gaussians, fitted in seconds. Steps shrink in proportion to T (the same step length).
+
+# %% name="aux"
+shapes, rows = (1, 8, 8), {}
+most = small.schedule.t_of_lam(small.lam_range[0])  # the noisiest this network knows
+shares = lessons.pick(smoke=(0.3, 1.0), live=(0.15, 0.25, 0.4, 0.6, 1.0))
+for part in shares:
+    T, steps_T = part * most, max(2, round(20 * part))
+    walk_T = dt.grid_from(cont, T, steps_T, small.lam_range)
+    starts = {"N(0, I)": torch.randn(M, *shapes, generator=generator(16))}
+    for name, k in {"one Gaussian": 1, "ten Gaussians": 10}.items():
+        nu = dt.fit_start(digits.x, cont, T, k, generator=generator(17), copies=2)
+        starts[name] = dt.start(nu, M, shapes, generator(18))
+    ends = {name: sample(walk(ddim(), small, x, walk_T)).x for name, x in starts.items()}
+    rows[part] = {name: metrics.fd(x, "digits") / AD for name, x in ends.items()}
+    scores = "   ".join(f"{name} {fd:6.2f}" for name, fd in rows[part].items())
+    print(f"T = {T:.2f}, {steps_T:2d} steps: FD (A)   {scores}")
+
+# %% [markdown] name="aux-figure-text"
+# Quality against the diffusion time, for the three starts:
+
+# %% name="aux-figure"
+fig, ax = plots.axes(size=(6.0, 3.4))
+curves = {name: [rows[part][name] for part in shares] for name in rows[shares[0]]}
+plots.lines([p * most for p in shares], curves, ax=ax, xlabel="diffusion time T",
+            ylabel="Fréchet distance (A)", log="y")  # fmt: skip
+plots.show(
+    fig,
+    alt="Fréchet distance over T for three starts on a log scale: from N(0, I) it explodes as T "
+    "shrinks, from one Gaussian it rises slowly, from ten Gaussians it is lowest at short T.",
+    caption="Shorter noise, proportionally fewer steps. From N(0, I) it fails; from a small model of "
+    "x_T it works, and costs a fraction.",
+)
+
+# %% [markdown] name="aux-seen"
+# {{aux}}
+#
+# One caution: the start's likelihood belongs to the model's. The bound of a model that starts from $\nu$
+# holds $E[\log q(x_T|x_0) - \log \nu(x_T)]$ in place of $L_T$ (`cross_entropy` computes it), so nothing
+# is won for free in bits either.
+
+# %% [markdown] name="cost-text"
+# ## What did it cost
+#
+# Rows of the running table: the same digits network, ten-step grids and twenty steps against the short
+# walk. *Extra* is what had to be trained or fitted besides, in parameters.
+
+# %% name="cost"
+rows_c = []
+T = 0.25 * most
+nu = dt.fit_start(digits.x, cont, T, 10, generator=generator(17), copies=2)
+runs = {
+    "uniform DDIM, 20": (0, lambda: walk(ddim(), small, z, grid(cont, 20, lam_range=small.lam_range))),
+    "BDDM grid": (metrics.count_parameters(phi), lambda: walk(ddim(), small, z, found[0.01, 0.6])),
+    "NEDM, re-fitted, 10": (
+        metrics.count_parameters(level),
+        lambda: nedm.adjusted(ddim(), small, z, level.level, plans["bad"]),
+    ),
+    "DiffusionTimes, T short": (
+        sum(v.numel() for v in (nu.weights, nu.means, nu.covs)),
+        lambda: walk(ddim(), small, dt.start(nu, M, shapes, generator(18)),
+                     dt.grid_from(cont, T, 5, small.lam_range)),
+    ),
+}  # fmt: skip
+for name, (extra, run) in runs.items():
+    result, cost = metrics.measure(small, lambda run=run: sample(run()), pictures=M)
+    fd = round(metrics.fd(result.x, "digits") / AD, 2)
+    rows_c.append({"system": name, **cost.row(), "extra": extra, "FD / A": fd, "N": M})
+lessons.cost_row(8, *rows_c)
+
+# %% [markdown] name="paper-text"
+# ## Paper against here
+#
+# What the papers claim, and what this lesson measured.
+
+# %% name="paper"
+g = bench["parts"]["grids"]
+ten_steps = g["DP stride 10"], g["uniform 10"]
+print("DP stride: better bits/dim than any usual grid at every K")
+print(f"    10 steps: {ten_steps[0]['bits']:.2f} against {ten_steps[1]['bits']:.2f} (uniform)")
+print("DP stride: but not better pictures (its authors, in the GGDM paper)")
+print(
+    f"    10 DDIM steps, FD {ten_steps[0]['ddim']['fd']:.2f} against {ten_steps[1]['ddim']['fd']:.2f} A"
+)
+print("Analytic-DPM: likelihood of long chains at a few dozen steps")
+at = {k: {name: bound.total for name, bound in row.items()} for k, row in in_bits.items()}
+print(f"    50 uniform steps: {at[50]['best']:.2f} bits/dim, small variance {at[50]['small']:.2f}")
+for name, run in bench["parts"].items():
+    if name.startswith("ggdm"):
+        pair = run["after"]["fd"], run["before"]["fd"]
+        print(f"{name.upper()}: FD {pair[0]:.2f} against {pair[1]:.2f} A of uniform DDIM")
+pair = [metrics.fd(walks["bad", "DDIM", how].x, "digits") / AD for how in ("re-fitted", "as it is")]
+print(f"NEDM, bad schedule, 10 DDIM steps: FD {pair[0]:.2f} against {pair[1]:.2f} A")
+quick, whole = rows[shares[1]]["ten Gaussians"], rows[1.0]["N(0, I)"]
+print(
+    f"DiffusionTimes: {max(2, round(20 * shares[1]))} steps {quick:.2f} A, 20 steps {whole:.2f} A"
+)
+
+# %% [markdown] name="paper-seen"
+# {{paper}}
+
+# %% [markdown] name="not-text"
+# ## When it does not help
+#
+# - **DP stride** optimises likelihood. The bound is paid at the clean end, the eye looks at the other:
+#   for pictures a plain grid is as good or better. And from a coarse table it loses to good guesses.
+# - **Analytic variances** fade with the number of steps (from a hundred on all choices agree), and
+#   with DDIM there is nothing to choose if you keep it deterministic. Near pure noise $1 - G_t$ is a
+#   difference of nearly equal numbers: without the clipping it may come out negative.
+# - **GGDM** optimises a *measure*. Whatever the measure does not see is free to get worse; judge with
+#   another one. Each number of steps needs its own training, and so does each network.
+# - **BDDM**'s one-step KL is a bound's view again; its search over starts by a quality measure does
+#   much of the work.
+# - **NEDM** helps where the schedule is bad. In few dimensions the level cannot be read at all (its
+#   error falls like $d^{-1/2}$), and a walk with too little noise can mislead it.
+# - **DiffusionTimes** needs data whose noised form a small model can learn. The shorter T, the more the
+#   work moves into that model: at $T = 0$ it *is* the model.
+
+# %% [markdown] name="recap"
+# ## Recap
+#
+# - One number per noise level prices every jump; dynamic programming then finds the best K jumps for all
+#   K at once.
+# - One number per noise level gives the best variance; it is exact for Gaussians at any number of steps.
+# - A few dozen coefficients, trained through a frozen network on an unbiased measure of quality, beat
+#   any choice of grid at very few steps.
+# - A schedule can also be found on the way: by a network that proposes (BDDM) or one that measures (NEDM).
+# - The walk may start anywhere you have a model for: a short noise and a small model save most steps.
+# - Likelihood and pictures want different grids. Say which you optimise.
+#
+# Next: lesson 09 asks whether the noise has to be Gaussian at all.
+
+# %% [markdown] name="reading"
+# ## Further reading
+#
+# - Watson, Ho, Norouzi, Chan 2021, *Learning to Efficiently Sample from Diffusion Probabilistic
+#   Models*, arXiv 2106.03802: DP stride.
+# - Bao, Li, Zhu, Zhang 2022, *Analytic-DPM*, arXiv 2201.06503: the best variance.
+# - Watson, Chan, Ho, Norouzi 2022, *Learning Fast Samplers for Diffusion Models by Differentiating
+#   Through Sample Quality*, arXiv 2202.05830: GGDM.
+# - Lam, Wang, Su, Yu 2022, *BDDM: Bilateral Denoising Diffusion Models*, arXiv 2203.13508.
+# - San-Roman, Nachmani, Wolf 2021, *Noise Estimation for Generative Diffusion Models*, arXiv
+#   2104.02600.
+# - Franzese et al. 2022, *How Much Is Enough? A Study on Diffusion Times in Score-based Generative
+#   Models*, arXiv 2206.05173.
