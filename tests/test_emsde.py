@@ -10,7 +10,7 @@ import torch
 
 from diffusion_lab.data.toys import product
 from diffusion_lab.exact import ExactDenoiser, Gaussian
-from diffusion_lab.samplers import emsde, gaussian, sample, walk
+from diffusion_lab.samplers import emsde, gaussian, generate, sample, walk
 from diffusion_lab.samplers.emsde import AdaptiveState
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear
 
@@ -209,6 +209,15 @@ def test_other_schedules(schedule):
     n = x.numel()
     assert x.mean() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / n) + 0.01)
     assert x.var() == pytest.approx(0.25, rel=4 * math.sqrt(2 / n) + 0.04)
+
+
+def test_generate_carries_it_to_the_last_time_that_can_be_asked():
+    """Whatever ``steps`` says: down to 1/T on T steps, and its mean number of calls is the NFE."""
+    toy = data(dim=16).denoiser(linear(1000))
+    one, two = (generate(toy, 12, sampler="emsde", steps=s, seed=3, keep=True) for s in (2, 50))
+    assert torch.equal(one.x, two.x)
+    assert (one.path[-2].times == 1e-3).all()
+    assert one.nfe == math.ceil(one.path[-1].calls.double().mean().item()) > 20
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _plan(
     ]
     if "EMSDE" in names:
         for rel, absolute in TOLERANCES[:1] if quick else TOLERANCES:
-            given = {"sampler": "emsde", "steps": 1000, "spacing": "uniform"}
+            given = {"sampler": "emsde", "spacing": "uniform"}
             given |= {"rel": rel, "abs": absolute}
             calls = round(50 * (0.25 / rel) ** 0.6)  # about, to find its place in the line
             plan.append((f"EMSDE, tolerance {rel:g}", calls, given, False))

@@ -82,6 +82,8 @@ def generate(
     """n samples: the whole way from a seed to data, in batches of ``batch``.
 
     Args:
+        steps: moves; one call each for most samplers, ``order`` calls for single-step solvers (see
+            ``split_calls``), two for heun. emsde chooses its own and does not look at it.
         sampler: one of ``SAMPLERS``; further ``options`` go to its step (``eta``, ``variance``).
         spacing: of the time grid; karras for schedules without alpha, else uniform.
         lam_range: where the grid may ask; the denoiser's own range by default.
@@ -121,6 +123,8 @@ def generate(
     schedule = denoiser.schedule
     if spacing is None:
         spacing = "uniform" if schedule.vp else "karras"
+    if hasattr(step, "states"):  # it chooses its own steps: only the ends are wanted
+        steps, spacing = 2, "linspace"
     times = grid(schedule, steps, spacing, lam_range=lam_range or denoiser.lam_range)
     like = next(denoiser.parameters(), torch.zeros(()))
     gen = generator(seed)

@@ -52,20 +52,8 @@ from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import (
-    ddpm,
-    dpm_solver,
-    dpmpp_2m,
-    dpmpp_3m,
-    emsde,
-    gaussian,
-    generate,
-    heun,
-    idsd,
-    sample,
-    unipc,
-    walk,
-)
+from diffusion_lab.samplers import ddpm, dpm_solver, dpmpp_2m, dpmpp_3m, emsde, gaussian
+from diffusion_lab.samplers import generate, heun, idsd, sample, unipc, walk
 from diffusion_lab.samplers.sde import euler_maruyama
 from diffusion_lab.widgets import choice, explore, slider
 
@@ -123,15 +111,15 @@ plots.show(
 
 # %% name="along"
 vp = schedules.Linear()
-mixture = toys.load_toy("anisotropic")
-exact = mixture.denoiser(vp)
+exact = toys.load_toy("anisotropic").denoiser(vp)
 lams = torch.linspace(-5.0, 4.5, 120, dtype=torch.float64)
 times = [vp.t_of_lam(lam) for lam in lams.tolist()]
-one = torch.tensor([[0.4, -1.1]], dtype=torch.float64)
-states = list(walk(unipc(3), exact, one, times))
-said = {"$x$": [s.x[0, 0] for s in states[1:]]}
-said["answer: clean data"] = [s.pred.x0[0, 0] for s in states[1:]]
-said["answer: noise"] = [s.pred.eps[0, 0] for s in states[1:]]
+states = list(walk(unipc(3), exact, torch.tensor([[0.4, -1.1]]).double(), times))
+said = {
+    "state": [s.x[0, 0] for s in states[1:]],
+    "answer: clean data": [s.pred.x0[0, 0] for s in states[1:]],
+    "answer: noise": [s.pred.eps[0, 0] for s in states[1:]],
+}
 fig, ax = plots.axes(1, 2, size=(4.4, 3.0))
 plots.lines(times[:-1], said, ax=ax[0], xlabel="time t", ylabel="first coordinate")
 plots.lines(lams[:-1], said, ax=ax[1], xlabel="lambda     noise ... data", ylabel="")
@@ -456,17 +444,15 @@ for name, step in (("DDIM", samplers.ddim()), ("++(2M)", dpmpp_2m()), ("UniPC-2"
 
 # %% name="fashion"
 kept = race.stored("fashion-vp1000")
-limit = {row.details["kind"]: row.value for row in kept if row.details["limit"]}
-by_name = {
-    name: sorted((r.details["NFE"], r.value) for r in kept
-                 if r.details["sampler"] == name and not r.details["limit"])
-    for name in race.RACE
-}  # fmt: skip
+limits = [row for row in kept if row.details["limit"]]
+ran = {name: [r for r in kept if r.details["sampler"] == name and r not in limits]
+       for name in race.RACE}  # fmt: skip
 fig, ax = plots.axes(size=(7.5, 4.4))
-for name, points in by_name.items():
-    ax.plot(*zip(*points), label=name)
-for kind, ls in (("ODE", "--"), ("SDE", ":")):
-    ax.axhline(limit[kind], color="0.4", ls=ls, marker="", lw=1, label=f"limit of the {kind}")
+for name, own in ran.items():
+    ax.plot(*zip(*sorted((r.details["NFE"], r.value) for r in own)), label=name)
+for row in limits:
+    kind, ls = row.details["kind"], "--" if row.details["kind"] == "ODE" else ":"
+    ax.axhline(row.value, color="0.4", ls=ls, marker="", lw=1, label=f"limit of the {kind}")
 ax.set(xscale="log", yscale="log", xlabel="network calls a picture", ylabel="FD in units of A")
 ax.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
 ax.legend(ncols=2, fontsize=8)
@@ -482,13 +468,11 @@ plots.show(
 # sampler stays within 5 per cent of its own limit.
 
 # %% name="within"
-limits = [row for row in kept if row.details["limit"]]
-print("                     5 calls  10 calls  20 calls   within 5%")
-for name, racer in race.RACE.items():
-    own = [r for r in kept if r.details["sampler"] == name and not r.details["limit"]]
+print("                     5 calls  10 calls  20 calls  50 calls   within 5%")
+for name, own in ran.items():
     at = {r.details["asked"]: f"{r.value:.2f}" for r in own}
-    found = within([*own, *limits], racer.kind) or "no"
-    cells = [at.get(n, "-") for n in (5, 10, 20)]
+    found = within([*own, *limits], race.RACE[name].kind) or "no"
+    cells = [at.get(n, "-") for n in (5, 10, 20, 50)]
     print(f"{name:18s}" + "".join(f"{c:>10s}" for c in cells) + f"{found!s:>12s}")
 
 # %% [markdown] name="within-seen"
@@ -567,19 +551,15 @@ check.next_size(next_size)
 # they long?
 
 # %% name="steps"
-product = toys.product(784)
-smooth = product.denoiser(vp)
+smooth = toys.product(784).denoiser(vp)
 ends = [1.0, 1e-3, 0.0]
 x = torch.randn(8, 784, generator=generator(1), dtype=torch.float64)
 states = list(walk(emsde(rel=0.05), smooth, x, ends, noise=gaussian(generator(2))))
+trials = [(a.times, b.tried, b.error <= 1) for a, b in zip(states, states[1:-1])]
+at, size, good = (torch.stack(part).flatten() for part in zip(*trials))
 fig, ax = plots.axes(size=(6.5, 3.2))
-for i in range(8):
-    tried = [(a.times[i], b.tried[i], b.error[i] <= 1) for a, b in zip(states, states[1:-1])
-             if b.tried[i] > 0]  # fmt: skip
-    for ok, marker, colour in ((True, "o", plots.COLOURS[0]), (False, "x", plots.COLOURS[5])):
-        some = [(t, h) for t, h, good in tried if bool(good) is ok]
-        if some:
-            ax.plot(*zip(*some), ls="", marker=marker, ms=4, color=colour)
+for which, marker in ((good & (size > 0), "o"), (~good, "x")):
+    ax.plot(at[which], size[which], ls="", marker=marker, ms=4)
 ax.set(xlabel="time t     data ... noise", ylabel="step tried", yscale="log")
 plots.show(
     fig,
@@ -587,6 +567,11 @@ plots.show(
     "towards the middle and shrink towards the data; a few refused trials are marked with crosses.",
     caption="Steps of eight samples. Circles were accepted, crosses refused.",
 )
+
+# %% [markdown] name="counts-text"
+# And what did it cost? Every trial is two calls, refused or not, and each sample has its own count.
+
+# %% name="counts"
 last = states[-1]
 print(f"calls a sample: {last.calls.min()} to {last.calls.max()}, refused trials included")
 print(f"refused, on average: {last.rejected.double().mean():.1f}")
@@ -801,8 +786,9 @@ value = {
     (r.details["sampler"], r.details["asked"]): r.value for r in kept if not r.details["limit"]
 }
 multi, ddim10 = value["DPM-Solver++(2M)", 10], value["DDIM", 10]
-few = {name: within([*[r for r in kept if r.details["sampler"] == name and not r.details["limit"]],
-                     *limits], "ODE") for name in ("DPM-Solver++(2M)", "UniPC-2", "DDIM")}  # fmt: skip
+few = {
+    name: within([*ran[name], *limits], "ODE") for name in ("DPM-Solver++(2M)", "UniPC-2", "DDIM")
+}
 adaptive_nfe, adaptive_w1 = w1["EMSDE"][1]
 slower = next((k for k, w in w1["Euler-Maruyama"] if w <= 1.1 * adaptive_w1), None)
 told = f"{slower / adaptive_nfe:.1f} x fewer" if slower else "more than any tried"
