@@ -47,7 +47,7 @@ import torch
 from diffusion_lab import data, lessons, metrics, nets, plots, schedules
 from diffusion_lab.checks import lesson06 as check
 from diffusion_lab.data import toys
-from diffusion_lab.device import generator
+from diffusion_lab.device import device, generator
 from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.metrics.likelihood import bits_per_dim, dequantise, offset
@@ -154,7 +154,7 @@ explore(
 # p_\sigma\rvert^2)$. If that is right, the differences must be the same for every $s$. We try two that
 # have nothing in common; on a line the expectations are integrals.
 
-# %% name="constants" tags=["nbval-check-output"]
+# %% name="integrals"
 two = toys.two_class()  # .3 N(-2, .3) + .7 N(1, .5)
 alpha, sigma = 1.0, 0.5
 line = torch.linspace(-8, 8, 801, dtype=torch.float64)[:, None]
@@ -162,6 +162,11 @@ e = torch.linspace(-6, 6, 301, dtype=torch.float64)[:, None]
 p_data, p_noised = two.log_prob(line).exp(), two.log_prob(line, alpha, sigma).exp()
 p_e = torch.exp(-(e[:, 0] ** 2) / 2)
 pairs = line.repeat_interleave(len(e), 0), e.repeat(len(line), 1)
+
+# %% [markdown] name="constants-text"
+# Now the three losses of two scores, averaged with those weights.
+
+# %% name="constants" tags=["nbval-check-output"]
 for name, s in {"linear": lambda y: 0.2 - 0.7 * y, "bent": lambda y: y.sin() - 0.3 * y}.items():
     esm = (p_noised * sm.explicit(s, line, two.score(line, alpha, sigma))).sum() / p_noised.sum()
     ism = (p_noised * sm.implicit(s, line, create_graph=False)).sum() / p_noised.sum()
@@ -397,13 +402,19 @@ check.ode_velocity(my_velocity)
 # once with $c = 1$, with the exact score. How do the paths differ, and what do they share?
 
 # %% name="paths"
-denoiser = two.denoiser(vp)
+denoiser, paths = two.denoiser(vp), {}
 times = [1 - 0.999 * i / 300 for i in range(301)]
 start = torch.randn(14, 1, generator=generator(7), dtype=torch.float64)
-fig, ax = plots.axes(1, 2, size=(4.6, 3.3), share=True)
-for place, (name, c) in zip(ax, {"ODE, c = 0": 0.0, "SDE, c = 1": 1.0}.items()):
+for name, c in {"ODE, c = 0": 0.0, "SDE, c = 1": 1.0}.items():
     states = walk(euler_maruyama(c), denoiser, start, times, noise=gaussian(generator(8)))
-    path = torch.stack([state.x[:, 0] for state in sample(states, keep=True).path])
+    paths[name] = torch.stack([state.x[:, 0] for state in sample(states, keep=True).path])
+
+# %% [markdown] name="paths-figure-text"
+# Time runs from right to left.
+
+# %% name="paths-figure"
+fig, ax = plots.axes(1, 2, size=(4.6, 3.3), share=True)
+for place, (name, path) in zip(ax, paths.items()):
     place.plot(times, path, color=plots.COLOURS[0], linestyle="-", marker="", linewidth=1)
     place.set(xlabel="time t   (data ... noise)", title=name)
 ax[0].set_ylabel("x")
@@ -455,7 +466,7 @@ check.reverse_step(my_step)
 # samples can be followed exactly, without drawing one. The data's variance is 0.25; the walk stops at
 # $t = 0.001$, where 0.25008 is right.
 
-# %% name="order" tags=["nbval-check-output"]
+# %% name="order"
 normal = Gaussian([0.0], [[0.25]])
 
 
@@ -470,6 +481,10 @@ def final_variance(n: int, c: float) -> float:
     return variance
 
 
+# %% [markdown] name="order-table-text"
+# Four numbers of steps, with noise and without:
+
+# %% name="order-table" tags=["nbval-check-output"]
 print("steps     SDE      ODE")
 for n in (50, 100, 200, 1000):
     print(f"{n:5d} {final_variance(n, 1.0):8.4f} {final_variance(n, 0.0):8.4f}")
@@ -610,6 +625,11 @@ cells = torch.cartesian_prod(axis, axis).flip(1)
 den = toy.denoiser(vp)
 flow = likelihood.log_likelihood(den, cells, rtol=1e-4, atol=1e-4)
 exact = toy.log_prob(cells, *vp.alpha_sigma(1e-3))
+
+# %% [markdown] name="map-figure-text"
+# The map, and what is wrong with it:
+
+# %% name="map-figure"
 fig, ax = plots.axes(1, 2, size=(4.4, 3.5))
 error = torch.where(exact > -15, flow.log_prob - exact, torch.nan)
 pictures = {"log p by the ODE": flow.log_prob.clamp(min=-15), "error": error}
@@ -654,9 +674,14 @@ print(f"uniform noise in [-1, 1] costs {bits_per_dim(64 * math.log(2), 64, 17):.
 # %% name="digits"
 model = load_or_train("digits")
 test = data.load("digits", "test")
+
+# %% [markdown] name="digits-exact-text"
+# First the exact trace, on very few pictures:
+
+# %% name="digits-exact"
 few = lessons.pick(smoke=1, live=2, full=8)
-pixels = dequantise(test.x[:few], 17, generator(13))
-anyone = torch.full((few,), 10)  # the label that says 'no class'
+pixels = dequantise(test.x[:few], 17, generator(13)).to(device())
+anyone = torch.full((few,), 10, device=device())  # the label that says 'no class'
 options = {"rtol": 1e-3, "atol": 1e-3}
 run = lambda: likelihood.log_likelihood(model, pixels, label=anyone, **options)  # noqa: E731
 exact_flow, exact_cost = metrics.measure(model, run, pictures=few)
@@ -689,7 +714,7 @@ print(f"one picture by the exact trace costs as much as {ratio:.0f} by one direc
 
 # %% name="where"
 n = lessons.pick(smoke=2, live=24, full=297)
-x, nobody = test.x[:n], torch.full((n,), 10)
+x, nobody = test.x[:n].to(device()), torch.full((n,), 10, device=device())
 best_bits = {}
 for sigma in (0.01, 0.036, 0.06):
     t0 = max(model.schedule.t_of_lam(-math.log(sigma)), likelihood.ends(model)[0])
@@ -721,7 +746,7 @@ for sigma in (0.01, 0.036, 0.06):
 # is the score of no diffusion at all.
 
 
-# %% name="flow-bound" tags=["nbval-check-output"]
+# %% name="flow-bound"
 def too_short(x, alpha, sigma, label=None):
     """Tweedie's formula with the score scaled by 0.8."""
     return (x + 0.8 * sigma**2 * normal.score(x, alpha, sigma)) / alpha
@@ -731,6 +756,12 @@ wrong = {
     "N(0, 0.4)": Gaussian([0.0], [[0.4]]).denoiser(vp),
     "0.8 score": ExactDenoiser(vp, too_short, shape=(1,)),
 }
+
+# %% [markdown] name="flow-bound-table-text"
+# The bound by Monte Carlo, and the KL of the ODE from its own likelihood at 2000 points spread like the
+# data:
+
+# %% name="flow-bound-table" tags=["nbval-check-output"]
 quantiles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
 z = torch.special.ndtri(quantiles)[:, None]  # 2000 points spread as N(0, 1)
 a0, s0 = vp.alpha_sigma(1e-3)
@@ -753,13 +784,17 @@ for name, den in wrong.items():
 # weight is constant. Since $g^2/\sigma^2\, dt = -2\, d\lambda$, that is simply: *draw $\lambda$
 # uniformly*. Same mean, less noise:
 
-# %% name="importance" tags=["nbval-check-output"]
+# %% name="importance"
 n, (low, high) = 200_000, (vp.lam(1.0), vp.lam(1e-3))
 x0, eps = normal.sample(n, generator(17)), torch.randn(n, 1, generator=generator(18))
 uniform = 1e-3 + 0.999 * torch.rand(n, generator=generator(19), dtype=torch.float64)
 spread = draw_times(vp, n, generator(20), law="lambda", lam_range=(low, high))
-Z = score_flow.mass(vp, 1e-3)
-den = normal.denoiser(vp)
+
+# %% [markdown] name="importance-numbers-text"
+# Mean and spread of the loss of one draw, for data $N(0, 0.25)$ and their exact denoiser:
+
+# %% name="importance-numbers" tags=["nbval-check-output"]
+Z, den = score_flow.mass(vp, 1e-3), normal.denoiser(vp)
 plain = 0.999 * score_flow.losses(den, x0, uniform, eps.double())
 clever = score_flow.losses(den, x0, spread, eps.double(), importance=Z)
 print(f"Z = {Z:.2f}")
@@ -805,7 +840,7 @@ for name, change in ways.items():
 
 # %% name="judge"
 N = lessons.pick(smoke=32, live=500, full=1000)
-held_out = dequantise(test.x[:200], 17, generator(22)).flatten(1)
+held_out = dequantise(test.x[:200], 17, generator(22)).flatten(1).to(device())
 A, result = metrics.noise_anchor(N, "digits"), {}
 settings = {"sampler": "ddim", "steps": 30, "spacing": "lambda", "seed": 2}
 print(f"real digits: FD {metrics.fd(digits.x[:N], 'digits') / A:.2f} A")
@@ -875,12 +910,17 @@ def clear(better, worse) -> str:
     return "agrees here" if low > 0 else "the other way round" if high < 0 else "cannot tell"
 
 
+# %% [markdown] name="paper-claims-text"
+# The claims, one a line:
+
+# %% name="paper-claims"
+most = budgets[-1]
+pair = race["with corrector", most], race["predictor", most]
 print(f"sliced needs no pass per dimension: d = {dims[-1]} costs",
       f"{cost['sliced'][-1] / cost['sliced'][0]:.1f} times d = {dims[0]};",
       f"implicit {cost['implicit'][-1] / cost['implicit'][0]:.0f} times")  # fmt: skip
-most = budgets[-1]
-print(f"a corrector helps VE at equal NFE: {race['with corrector', most]:.3f} against",
-      f"{race['predictor', most]:.3f} at {most} NFE (floor {floor:.3f}): not with an exact score")  # fmt: skip
+verdict = "agrees here" if pair[0] < pair[1] - floor else "not here, with an exact score"
+print(f"a corrector helps VE at equal NFE: {pair[0]:.3f} against {pair[1]:.3f} at {most}:", verdict)
 print("importance beats uniform t, bits:", clear(clever[0], plain[0]))
 print("likelihood training has fewer bits than simple:", clear(clever[0], simple[0]))
 print(f"at somewhat worse FD: {clever[2]:.1f} against {simple[2]:.1f} A")
