@@ -63,9 +63,9 @@ def dpmpp_2m(clip: Clip = None) -> Step:
 def dpmpp_3m(clip: Clip = None) -> Step:
     """The DPM-Solver++(3M) step: a parabola through the last three x0_hat, one call a step.
 
-    The rule is exact for parabolas in lambda, which makes it of third order. The code that goes by
-    this name elsewhere (the authors', diffusers', k-diffusion's) takes half of the second
-    derivative, and is of second order; ``tests/test_solvers.py`` measures both.
+    The rule is exact for parabolas in lambda, which makes it of third order. The rule that goes by
+    this name in diffusers and k-diffusion takes half of the second derivative, and is of second
+    order; ``tests/test_solvers.py`` measures both.
     """
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
