@@ -53,9 +53,7 @@ from diffusion_lab.grids import grid
 from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.information import mmse
 from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
-from diffusion_lab.scheduling import analytic as an
-from diffusion_lab.scheduling import bddm, dp_stride, ggdm, nedm
-from diffusion_lab.scheduling import diffusion_times as dt
+from diffusion_lab.scheduling import analytic, bddm, diffusion_times, dp_stride, ggdm, nedm
 from diffusion_lab.widgets import explore, slider
 
 vp = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
@@ -73,18 +71,17 @@ print(f"a network for {vp.schedule.T} steps of the linear schedule, without clas
 # when the reverse step uses the posterior variance. Two things make this remarkable. It does not depend
 # on the *other* moves. And the network enters through **one number per noise level**,
 # $D_t = E|x_0 - \hat x_0|^2$ per dimension. So we measure $D_t$ once, and know the price of every jump
-# of every grid. Here it is, for 100 training pictures at a few dozen noise levels.
+# of every grid. Here it is, for about a hundred training pictures at a few dozen noise levels.
 
 # %% name="measure"
 linear = vp.schedule
-count = lessons.pick(smoke=6, live=32, full=100)
-lams = torch.linspace(linear.lam(1.0), linear.lam(0.001), count)
+points = lessons.pick(smoke=6, live=32, full=100)
+lams = torch.linspace(linear.lam(1.0), linear.lam(0.001), points)
 some = {max(round(1000 * linear.t_of_lam(float(lam))), 1) / 1000 for lam in lams}
-pictures = fashion.x[-lessons.pick(smoke=8, live=100, full=500) :]
-few = dp_stride.measure(vp, pictures, sorted(some), noise=generator(1))
+few = dp_stride.measure(vp, fashion.x[-4 * points :], sorted(some), noise=generator(1))
 every = [i / 1000 for i in range(1, 1001)]
 errors = dp_stride.fill(few, linear, every)
-print(f"measured at {len(few.times)} noise levels with {len(pictures)} pictures each")
+print(f"measured at {len(few.times)} noise levels with {4 * points} pictures each")
 
 # %% [markdown] name="unsure-text"
 # The left panel shows how unsure the network is; the right one multiplies it by how fast the SNR moves,
@@ -208,7 +205,7 @@ check.sweep(my_sweep)
 # Is it exact? A mixture of two Gaussians on a line, ten noise levels, $D_t$ by numerical integration.
 # All subsets against dynamic programming, in nats of the whole walk down to the cleanest level:
 
-# %% name="brute" tags=["nbval-check-output"]
+# %% name="brute"
 mixture = toys.two_class()
 
 
@@ -221,6 +218,10 @@ def exact_table(times):
     return table * math.log(2)
 
 
+# %% [markdown] name="brute-all-text"
+# All subsets of ten levels, against the shortest path:
+
+# %% name="brute-all" tags=["nbval-check-output"]
 ten = [i / 1000 for i in (1, 2, 5, 10, 22, 46, 100, 215, 464, 1000)]
 table = exact_table(ten)
 found = dp_stride.shortest(table, ten, 9)
@@ -315,8 +316,8 @@ for name in ("uniform", "DP stride"):
 
 # %% name="rows"
 x = torch.randn(10, 1, 28, 28, generator=generator(3))
-rows = [sample(walk(ddim(clip=(-1, 1)), vp, x, laid(name, 5))).x for name in names]
-rows.append(sample(walk(ddim(clip=(-1, 1)), vp, x, grid(linear, 50))).x)
+walks = [*(laid(name, 5) for name in names), grid(linear, 50)]
+rows = [sample(walk(ddim(clip=(-1, 1)), vp, x, times)).x for times in walks]
 plots.show(
     plots.strip(rows, labels=[*names, "50 steps"]),
     alt="Five rows of ten garments drawn from the same noise: five steps on each of four grids, and "
@@ -363,6 +364,10 @@ def own(a: int, b: int, c: int, d: int):
     return fig
 
 
+# %% [markdown] name="touch-explore-text"
+# Drag the times. It starts with the uniform grid.
+
+# %% name="touch-explore"
 explore(
     own,
     a=slider("second time x 1000", 800, 1, 999, 1), b=slider("third", 600, 1, 999, 1),
@@ -463,7 +468,7 @@ check.best_variance(my_variance)
 # the samples should have variance 0.25 again. The chain is linear, so we can compute what each choice
 # gives, without drawing anything.
 
-# %% name="chain" tags=["nbval-check-output"]
+# %% name="chain"
 s2 = 0.25
 
 
@@ -475,11 +480,15 @@ def final_variance(choice: str, steps: int) -> float:
         c_t, c_0, small, large = schedules.posterior(a, b, a_s, b_s)
         k = a * s2 / (a * a * s2 + b * b)  # x0_hat = k x_t
         size = ((1 - a * k) / b) ** 2 * (a * a * s2 + b * b)
-        best = an.best_variance(linear, t, s, size)
+        best = analytic.best_variance(linear, t, s, size)
         v = (c_t + c_0 * k) ** 2 * v + {"small": small, "large": large, "analytic": best}[choice]
     return v
 
 
+# %% [markdown] name="chain-table-text"
+# The variance at the end, which should be 0.25:
+
+# %% name="chain-table" tags=["nbval-check-output"]
 print("steps     " + "".join(f"{k:8d}" for k in (5, 10, 50, 200)))
 for choice in ("small", "large", "analytic"):
     row = [final_variance(choice, k) for k in (5, 10, 50, 200)]
@@ -514,15 +523,21 @@ for k, row in in_bits.items():
 # And the pictures, ten ancestral steps each?
 
 # %% name="variance-pictures"
-N = lessons.pick(smoke=24, live=200, full=2000)
-A = metrics.noise_anchor(N)
 times = laid("uniform", 10)
 steps = {
     "small": ddpm("small", clip=(-1, 1)),
     "large": ddpm("large", clip=(-1, 1)),
-    "analytic": an.analytic(an.sizes(errors, times), clip=(-1, 1)),
+    "analytic": analytic.analytic(analytic.sizes(errors, times), clip=(-1, 1)),
     "DDIM": ddim(clip=(-1, 1)),
 }
+
+
+# %% [markdown] name="variance-score-text"
+# All from the same noise, scored by the Fréchet distance in units of A:
+
+# %% name="variance-score"
+N = lessons.pick(smoke=24, live=200, full=2000)
+A = metrics.noise_anchor(N)
 z = torch.randn(N, 1, 28, 28, generator=generator(6))
 drawn = {n: sample(walk(s, vp, z, times, noise=gaussian(generator(7)))).x for n, s in steps.items()}
 for name, x in drawn.items():
@@ -540,7 +555,9 @@ plots.show(
 )
 
 # %% [markdown] name="variance-seen"
-# {{variance}}
+# The large variance leaves grain that no later step takes away, and its distance is far above the others.
+# Small and analytic look nearly alike, and DDIM is close: on pictures, where most pixels are almost
+# certain, the best variance lies near the small one. Their order is not settled by so few pictures.
 
 # %% [markdown] name="ggdm-text"
 # ## GGDM: descend the quality itself
@@ -658,12 +675,17 @@ for name, run in bench["parts"].items():
             )
 
 # %% [markdown] name="ggdm-draw-text"
-# The same noise, five uniform DDIM steps and five learned ones:
+# The sampler from its stored numbers, and the five noise levels at which it asks:
 
 # %% name="ggdm-draw"
 learned = ggdm.GGDM(linear, grid(linear, 5), lam_max=vp.lam_range[1])
 stored = bench["parts"]["ggdm-5"]["numbers"]
 learned.load_state_dict({k: torch.tensor(v, dtype=torch.float64) for k, v in stored.items()})
+print("asked at t =", *(f"{t:.3f}" for t in learned.times().tolist()))
+# %% [markdown] name="ggdm-figure-text"
+# The same noise, five uniform DDIM steps and five learned ones:
+
+# %% name="ggdm-figure"
 z = torch.randn(12, 1, 28, 28, generator=generator(8))
 rows = [
     sample(walk(ddim(), vp, z, grid(linear, 5))).x,
@@ -675,7 +697,6 @@ plots.show(
     "learned sampler with more contrast.",
     caption="Five steps of the same network from the same noise: uniform DDIM, and the learned sampler.",
 )
-print("asked at t =", *(f"{t:.3f}" for t in learned.times().tolist()))
 
 # %% [markdown] name="ggdm-seen"
 # {{ggdm}}
@@ -701,7 +722,7 @@ before = (1 - D) / (1 - beta)  # abar after the step
 mean_p = ((1 - D).sqrt() * x0 + D.sqrt() * eps - beta / D.sqrt() * eps_hat) / (1 - beta).sqrt()
 p = Gaussian(mean_p[0], ((1 - before) / D * beta)[:, None])
 q = Gaussian((before.sqrt() * x0)[0], (1 - before)[:, None])
-print(f"KL of the two Gaussians   {dt.gaussian_kl(p, q):.5f}")
+print(f"KL of the two Gaussians   {diffusion_times.gaussian_kl(p, q):.5f}")
 for words, quarter in (("1/2 before the log", False), ("1/4 before the log", True)):
     print(f"{words:25s} {bddm.step_kl(eps, eps_hat, D, beta, quarter).item():.5f}")
 
@@ -739,7 +760,7 @@ check.share(share)
 # %% [markdown] name="digits-text"
 # The next three sections use the 8 x 8 digits, where everything takes seconds: the shipped EDM-style
 # network, read on the linear schedule (the same $\lambda$, lesson 05). We train $\varphi$, a few
-# thousand parameters, and let it decide on the way down from two starts.
+# thousand parameters.
 
 # %% name="bddm"
 digits = data.load("digits")
@@ -750,6 +771,10 @@ rounds = lessons.pick(smoke=3, live=250, full=1000)
 kl = list(
     bddm.train(phi, small, digits.x, generator(11), times=(0.02, 0.65), steps=rounds, batch=64)
 )
+# %% [markdown] name="bddm-walk-text"
+# Now three walks from other starts $(\bar\alpha_N, \beta_N)$, and how many steps each takes:
+
+# %% name="bddm-walk"
 z64 = torch.randn(64, 1, 8, 8, generator=generator(12))
 found = {
     (abar, beta): bddm.find(phi, small, z64, ddim(), abar, beta, smallest=0.004)
@@ -759,31 +784,31 @@ print(f"{metrics.count_parameters(phi):,} parameters, KL {kl[0]:.2f} -> {kl[-1]:
 for (abar, beta), times in found.items():
     print(f"start abar {abar}, beta {beta}: {len(times) - 1} steps")
 
-# %% [markdown] name="bddm-figure-text"
-# The share of the noise that $\varphi$ removes along the way, and what such grids are worth: KID of 300
-# digits against uniform steps and against the betas of a straight line, at equal numbers of steps.
+# %% [markdown] name="bddm-kid-text"
+# What are such grids worth? KID of digits drawn with them, against uniform steps and against the betas
+# of a straight line, at equal numbers of steps:
 
-# %% name="bddm-figure"
+# %% name="bddm-kid"
 M = lessons.pick(smoke=20, live=300, full=1500)
 z = torch.randn(M, 1, 8, 8, generator=generator(13))
-
-
-def kid_on(times) -> float:
-    """KID of M digits drawn by DDIM on a grid."""
-    return metrics.kid(sample(walk(ddim(), small, z, times)).x, "digits").value
-
-
-fig, ax = plots.axes(size=(6.2, 3.4))
-floor = 1 / (1 + math.exp(-2 * small.lam_range[0]))  # the noisiest abar of this network
+floor = 1 / (1 + math.exp(-2 * small.lam_range[0])) + 1e-6  # the noisiest abar of this network
 print("steps    BDDM    uniform    straight line of betas")
+for times in found.values():
+    n = len(times) - 1
+    straight = nedm.fixed(cont, nedm.betas(floor, n, 1e-3))
+    judged = times, grid(cont, n, lam_range=small.lam_range), straight
+    kids = [metrics.kid(sample(walk(ddim(), small, z, g)).x, "digits").value for g in judged]
+    print(f"{n:5d}" + "".join(f"{kid:9.3f}" for kid in kids))
+
+# %% [markdown] name="bddm-figure-text"
+# And the share $b$ of the noise that each step of the three walks removes:
+
+# %% name="bddm-figure"
+fig, ax = plots.axes(size=(6.2, 3.4))
 for (abar, beta), times in found.items():
     levels = torch.tensor([cont.alpha(t) ** 2 for t in times])
     shares = (1 - levels[:-1] / levels[1:]) / (1 - levels[:-1])
     ax.plot((1 - levels[:-1]).sqrt(), shares, "o-", label=f"start abar {abar}, beta {beta}")
-    n = len(times) - 1
-    straight = nedm.fixed(cont, nedm.betas(floor + 1e-6, n, 1e-3))
-    rest = grid(cont, n, lam_range=small.lam_range), straight
-    print(f"{n:5d} {kid_on(times):8.3f}" + "".join(f"{kid_on(g):10.3f}" for g in rest))
 ax.set(xlabel="sigma: data ... noise", ylabel="share b of the noise removed")
 ax.legend(loc="lower left", fontsize=8)
 plots.show(
@@ -815,19 +840,18 @@ plots.show(
 # solution leaves the interval of probabilities, or misses the level.
 
 # %% name="betas" tags=["nbval-check-output"]
-b0 = 1e-4
 print(" n   first order: largest beta, level reached     bisection: largest, level")
 for n in (6, 20):
-    u = -2 * (math.log(0.02) + n * b0) / (n * (n - 1))
-    first, ours = [b0 + i * u for i in range(n)], nedm.betas(0.02, n, b0)
+    u = -2 * (math.log(0.02) + n * 1e-4) / (n * (n - 1))
+    first, ours = [1e-4 + i * u for i in range(n)], nedm.betas(0.02, n, 1e-4)
     sides = [(max(bs), math.prod(1 - b for b in bs)) for bs in (first, ours)]
     print(f"{n:2d} {sides[0][0]:18.3f} {sides[0][1]:20.4f} {sides[1][0]:22.3f} {sides[1][1]:10.4f}")
-fib = nedm.betas(0.02, 6, b0, "fibonacci")
+fib = nedm.betas(0.02, 6, 1e-4, "fibonacci")
 print("Fibonacci, n = 6:", *(f"{b:.4f}" for b in fib))
 
 # %% [markdown] name="level-text"
-# Train $P$ on noised digits (no denoiser needed), then walk ten steps on a **bad** schedule (every beta
-# the same) and on a good one (a straight line of betas), as they are and re-fitted before every step.
+# Train $P$ on noised digits (no denoiser needed). Then walk ten steps on a **bad** schedule (every beta
+# the same) and on a good one (a straight line of betas).
 
 # %% name="nedm"
 torch.manual_seed(0)
@@ -835,10 +859,17 @@ level = nedm.LevelNet(64)
 losses = list(nedm.train(
     level, digits.x, cont, generator(14), steps=lessons.pick(smoke=3, live=500, full=3000)
 ))  # fmt: skip
+print(f"squared error of log(1 - abar): {losses[0]:.2f} -> {losses[-1]:.2f}")
+
+
+# %% [markdown] name="nedm-walk-text"
+# The walks: two schedules, two samplers, as they are and re-fitted.
+
+# %% name="nedm-walk"
 n, AD = 10, metrics.noise_anchor(M, "digits")
 plans = {
-    "bad": nedm.fixed(cont, [1 - (floor + 1e-6) ** (1 / n)] * n),
-    "good": nedm.fixed(cont, nedm.betas(floor + 1e-6, n)),
+    "bad": nedm.fixed(cont, [1 - (floor) ** (1 / n)] * n),
+    "good": nedm.fixed(cont, nedm.betas(floor, n)),
 }
 walks = {}
 for name, plan in plans.items():
@@ -890,19 +921,29 @@ plots.show(
 # and see a sum of a growing and a falling function. Data $N(2, 1/4)$, where the KL is a formula, with a
 # network whose $\hat\epsilon$ is wrong by 0.05, 0.1 or 0.2:
 
-# %% name="gaps" tags=["nbval-check-output"]
+# %% name="gaps"
 tenths = [i / 10 for i in range(1, 11)]
 mean, cov = torch.tensor([2.0]), torch.tensor([[0.25]])
 normal = Gaussian([0.0], [[1.0]])
 kls = torch.tensor(
-    [dt.gaussian_kl(dt.moments_at(cont, t, mean, cov), normal) for t in tenths]
+    [
+        diffusion_times.gaussian_kl(diffusion_times.moments_at(cont, t, mean, cov), normal)
+        for t in tenths
+    ]
 ).double()
 gaps = {
-    rms: dt.gap(cont, [1e-4, *tenths], torch.full((11,), rms**2))[1:] for rms in (0.05, 0.1, 0.2)
+    rms: diffusion_times.gap(cont, [1e-4, *tenths], torch.full((11,), rms**2))[1:]
+    for rms in (0.05, 0.1, 0.2)
 }
+
+
+# %% [markdown] name="gaps-table-text"
+# Where is the sum smallest, and what does the longest noise cost?
+
+# %% name="gaps-table" tags=["nbval-check-output"]
 print("KL(p_T || N(0, 1)):", *(f"{kl:.4f}" for kl in kls.tolist()[1::2]), " at T = .2 .4 .6 .8 1")
 for rms, g in gaps.items():
-    found_t, least = dt.best_time(tenths, g, kls)
+    found_t, least = diffusion_times.best_time(tenths, g, kls)
     print(
         f"error {rms:4.2f}: best T {found_t:.1f}, sum {least:.3f}; at T = 1 {g[-1] + kls[-1]:.3f}"
     )
@@ -934,11 +975,11 @@ most = small.schedule.t_of_lam(small.lam_range[0])  # the noisiest this network 
 shares = lessons.pick(smoke=(0.3, 1.0), live=(0.15, 0.25, 0.4, 0.6, 1.0))
 for part in shares:
     T, steps_T = part * most, max(2, round(20 * part))
-    walk_T = dt.grid_from(cont, T, steps_T, small.lam_range)
+    walk_T = diffusion_times.grid_from(cont, T, steps_T, small.lam_range)
     starts = {"N(0, I)": torch.randn(M, *shapes, generator=generator(16))}
     for name, k in {"one Gaussian": 1, "ten Gaussians": 10}.items():
-        nu = dt.fit_start(digits.x, cont, T, k, generator=generator(17), copies=2)
-        starts[name] = dt.start(nu, M, shapes, generator(18))
+        nu = diffusion_times.fit_start(digits.x, cont, T, k, generator=generator(17), copies=2)
+        starts[name] = diffusion_times.start(nu, M, shapes, generator(18))
     ends = {name: sample(walk(ddim(), small, x, walk_T)).x for name, x in starts.items()}
     rows[part] = {name: metrics.fd(x, "digits") / AD for name, x in ends.items()}
     scores = "   ".join(f"{name} {fd:6.2f}" for name, fd in rows[part].items())
@@ -961,7 +1002,11 @@ plots.show(
 )
 
 # %% [markdown] name="aux-seen"
-# {{aux}}
+# From $N(0, I)$ a short noise fails: the walk starts in the wrong place. One Gaussian, whose mean and
+# covariance need no fitting at all, repairs most of it. **Ten Gaussians and five to eight steps are better
+# here than twenty steps from pure noise.** At long T it turns round: ten Gaussians overfit what is nearly
+# one, and one Gaussian still beats $N(0, I)$, because at the noisiest level that this network knows a
+# little of the mean picture is left (lesson 01).
 #
 # One caution: the start's likelihood belongs to the model's. The bound of a model that starts from $\nu$
 # holds $E[\log q(x_T|x_0) - \log \nu(x_T)]$ in place of $L_T$ (`cross_entropy` computes it), so nothing
@@ -976,7 +1021,7 @@ plots.show(
 # %% name="cost"
 rows_c = []
 T = 0.25 * most
-nu = dt.fit_start(digits.x, cont, T, 10, generator=generator(17), copies=2)
+nu = diffusion_times.fit_start(digits.x, cont, T, 10, generator=generator(17), copies=2)
 runs = {
     "uniform DDIM, 20": (0, lambda: walk(ddim(), small, z, grid(cont, 20, lam_range=small.lam_range))),
     "BDDM grid": (metrics.count_parameters(phi), lambda: walk(ddim(), small, z, found[0.01, 0.6])),
@@ -986,10 +1031,14 @@ runs = {
     ),
     "DiffusionTimes, T short": (
         sum(v.numel() for v in (nu.weights, nu.means, nu.covs)),
-        lambda: walk(ddim(), small, dt.start(nu, M, shapes, generator(18)),
-                     dt.grid_from(cont, T, 5, small.lam_range)),
+        lambda: walk(ddim(), small, diffusion_times.start(nu, M, shapes, generator(18)),
+                     diffusion_times.grid_from(cont, T, 5, small.lam_range)),
     ),
 }  # fmt: skip
+# %% [markdown] name="cost-table-text"
+# Each is run and measured:
+
+# %% name="cost-table"
 for name, (extra, run) in runs.items():
     result, cost = metrics.measure(small, lambda run=run: sample(run()), pictures=M)
     fd = round(metrics.fd(result.x, "digits") / AD, 2)
@@ -1006,6 +1055,8 @@ g = bench["parts"]["grids"]
 ten_steps = g["DP stride 10"], g["uniform 10"]
 print("DP stride: better bits/dim than any usual grid at every K")
 print(f"    10 steps: {ten_steps[0]['bits']:.2f} against {ten_steps[1]['bits']:.2f} (uniform)")
+whole = dp_stride.path_cost(table, every, [*reversed(every), 0.0])
+print(f"    32 steps {stride.cost[32]:.2f}, the whole chain of 1000 {whole:.2f}")
 print("DP stride: but not better pictures (its authors, in the GGDM paper)")
 print(
     f"    10 DDIM steps, FD {ten_steps[0]['ddim']['fd']:.2f} against {ten_steps[1]['ddim']['fd']:.2f} A"
@@ -1017,6 +1068,10 @@ for name, run in bench["parts"].items():
     if name.startswith("ggdm"):
         pair = run["after"]["fd"], run["before"]["fd"]
         print(f"{name.upper()}: FD {pair[0]:.2f} against {pair[1]:.2f} A of uniform DDIM")
+# %% [markdown] name="paper-live-text"
+# And the two that were measured live:
+
+# %% name="paper-live"
 pair = [metrics.fd(walks["bad", "DDIM", how].x, "digits") / AD for how in ("re-fitted", "as it is")]
 print(f"NEDM, bad schedule, 10 DDIM steps: FD {pair[0]:.2f} against {pair[1]:.2f} A")
 quick, whole = rows[shares[1]]["ten Gaussians"], rows[1.0]["N(0, I)"]
