@@ -117,15 +117,19 @@ def test_report_says_machine_goal_and_command_and_no_date():
 
 
 # ---- overhead -----------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_overhead_counts_calls_and_draws():
     rows = list(overhead.run(quick=True))
     check(rows, "overhead")
     cases = {one.case: one for one in rows}
-    for sampler in SAMPLERS:
+    for sampler in set(SAMPLERS) - {"emsde"}:  # which is no fixed number of fused operations
         assert cases[f"{sampler}, no bar"].goal == 1.10
         assert cases[f"{sampler}, bar"].goal == 1.15
     assert cases["ddim, no bar"].details["NFE"] == 4
     assert cases["ddim, no bar"].details["draws"] == 0
+    assert cases["heun, no bar"].details["NFE"] == cases["dpm-solver, no bar"].details["NFE"] == 7
+    assert cases["dpm-solver, order 3, no bar"].details["NFE"] == 10
+    assert cases["emsde in steps of 1/50, no bar"].goal is None
     assert cases["ddpm, no bar"].details["draws"] == 3  # none at the last step
     assert cases["ddim, eta 1, no bar"].details["draws"] == 3
 
@@ -142,7 +146,7 @@ def test_overhead_sees_overhead():
 def test_peers_take_part():
     diffusers = pytest.importorskip("diffusers")
     names = [case.name for case in overhead.cases(4)]
-    for scheduler in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):
+    for scheduler in ("DDPMScheduler", "DDIMScheduler", "UniPCMultistepScheduler"):
         assert f"diffusers {diffusers.__version__}: {scheduler}, no bar" in names
 
 
