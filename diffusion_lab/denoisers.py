@@ -78,6 +78,12 @@ def check_float(x: Tensor, name: str) -> None:
         )
 
 
+def check_finite(x: Tensor, name: str) -> None:
+    """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{name} hold nan or inf: look where they come from")
+
+
 class Prediction:
     """One answer of a denoiser at x_t, readable as ``.x0 .eps .v .score`` (computed when asked).
 

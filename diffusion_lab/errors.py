@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 __all__ = [
-    "CheckpointError", "DataError", "check_arguments", "did_you_mean", "near", "unknown", "whole",
+    "CheckpointError", "DataError", "check_arguments", "did_you_mean", "near", "number", "unknown",
+    "whole",
 ]  # fmt: skip
 
 CLOSE = 0.5
@@ -45,6 +47,19 @@ def whole(what: str, given: object, least: int = 1) -> int:
     if number is None or number < least:
         raise ValueError(f"{what} must be a whole number >= {least}; got {given!r}")
     return number
+
+
+def number(what: str, given: float, least: float = 0.0, *, above: bool = False) -> float:
+    """``given`` as a float; ValueError unless it is finite and >= ``least`` (> with ``above``)."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not least <= value < math.inf or (above and value == least):
+        raise ValueError(
+            f"{what} must be a finite number {'>' if above else '>='} {least:g}; got {given!r}"
+        )
+    return value
 
 
 def check_arguments(what: str, function: Callable[..., object], given: Iterable[str]) -> None:

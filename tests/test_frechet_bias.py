@@ -186,6 +186,35 @@ def test_estimates_and_which_is_better():
     assert compare(Estimate(3, 0.3, 9), Estimate(1, 0.4, 9), ("A", "B")).startswith("B is lower")
     assert compare(Estimate(3, 0.3, 9), Estimate(1, 0, 9)).endswith("by 2 ± 0.3, over 99.9% sure")
     assert str(Estimate(1.2345, 0.1, 5000)) == "1.234 ± 0.1 (N = 5,000)"
-    assert (Estimate(4.0, 0.2, 9) / 2).interval == pytest.approx((2 - 0.196, 2 + 0.196))
+    assert (Estimate(4.0, 0.2, 9) / 2).interval == pytest.approx((2 - 0.1959964, 2 + 0.1959964))
     with pytest.raises(ValueError, match="two values"):
         Estimate.of([1.0])
+
+
+def test_an_error_from_few_values_is_read_by_students_law():
+    """P(T <= t) is (1 + t/sqrt(2 + t^2))/2 from three values, 1/2 + atan(t)/pi from two."""
+    three, two = Estimate.of([1.0, 2.0, 3.0]), Estimate.of([1.0, 3.0])
+    t = 2 * math.sqrt(3)
+    assert three.sure == pytest.approx(0.5 * (1 + t / math.sqrt(2 + t * t)), abs=1e-6)
+    assert two.sure == pytest.approx(0.5 + math.atan(2) / math.pi, abs=1e-6)
+    assert three.interval[1] == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
+    assert two.interval[1] == pytest.approx(2 + 12.7062, abs=1e-3)
+    gap = three - Estimate.of([7.0, 8.0, 9.0])  # Welch: equal errors add their freedom
+    assert gap.freedom == pytest.approx(4)
+    assert (three - Estimate(1.0, 0.0, 9)).freedom == pytest.approx(2)
+    assert (Estimate(1.0, 0.0, 9) - Estimate(1.0, 0.0, 9)).freedom == math.inf
+    # 2.5 errors apart: told apart where the error is known well, not where three seeds gave it
+    for freedom, told in ((math.inf, True), (2, False)):
+        text = compare(Estimate(0.0, 1.0, 9, freedom), Estimate(2.5, 0.0, 9))
+        assert ("is lower than" in text) is told
+    assert "cannot be told apart" in compare(Estimate(0.0, math.nan, 9), Estimate(2.5, 0.0, 9))
+
+
+def test_intervals_of_three_values_hold_the_truth_as_often_as_they_say():
+    """95% of 4,000 (to four standard errors of that share); 1.96 errors would hold 81%."""
+    draws = torch.randn(4000, 3, generator=generator(0), dtype=torch.float64)
+    width = Estimate.of([-1.0, 0.0, 1.0]).interval[1] * math.sqrt(3)  # in errors of three values
+    mean, error = draws.mean(1), draws.std(1) / math.sqrt(3)
+    assert ((mean.abs() < width * error).double().mean() - 0.95).abs() < 4 * (
+        0.05 * 0.95 / 4000
+    ) ** 0.5
