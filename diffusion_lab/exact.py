@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction, check_float
+from diffusion_lab.denoisers import Denoiser, Prediction, check_finite, check_float
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = ["ExactDenoiser", "FiniteData", "Gaussian", "GaussianMixture"]
@@ -191,8 +191,7 @@ class FiniteData:
         if len(x) == 0:
             raise ValueError("a finite data set needs at least one picture")
         check_float(x, "the data")
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("the data hold nan or inf: look where they come from")
+        check_finite(x, "the data")
         if labels is not None and (
             labels.dtype != torch.int64 or labels.shape != (len(x),) or int(labels.min()) < 0
         ):

@@ -62,8 +62,13 @@ class Weighting:
                 )
 
     def on(self, kind: str, schedule: Schedule, t: Tensor, sd: float = 1.0) -> Tensor:
-        """The weight on the squared error of ``kind`` (one of ``denoisers.KINDS``)."""
+        """The weight on the squared error of ``kind`` (one of ``denoisers.KINDS``).
+
+        ValueError where sigma = 0: most weights have no value without noise.
+        """
         alpha, sigma = schedule.alpha_sigma(t)
+        if sigma.device.type == "cpu" and bool((sigma == 0).any()):  # a GPU would wait
+            raise ValueError("a weight needs noise, and there is none at t = 0: draw t > 0")
         _, b = affine(kind, alpha, sigma, sd)
         return self._x0(schedule, t, (alpha / sigma) ** 2) * b**2
 

@@ -25,6 +25,7 @@ from diffusion_lab import (
     device,
     forward,
     grids,
+    metrics,
     nets,
     recipes,
     schedules,
@@ -37,6 +38,12 @@ from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, DataError, check_arguments, whole
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.guidance import guided
+from diffusion_lab.metrics import Estimate, Meter, Reference, distances, energy, information
+from diffusion_lab.metrics import likelihood as bits
+from diffusion_lab.metrics.frechet import estimate, fd_curve, gaussian_bias
+from diffusion_lab.metrics.inception import prepare
+from diffusion_lab.metrics.kid import kid_blocks, kid_subsets, mmd2
+from diffusion_lab.metrics.precision_recall import neighbours
 from diffusion_lab.nets import MLP, Classifier, UNet
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
 from diffusion_lab.samplers import ddim, generate, sample, start_noise, walk
@@ -71,11 +78,11 @@ def trained(recipe, **options):
 
 
 SCHEDULES = [
-    (lambda: schedules.Linear(NAN, 20), "got b0=nan"),
+    (lambda: schedules.Linear(NAN, 20), "b0 must be a finite number.*got nan"),
     (lambda: schedules.Cosine(NAN), "got nan"),
-    (lambda: schedules.Sigmoid(tau=NAN), "tau > 0"),
-    (lambda: schedules.VE(NAN, 1), "sigma_min < sigma_max"),
-    (lambda: schedules.EDM(80, NAN), "rho > 0"),
+    (lambda: schedules.Sigmoid(tau=NAN), "tau must be a finite number.*got nan"),
+    (lambda: schedules.VE(NAN, 1), "sigma_min must be a finite number.*got nan"),
+    (lambda: schedules.EDM(80, NAN), "rho must be a finite number.*got nan"),
     (lambda: schedules.Table([]), "list of T numbers"),
     (lambda: schedules.Table([NAN]), r"numbers in \(0, 1\]"),
     (lambda: schedules.Table(torch.full((2, 2), 0.1)), r"numbers in \(0, 1\]"),
@@ -142,6 +149,7 @@ OBJECTIVES = [
     (lambda: noised(X, X, LINEAR, 0.5), "t must be a tensor"),
     (lambda: DiffusionLoss(net(), "simple"), r"such as Weighting\('simple'\)"),
     (lambda: DiffusionLoss(net(), Weighting())(BYTES, HALF, BYTES), "tensor of floats"),
+    (lambda: Weighting().on("eps", LINEAR, torch.tensor([0.0, 0.5])), "none at t = 0: draw t > 0"),
     (lambda: draw_times(LINEAR, 2.5, generator(0)), "whole number >= 1; got 2.5"),
     (lambda: draw_times(LINEAR, 4, None), "drawn by a torch.Generator; got None"),
     (lambda: draw_times(LINEAR, 4, generator(0), lam_range=(1.0, -1.0)), "lowest, highest"),
@@ -256,12 +264,79 @@ DATA = [
     (lambda: data.to_uint8(torch.full((1, 1, 2, 2), INF)), "nan or inf"),
 ]
 
+POINTS = torch.randn(20, 2, generator=generator(1))
+HOLE = POINTS.clone()
+HOLE[3, 1] = NAN
+PICTURES = torch.zeros(4, 1, 8, 8)
+STATISTICS = Reference.of(POINTS)
+LINE = GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], torch.ones(2, 1, 1))
+CLASSED = FiniteData(X, CLASSES)
+
+METRICS = [
+    (lambda: metrics.fd(PICTURES * NAN, "digits"), "pictures hold nan or inf"),
+    (lambda: metrics.features(PICTURES.to(torch.uint8), "digits"), "floats; got torch.uint8"),
+    (lambda: metrics.features(PICTURES), r"'fashion' \(N, 1, 28, 28\).*got \(4, 1, 8, 8\)"),
+    (lambda: metrics.features(PICTURES[:0], "digits"), r"at least 1; got \(0, 1, 8, 8\)"),
+    (lambda: metrics.features(PICTURES, "digits", batch=0), "batch must be a whole number >= 1"),
+    (lambda: metrics.noise_anchor(10, "digits", std=NAN), "standard deviation of the noise must"),
+    (lambda: metrics.noise_anchor(2.5, "digits"), "number of pictures must be a whole number"),
+    (lambda: metrics.blurred(PICTURES, 0), "factor must be a whole number >= 1; got 0"),
+    (lambda: Reference.of(HOLE), "features .* hold nan or inf"),
+    (lambda: Reference(torch.zeros(2), torch.full((2, 2), NAN), 5), "hold nan or inf"),
+    (lambda: gaussian_bias(STATISTICS, STATISTICS, 1), "n must be a whole number >= 2; got 1"),
+    (lambda: gaussian_bias(STATISTICS, STATISTICS, 9, 1), "m must be a whole number >= 2; got 1"),
+    (lambda: fd_curve(POINTS, STATISTICS, [], generator(0)), "sizes must be .* got none"),
+    (lambda: fd_curve(POINTS, STATISTICS, [4.5], generator(0)), "a size must be a whole number"),
+    (lambda: fd_curve(HOLE, STATISTICS, [9], generator(0)), "features hold nan or inf"),
+    (lambda: estimate(POINTS, STATISTICS, generator(0), 2.5), "draws must be a whole number"),
+    (lambda: prepare(PICTURES.to(torch.uint8)), "floats; got torch.uint8"),
+    (lambda: prepare(PICTURES * NAN), "pictures hold nan or inf"),
+    (lambda: mmd2(HOLE, POINTS), "features hold nan or inf"),
+    (lambda: mmd2(POINTS, HOLE), "features hold nan or inf"),
+    (lambda: kid_blocks(POINTS, POINTS, generator(0), 0), "size of a block must be a whole number"),
+    (lambda: kid_blocks(POINTS, POINTS, generator(0), 2.5), "size of a block must be"),
+    (lambda: kid_subsets(POINTS, POINTS, generator(0), 0, 5), "subsets must be a whole number"),
+    (lambda: kid_subsets(POINTS, POINTS, generator(0), 5, 1), "size of a subset must be"),
+    (lambda: neighbours(POINTS, HOLE), "points hold nan or inf"),
+    (lambda: neighbours(POINTS, POINTS, k=2.5), "k must be a whole number >= 1; got 2.5"),
+    (lambda: metrics.inception_score(torch.eye(4), 2.5), "splits must be a whole number"),
+    (lambda: metrics.inception_score(torch.eye(4) * NAN, 2), "probabilities that sum to 1"),
+    (lambda: metrics.nearest(HOLE, POINTS), "pictures hold nan or inf"),
+    (lambda: metrics.nearest(BYTES, BYTES), "floats; got torch.uint8"),
+    (lambda: distances.w1(HOLE[:, 1], POINTS[:, 1]), "numbers hold nan or inf"),
+    (lambda: distances.sliced_w2(HOLE, POINTS, generator(0)), "points hold nan or inf"),
+    (lambda: distances.sliced_w2(POINTS, POINTS, generator(0), 0), "directions must be a whole"),
+    (lambda: distances.energy_distance(POINTS, HOLE), "points hold nan or inf"),
+    (lambda: distances.modes(POINTS, POINTS, NAN), "radius must be a finite number > 0; got nan"),
+    (lambda: Estimate.of([1.0, NAN]), "values hold nan or inf"),
+    (lambda: Estimate(1.0, 0.1, 9) / 0, "size of a unit must be a finite number > 0; got 0"),
+    (lambda: information.class_bits(LINE, NAN), "lambda must be a number; got nan"),
+    (lambda: information.finite(CLASSED, 0.0, 0, generator(0)), "number of pictures must be"),
+    (lambda: bits.dequantise(BYTES, 256, generator(0)), "floats; got torch.uint8"),
+    (lambda: bits.dequantise(X, 1, generator(0)), "levels .* must be a whole number >= 2; got 1"),
+    (lambda: bits.nats(1.0, 0), "dims must be a whole number >= 1; got 0"),
+    (lambda: bits.bits_per_dim(1.0, 2.5), "dims must be a whole number >= 1; got 2.5"),
+    (lambda: energy.kwh(NAN, 1), "watts must be a finite number >= 0; got nan"),
+    (lambda: energy.kwh(1, 1, pue=NAN), "PUE must be a finite number >= 1; got nan"),
+    (lambda: energy.co2(-1.0), "an energy must be a finite number >= 0; got -1.0"),
+    (lambda: energy.co2(1.0, NAN), "kg of CO2 for a kWh must be a finite number"),
+    (lambda: energy.homes(NAN), "an energy must be a finite number"),
+    (lambda: energy.coal(INF), "kg of CO2 must be a finite number"),
+    (lambda: energy.break_even(INF, 2, 1), "train must be a finite number"),
+    (lambda: energy.break_even(1, NAN, 1), "slow must be a finite number"),
+    (lambda: energy.v100_days(1e18, utilisation=0), "utilisation must be a finite number > 0"),
+    (lambda: energy.v100_days("much"), "number of FLOPs must be a finite number"),
+    (lambda: energy.PowerMeter(watts=NAN), "watts must be a finite number"),
+    (lambda: Meter(MLP(2, 8), pictures=2.5), "must be a whole number >= 1; got 2.5"),
+    (lambda: metrics.timing(lambda n: n, 0), "pictures must be a whole number >= 1; got 0"),
+]
+
 CALLS = [
     (f"{table}-{i}", call, says)
     for table, lines in {
         "schedules": SCHEDULES, "denoisers": DENOISERS, "exact": EXACT_ANSWERS,
         "objectives": OBJECTIVES, "training": TRAININGS, "device": DEVICES, "nets": NETWORKS,
-        "samplers": SAMPLING, "data": DATA,
+        "samplers": SAMPLING, "data": DATA, "metrics": METRICS,
     }.items()
     for i, (call, says) in enumerate(lines)
 ]  # fmt: skip

@@ -303,5 +303,5 @@ def test_modes_are_counted_and_points_between_them_too():
     points = torch.tensor([[0.5, 0.0], [0.0, -1.0], [4.0, 1.0], [2.0, 0.0], [9.0, 9.0]])
     counts, none = modes(points, centres, radius=1.0)
     assert counts.tolist() == [2, 1, 0] and none == 2
-    with pytest.raises(ValueError, match="radius > 0"):
+    with pytest.raises(ValueError, match="radius must be a finite number > 0"):
         modes(points, centres, 0)

@@ -103,7 +103,7 @@ def test_errors():
     x = randn(5, 2)
     with pytest.raises(ValueError, match="k = 5"):
         neighbours(x, x, k=5)
-    with pytest.raises(ValueError, match="k = 0"):
+    with pytest.raises(ValueError, match="k must be a whole number >= 1; got 0"):
         neighbours(x, x, k=0)
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         neighbours(x, x[:, :1])

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser
+from diffusion_lab.errors import whole
 from diffusion_lab.metrics.energy import Energy, PowerMeter
 
 __all__ = [
@@ -154,7 +155,7 @@ def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tup
 
     NFE are those of the result; for anything else that draws pictures use ``meter``.
     """
-    where = _device([denoiser])
+    pictures, where = whole("pictures", pictures), _device([denoiser])
     with PowerMeter(where) as spent:
         result = run()
     net = denoiser.net if isinstance(denoiser, NetDenoiser) else denoiser
@@ -199,8 +200,7 @@ class Meter:
     """
 
     def __init__(self, *models: nn.Module, pictures: int, watts: float | None = None) -> None:
-        if pictures < 1:
-            raise ValueError(f"a cost is for at least one picture; got pictures = {pictures}")
+        pictures = whole("the number of pictures that a cost is for", pictures)
         wrong = [type(m).__name__ for m in models if not isinstance(m, nn.Module)]
         if not models or wrong:
             raise ValueError(f"give the modules (networks, denoisers) that are called; got {wrong}")
@@ -313,8 +313,8 @@ def timing(
     device: str | torch.device = "cpu",
 ) -> Timing:
     """Time ``make(pictures)``: the median of ``repeats`` runs after ``warmup`` uncounted ones."""
-    if pictures < 1 or repeats < 1:
-        raise ValueError(f"need at least one picture and one repeat; got {pictures=}, {repeats=}")
+    pictures, repeats = whole("pictures", pictures), whole("repeats", repeats)
+    warmup = whole("warmup", warmup, 0)
     where = torch.device(device)
     for _ in range(warmup):
         make(pictures)

@@ -14,6 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion_lab.denoisers import check_finite
+from diffusion_lab.errors import number, whole
+
 __all__ = ["energy_distance", "modes", "sliced_w2", "w1"]
 
 
@@ -23,6 +26,8 @@ def w1(x: Tensor, y: Tensor) -> float:
         raise ValueError(
             f"need two non-empty rows of numbers; got {tuple(x.shape)}, {tuple(y.shape)}"
         )
+    for a in (x, y):
+        check_finite(a, "the numbers")
     x, y = x.double().sort().values, y.double().sort().values
     places = torch.cat([x, y]).sort().values
     gap = places.diff()
@@ -38,6 +43,7 @@ def sliced_w2(x: Tensor, y: Tensor, generator: torch.Generator, directions: int 
         raise ValueError(
             f"sliced W2 pairs sorted points and needs equally many: {len(x)} and {len(y)} given"
         )
+    directions = whole("the number of directions", directions)
     u = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64)
     u = (u / u.norm(dim=0)).to(x.device)
     gaps = (x.double() @ u).sort(0).values - (y.double() @ u).sort(0).values
@@ -62,11 +68,13 @@ def modes(x: Tensor, centres: Tensor, radius: float) -> tuple[Tensor, int]:
 
     A point belongs to its nearest centre if that is no farther than ``radius``.
     """
-    if x.ndim != 2 or centres.ndim != 2 or x.shape[1] != centres.shape[1] or radius <= 0:
+    if x.ndim != 2 or centres.ndim != 2 or x.shape[1] != centres.shape[1]:
         raise ValueError(
-            f"need points (N, D), centres (K, D) and a radius > 0; got {tuple(x.shape)}, "
-            f"{tuple(centres.shape)} and {radius}"
+            f"need points (N, D) and centres (K, D); got {tuple(x.shape)} and "
+            f"{tuple(centres.shape)}"
         )
+    number("the radius", radius, above=True)
+    check_finite(x, "the points")
     gap, own = torch.cdist(x.double(), centres.double()).min(1)
     near = gap <= radius
     return torch.bincount(own[near], minlength=len(centres)), int((~near).sum())
@@ -78,3 +86,5 @@ def _check(x: Tensor, y: Tensor) -> None:
             "need points (N, D) and (M, D), at least two each; "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+    for points in (x, y):
+        check_finite(points, "the points")

@@ -22,6 +22,8 @@ from types import TracebackType
 
 import torch
 
+from diffusion_lab.errors import number
+
 __all__ = [
     "CORE_WATTS", "GPU_WATTS", "HOME_KWH", "KG_CO2_PER_KG_COAL", "KG_PER_KWH", "PUE", "Energy",
     "PowerMeter", "break_even", "co2", "coal", "homes", "kwh", "v100_days",
@@ -39,27 +41,25 @@ RAPL = Path("/sys/class/powercap")
 
 def kwh(watts: float, hours: float, devices: int = 1, pue: float = PUE) -> float:
     """Energy of ``devices`` that draw ``watts`` each for ``hours``, the building's share added."""
-    if min(watts, hours, devices) < 0 or pue < 1:
-        raise ValueError(
-            "watts, hours and devices must not be negative and PUE is at least 1; "
-            f"got {watts=}, {hours=}, {devices=}, {pue=}"
-        )
+    for what, given in {"watts": watts, "hours": hours, "devices": devices}.items():
+        number(what, given)
+    number("PUE", pue, 1.0)
     return devices * watts * hours * pue / 1000
 
 
 def co2(energy: float, factor: float = KG_PER_KWH) -> float:
     """kg of CO2 for ``energy`` in kWh."""
-    return energy * factor
+    return number("an energy", energy) * number("kg of CO2 for a kWh", factor)
 
 
 def coal(kg_co2: float) -> float:
     """kg of coal that give off that much CO2 when burnt."""
-    return kg_co2 / KG_CO2_PER_KG_COAL
+    return number("kg of CO2", kg_co2) / KG_CO2_PER_KG_COAL
 
 
 def homes(energy: float) -> float:
     """How many homes' yearly electricity ``energy`` in kWh is."""
-    return energy / HOME_KWH
+    return number("an energy", energy) / HOME_KWH
 
 
 def break_even(train: float, slow: float, fast: float) -> float:
@@ -67,6 +67,8 @@ def break_even(train: float, slow: float, fast: float) -> float:
 
     Any one unit (joules, core-seconds, kg). ``inf`` where nothing is saved.
     """
+    for what, given in {"train": train, "slow": slow, "fast": fast}.items():
+        number(what, given)
     return train / (slow - fast) if slow > fast else math.inf
 
 
@@ -76,7 +78,9 @@ def v100_days(flops: float, utilisation: float = 0.3, peak: float = V100_PEAK) -
     Rests on an assumed ``utilisation`` of ``peak`` FLOP/s (125e12 with tensor cores): never mix it
     with measured device-seconds.
     """
-    return flops / (peak * utilisation * 86_400)
+    for what, given in {"utilisation": utilisation, "peak": peak}.items():
+        number(what, given, above=True)
+    return number("a number of FLOPs", flops) / (peak * utilisation * 86_400)
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ class PowerMeter:
         power: Callable[[], float] | None = None,
         every: float = 0.1,
     ) -> None:
-        if watts is not None and watts < 0:
-            raise ValueError(f"watts must not be negative; got {watts}")
+        if watts is not None:
+            number("watts", watts)
         self.device, self.watts, self.every = torch.device(device), watts, every
         self.rapl, self.power = rapl, power
         self.energy: Energy | None = None

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, data
+from diffusion_lab.denoisers import check_finite, check_float
 from diffusion_lab.device import generator
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.metrics.estimates import Estimate
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 NETS = {"fashion": "fashion-features", "digits": "digits-features"}
+SHAPES = {"fashion": (1, 28, 28), "digits": (1, 8, 8)}  # of the pictures that a net has learnt
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Reference:
     mean: Tensor = field(repr=False)
     cov: Tensor = field(repr=False)
     n: int
+
+    def __post_init__(self) -> None:
+        for part in (self.mean, self.cov):
+            check_finite(part, "the features (or their mean and covariance)")
 
     @classmethod
     def of(cls, feats: Tensor) -> Reference:
@@ -82,6 +88,7 @@ def gaussian_bias(a: Reference, b: Reference, n: int, m: int | None = None) -> f
     Against the exact statistics of b; with ``m``, against m draws of N(b). Features are not
     Gaussian: for them this is the size to expect, and ``fd_infinity`` measures it.
     """
+    n, m = whole("n", n, 2), None if m is None else whole("m", m, 2)
     s = torch.linalg.svdvals(_root(a.cov) @ _root(b.cov))
     s = s[s > 1e-12 * s.max()]
     pairs = s[:, None] * s / (2 * (s[:, None] + s))
@@ -106,6 +113,7 @@ def _check_features(feats: Tensor, ref: Reference) -> Tensor:
             f"need the features of at least two pictures, (N, {len(ref.mean)}); "
             f"got {tuple(feats.shape)}"
         )
+    check_finite(feats, "the features")
     return feats.double()
 
 
@@ -125,7 +133,7 @@ def estimate(
     of N stays. ValueError unless each half has two pictures and there are two draws.
     """
     feats, root = _check_features(feats, ref), _root(ref.cov)
-    n, half = len(feats), len(feats) // 2
+    n, half, draws = len(feats), len(feats) // 2, whole("draws", draws)
     if half < 2 or draws < 2:
         raise ValueError(f"need at least four pictures and two draws; got {n} and {draws}")
     pairs = []
@@ -147,10 +155,12 @@ def fd_curve(feats: Tensor, ref: Reference, sizes: list[int], generator: torch.G
     """
     feats, root = _check_features(feats, ref), _root(ref.cov)
     n, d = feats.shape
+    sizes = [whole("a size", size) for size in sizes]
     wrong = [size for size in sizes if not d < size <= n]
-    if wrong:
+    if wrong or not sizes:
         raise ValueError(
-            f"sizes must be more than the {d} features and at most the {n} pictures; got {wrong}"
+            f"sizes must be more than the {d} features and at most the {n} pictures; "
+            f"got {wrong or 'none'}"
         )
     feats = feats[torch.randperm(n, generator=generator)]
     pieces = [feats[: n // size * size].reshape(-1, size, d) for size in sizes]
@@ -196,10 +206,16 @@ def _net(name: str) -> nn.Module:
 @torch.no_grad()
 def features(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
     """Features (N, 64) of pictures (N, C, H, W) in [-1, 1] (values outside are clipped)."""
-    if x.ndim != 4:
-        raise ValueError(f"pictures must be (N, C, H, W); got {tuple(x.shape)}")
-    net = _net(name)
-    where = next(net.parameters()).device
+    net, batch = _net(name), whole("batch", batch)
+    check_float(x, "pictures")
+    if x.ndim != 4 or tuple(x.shape[1:]) != SHAPES[name] or not len(x):
+        inside = ", ".join(map(str, SHAPES[name]))
+        raise ValueError(
+            f"pictures must be (N, C, H, W), for the features of {name!r} (N, {inside}) with N of "
+            f"at least 1; got {tuple(x.shape)}"
+        )
+    check_finite(x, "pictures")
+    x, where = x.float(), next(net.parameters()).device
     return torch.cat([net.features(part.to(where).clamp(-1, 1)).cpu() for part in x.split(batch)])
 
 
@@ -257,6 +273,8 @@ def fd_infinity(
 
 def noise_anchor(n: int, name: str = "fashion", seed: int = 0, std: float = 0.1) -> float:
     """A: the FD of n real pictures with noise of standard deviation ``std`` added."""
+    n = whole("the number of pictures", n)
+    number("the standard deviation of the noise", std)
     pool = data.load(name, "train").x[:n]
     if len(pool) < n:
         raise ValueError(f"only {len(pool)} real pictures are embedded; asked for {n}")
@@ -266,6 +284,7 @@ def noise_anchor(n: int, name: str = "fashion", seed: int = 0, std: float = 0.1)
 
 def blurred(x: Tensor, factor: int = 2) -> Tensor:
     """Pictures (N, C, H, W) with each ``factor`` x ``factor`` block set to its mean."""
+    factor = whole("factor", factor)
     small = nn.functional.avg_pool2d(x, factor)
     return nn.functional.interpolate(small, scale_factor=factor, mode="nearest")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion_lab.errors import whole
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import classify
 
@@ -27,7 +28,8 @@ def inception_score(
     shuffles first: needed where pictures come ordered by class. With splits=1 the error is nan.
     ValueError unless the rows are probabilities and each split has a picture.
     """
-    if probs.ndim != 2 or not 1 <= splits <= len(probs):
+    splits = whole("the number of splits", splits)
+    if probs.ndim != 2 or not splits <= len(probs):
         raise ValueError(
             f"need class probabilities (N, K) and 1 to N splits; got {tuple(probs.shape)} "
             f"and splits = {splits}"

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.device import randn
+from diffusion_lab.errors import whole
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.forward import vp
 
@@ -42,6 +43,8 @@ def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[...,
             f"the integrals are over a line: the mixture must have D = 1, not {mixture.dim}"
         )
     levels = torch.as_tensor(lam, dtype=torch.float64)
+    if bool(levels.isnan().any()):
+        raise ValueError("lambda must be a number; got nan")
     z = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
     weight = torch.exp(-0.5 * z * z)
     weight = weight / weight.sum()
@@ -140,6 +143,7 @@ def finite(data: FiniteData, lam: float, n: int, generator: torch.Generator) -> 
     """
     if data.labels is None:
         raise ValueError("the class of a picture needs labels: FiniteData(x, labels)")
+    n = whole("the number of pictures", n)
     alpha, sigma = (float(c) for c in vp(lam))
     chosen = torch.randint(len(data.x), (n,), generator=generator)
     x0 = data.x[chosen]

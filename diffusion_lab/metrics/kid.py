@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import data
+from diffusion_lab.denoisers import check_finite
+from diffusion_lab.errors import whole
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import Reference, _net, features
 
@@ -37,6 +39,8 @@ def mmd2(x: Tensor, y: Tensor) -> float:
             "need features (N, D) and (M, D) of at least two pictures each; "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+    for feats in (x, y):
+        check_finite(feats, "the features")
     x, y = x.double(), y.double()
 
     def within(a: Tensor) -> Tensor:
@@ -57,6 +61,7 @@ def estimate(x: Tensor, y: Tensor, generator: torch.Generator, draws: int = 50) 
     more: by the root of their number where both laws agree. y is taken as it is. ValueError unless
     each half has two pictures and there are two draws.
     """
+    draws = whole("draws", draws)
     value, n, half = mmd2(x, y), len(x), len(x) // 2
     if half < 2 or draws < 2:
         raise ValueError(f"need at least four pictures and two draws; got {n} and {draws}")
@@ -86,8 +91,9 @@ def kid_blocks(x: Tensor, y: Tensor, generator: torch.Generator, size: int = 500
     Blocks are independent, so their spread gives an honest standard error. ValueError unless both
     sets hold at least two blocks.
     """
+    size = whole("the size of a block", size, 2)
     blocks = min(len(x), len(y)) // size
-    if size < 2 or blocks < 2:
+    if blocks < 2:
         raise ValueError(
             f"{len(x)} and {len(y)} pictures do not give two blocks of {size}: "
             "take more pictures or smaller blocks"
@@ -108,7 +114,8 @@ def kid_subsets(
     Subsets share pictures, so the standard deviation is the spread at ``size`` pictures and no
     error of the mean. It is taken with 1/subsets, as in torchmetrics.
     """
-    if not 2 <= size <= min(len(x), len(y)) or subsets < 1:
+    subsets, size = whole("subsets", subsets), whole("the size of a subset", size, 2)
+    if size > min(len(x), len(y)):
         raise ValueError(
             f"cannot draw {subsets} subsets of {size} from {len(x)} and {len(y)} pictures"
         )

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from diffusion_lab.denoisers import check_float
+from diffusion_lab.errors import whole
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.metrics.estimates import Estimate
 
@@ -27,8 +29,7 @@ LN2 = math.log(2)
 
 def offset(levels: int) -> float:
     """log2((levels - 1)/2): what a density of data in [-1, 1] owes per dimension."""
-    if levels < 2:
-        raise ValueError(f"discrete data have at least two levels; got {levels}")
+    levels = whole("levels of discrete data", levels, 2)
     return math.log2((levels - 1) / 2)
 
 
@@ -38,18 +39,20 @@ def bits_per_dim(nll: float | Tensor, dims: int, levels: int | None = None) -> f
     ``levels=None``: nll is of discrete data. ``levels=K``: nll is of a density of data scaled to
     [-1, 1], and the offset is added.
     """
-    if dims < 1:
-        raise ValueError(f"a datum has at least one dimension; got dims = {dims}")
+    dims = whole("dims", dims)
     return nll / (dims * LN2) + (0.0 if levels is None else offset(levels))
 
 
 def nats(bits: float | Tensor, dims: int, levels: int | None = None) -> float | Tensor:
     """The inverse of ``bits_per_dim``: nats of a whole datum."""
+    dims = whole("dims", dims)
     return (bits - (0.0 if levels is None else offset(levels))) * dims * LN2
 
 
 def dequantise(x0: Tensor, levels: int, generator: torch.Generator) -> Tensor:
     """Data on ``levels`` values in [-1, 1], plus uniform noise of one bin's width, centred."""
+    check_float(x0, "x0")
+    levels = whole("levels of discrete data", levels, 2)
     noise = torch.rand(x0.shape, generator=generator, dtype=torch.float64).to(x0) - 0.5
     return x0 + noise * (2 / (levels - 1))
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion_lab.denoisers import check_finite, check_float
+
 __all__ = ["copied", "nearest"]
 
 CHUNK = 500
@@ -28,6 +30,9 @@ def nearest(x: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
             f"need pictures of one size, at least one each; got {tuple(x.shape)} and "
             f"{tuple(pool.shape)}"
         )
+    for pictures in (x, pool):
+        check_float(pictures, "pictures")
+        check_finite(pictures, "pictures")
     a, b = x.flatten(1), pool.flatten(1)
     norms = (b * b).sum(1)
     found = []

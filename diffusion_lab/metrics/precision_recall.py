@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab import data
+from diffusion_lab.denoisers import check_finite
+from diffusion_lab.errors import whole
 from diffusion_lab.metrics.frechet import features
 
 __all__ = ["Neighbours", "expected_coverage", "neighbours", "precision_recall"]
@@ -65,7 +67,10 @@ def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:
         raise ValueError(
             f"need points (N, D) and (M, D); got {tuple(real.shape)} and {tuple(made.shape)}"
         )
-    if not 1 <= k < min(len(real), len(made)):
+    k = whole("k", k)
+    for points in (real, made):
+        check_finite(points, "the points")
+    if not k < min(len(real), len(made)):
         raise ValueError(
             f"k = {k} needs more than k points on both sides; got {len(real)} and {len(made)}"
         )
@@ -90,6 +95,7 @@ def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:
 
 def expected_coverage(n_real: int, n_made: int, k: int = 3) -> float:
     """Mean coverage where both sets follow one law: not all k nearest others are real ones."""
+    n_real, n_made, k = whole("n_real", n_real), whole("n_made", n_made), whole("k", k)
     return 1 - math.comb(n_real - 1, k) / math.comb(n_real - 1 + n_made, k)
 
 
