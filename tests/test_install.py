@@ -111,6 +111,7 @@ def test_the_wheel_carries_data_lessons_and_licences(root, wheel):
         assert f"diffusion_lab/_data/{name}" in inside
     for notebook in (root / "notebooks").glob("*.ipynb"):
         assert f"diffusion_lab/_notebooks/{notebook.name}" in inside
+    assert "diffusion_lab/_benchmarks/results.json" in inside, "lessons show measured rows"
     assert "diffusion_lab/survey.json" in inside
     assert {Path(name).name for name in inside} >= {"LICENSE", "LICENSE-text", "entry_points.txt"}
     tops = {name.split("/")[0] for name in inside}
