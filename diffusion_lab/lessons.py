@@ -41,7 +41,7 @@ from diffusion_lab.errors import unknown
 
 __all__ = [
     "LEVELS", "build", "convert", "cost_row", "cost_rows", "drift", "execute", "find", "level",
-    "names", "pick", "tidy",
+    "names", "pick", "tidy", "write_costs",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "live", "full")
@@ -76,6 +76,8 @@ def pick(*, smoke: T, live: T, full: T | None = None) -> T:
 
 # ------------------------------------------------------------------------------------- costs
 COST = "application/vnd.diffusion-lab.cost+json"
+COSTS = "costs.json"
+COLLECT = "diffusion-lab bench costs"
 
 
 def cost_row(lesson: str | int, *rows: dict[str, Any]) -> None:
@@ -110,6 +112,16 @@ def cost_rows(home: Path | None = None) -> list[dict[str, Any]]:
             for output in cell.get("outputs", ()):
                 found += output.get("data", {}).get(COST, [])
     return found
+
+
+def write_costs(out: Path, home: Path | None = None) -> list[dict[str, Any]]:
+    """Collect the rows of the built lessons in ``home``, write ``out``/costs.json, return them."""
+    from diffusion_lab.files import write_atomically
+
+    rows = cost_rows(home)
+    text = json.dumps({"made by": COLLECT, "rows": rows}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out / COSTS, text.encode())
+    return rows
 
 
 # ------------------------------------------------------------------------------------- finding
@@ -341,9 +353,7 @@ def build(
         paths.append(path)
     table = home.parent / "benchmarks"
     if at != "smoke" and table.is_dir():
-        from diffusion_lab.bench import costs
-
-        costs.write(table, home)  # the running table: what all built lessons say
+        write_costs(table, home)  # the running table: what all built lessons say
     return paths
 
 

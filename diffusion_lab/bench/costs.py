@@ -1,9 +1,9 @@
 """The running cost table: what every built lesson measured, in one file.
 
 A lesson ends with ``lessons.cost_row``, which leaves its rows in the notebook;
-``lessons.cost_rows`` finds those of all built lessons. Here they become ``benchmarks/costs.json``:
-written by each build of a lesson and by ``diffusion-lab bench costs``, so that the file never says
-more than the notebooks.
+``lessons.cost_rows`` finds those of all built lessons, and ``lessons.write_costs`` puts them into
+``benchmarks/costs.json``: at each build of a lesson, and here for ``diffusion-lab bench costs``, so
+that the file never says more than the notebooks.
 """
 
 from __future__ import annotations
@@ -16,21 +16,11 @@ from typing import Any
 from diffusion_lab import lessons
 from diffusion_lab.bench.results import Row
 from diffusion_lab.errors import DataError
-from diffusion_lab.files import write_atomically
 
-__all__ = ["FILE", "read", "run", "write"]
+__all__ = ["FILE", "read", "run"]
 
-FILE = "costs.json"
-COMMAND = "diffusion-lab bench costs"
+FILE, COMMAND = lessons.COSTS, lessons.COLLECT
 FIRST = ("lesson", "system", "core-s / 1000")
-
-
-def write(out: Path, home: Path | None = None) -> list[dict[str, Any]]:
-    """Collect the rows of the built lessons in ``home``, write ``out``/costs.json, return them."""
-    rows = lessons.cost_rows(home)
-    text = json.dumps({"made by": COMMAND, "rows": rows}, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(out / FILE, text.encode())
-    return rows
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -49,7 +39,7 @@ def run(*, quick: bool = False, out: Path | None = None) -> Iterator[Row]:
     Nothing is run again: the rows are those of the built notebooks. With ``out`` the table is
     written there too. Rows of a lesson that counts no seconds are left out.
     """
-    rows = lessons.cost_rows() if out is None else write(Path(out))
+    rows = lessons.cost_rows() if out is None else lessons.write_costs(Path(out))
     for row in rows:
         if row.get("core-s / 1000"):
             details = {key: value for key, value in row.items() if key not in FIRST}
