@@ -24,8 +24,10 @@ def inception_score(
 ) -> Estimate:
     """IS from class probabilities (N, K): the mean over ``splits`` parts, and its standard error.
 
-    Papers quote the standard deviation over ten splits, sqrt(10) times this error. A generator
-    shuffles first: needed where pictures come ordered by class. With splits=1 the error is nan.
+    Papers quote the standard deviation over ten splits (with 1/10: 3 times this error). The entropy
+    of a mean over few pictures comes out too low, by up to about (K - 1)/2n nats at n pictures a
+    split, and the score with it: quote N and splits. A generator shuffles first: needed where
+    pictures come ordered by class. With splits=1 the error is nan.
     ValueError unless the rows are probabilities and each split has a picture.
     """
     splits = whole("the number of splits", splits)
