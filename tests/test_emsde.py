@@ -218,6 +218,22 @@ def test_generate_carries_it_to_the_last_time_that_can_be_asked():
     assert torch.equal(one.x, two.x)
     assert (one.path[-2].times == 1e-3).all()
     assert one.nfe == math.ceil(one.path[-1].calls.double().mean().item()) > 20
+    assert abs(generate(toy, 12, sampler="emsde", seed=3, batch=5).nfe - one.nfe) < 0.3 * one.nfe
+
+
+@pytest.mark.parametrize("high", [None, 3.0])
+def test_the_last_call_is_tweedies_formula(high):
+    """VE: at its own smallest sigma, or at the last level that the denoiser knows."""
+    schedule = VE(0.01, 20.0)
+    denoiser = data(dim=4).denoiser(schedule)
+    last = 0.0
+    if high is not None:
+        denoiser.lam_range, last = (-math.log(20.0), high), schedule.t_of_lam(high)
+    times = [1.0, 0.0] if high is None else [1.0, last, 0.0]
+    states = list(walk(emsde(), denoiser, 20 * randn(3, 4), times, noise=drawn()))
+    assert (states[-2].times == last).all() and states[-1].s == 0
+    assert torch.equal(states[-1].x, denoiser(states[-2].x, last).x0)
+    assert torch.equal(states[-1].calls, states[-2].calls + 1)
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -255,6 +271,11 @@ def test_nan_is_named_where_it_comes_up():
 def test_a_start_without_a_finite_drift_is_refused():
     with pytest.raises(ValueError, match="infinite at t = 1: start the grid lower"):
         sample(walk(emsde(), data().denoiser(Cosine()), randn(3, 1), ENDS, noise=drawn()))
+
+
+def test_a_grid_without_a_time_to_stop_at_is_refused():
+    with pytest.raises(ValueError, match="needs a time between.*two steps or more"):
+        sample(walk(emsde(), data().denoiser(VP), randn(3, 1), [1.0, 0.0], noise=drawn()))
 
 
 def test_what_does_not_fit_an_adaptive_walk_is_refused():
