@@ -12,7 +12,17 @@ from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddpm, gaussian, generate, sample, walk
+from diffusion_lab.samplers import (
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    dpmpp_3m,
+    gaussian,
+    generate,
+    sample,
+    unipc,
+    walk,
+)
 from diffusion_lab.samplers.sde import (
     annealed_langevin,
     correct,
@@ -86,7 +96,7 @@ def test_every_share_of_noise_has_the_same_marginals_in_the_limit(schedule, nois
         found.append(variance_of(step, schedule, path, noised_variance(schedule, begin)))
     limit = 2 * found[1] - found[0]
     assert limit == pytest.approx(noised_variance(schedule, 0.02), rel=3e-3)
-    assert found[1] == pytest.approx(limit, rel=0.02)
+    assert found[1] == pytest.approx(limit, rel=0.03)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), SubVP(), VE(0.01, 10.0), linear(1000)], ids=repr)
@@ -125,9 +135,9 @@ def test_the_last_move_is_tweedies_formula():
 def test_the_size_of_a_langevin_step():
     z, g = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 2.0], [0.0, 4.0]])
     # norms of the batch's mean: (5 + 1)/2 over (2 + 4)/2
-    assert langevin_size(g, z, 0.16) == pytest.approx(2 * 0.16**2, rel=1e-6)
-    assert langevin_size(g, z, 0.16, kept=0.9) == pytest.approx(0.9 * 2 * 0.16**2, rel=1e-6)
-    assert langevin_size(g, 2 * z, 0.16) == pytest.approx(8 * 0.16**2, rel=1e-6)
+    assert langevin_size(g, z, 0.16).item() == pytest.approx(2 * 0.16**2, rel=1e-6)
+    assert langevin_size(g, z, 0.16, kept=0.9).item() == pytest.approx(1.8 * 0.16**2, rel=1e-6)
+    assert langevin_size(g, 2 * z, 0.16).item() == pytest.approx(8 * 0.16**2, rel=1e-6)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), VE(0.01, 5.0)], ids=repr)
@@ -176,6 +186,18 @@ def test_predictor_corrector_is_its_two_parts():
     alone = ddpm()(Ask(denoiser, source=gaussian(generator(5))), x, 0.5, 0.4)
     again = none(Ask(denoiser, source=gaussian(generator(5))), x, 0.5, 0.4)
     assert torch.equal(alone, again)
+
+
+@pytest.mark.parametrize("multistep", [dpmpp_2m, dpmpp_3m, unipc])
+def test_a_multistep_predictor_is_ddim_between_correctors(multistep):
+    """It has no past to look back on: the corrector asked last, at this very level."""
+    d, x = TWO.denoiser(Linear()), torch.randn(6, 1, generator=generator(0), dtype=F64)
+    found, wanted = (
+        sample(walk(predictor_corrector(p), d, x, grid(Linear(), 6), noise=gaussian(generator(1))))
+        for p in (multistep(), ddim())
+    )
+    assert torch.allclose(found.x, wanted.x, atol=1e-12)
+    assert found.nfe == 11
 
 
 def test_annealed_langevin_takes_the_steps_of_its_paper():

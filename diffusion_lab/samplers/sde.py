@@ -84,13 +84,15 @@ def reverse_diffusion() -> Step:
 
 
 # ---- correctors ---------------------------------------------------------------------------------
-def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> float:
+def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> Tensor:
     """a = 2 kept (snr |z| / |score|)^2, with norms averaged over the batch (algorithms 4 and 5).
+
+    A tensor without dimensions: as a number it would make a GPU wait at every step.
 
     ``kept`` is the alpha_i of the paper's VP corrector, (alpha_t/alpha_s)^2; 1 for VE.
     """
     norms = [y.flatten(1).norm(dim=1).mean() for y in (z, score)]
-    return 2 * kept * float(snr * norms[0] / norms[1].clamp(min=1e-12)) ** 2
+    return 2 * kept * (snr * norms[0] / norms[1].clamp(min=1e-12)) ** 2
 
 
 def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Tensor:
@@ -98,7 +100,7 @@ def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Ten
     p = ask(x, s)
     score, z = p.score, ask.noise(x)
     size = langevin_size(score, z, snr, kept)
-    return (x + size * score).add_(z, alpha=math.sqrt(2 * size))
+    return x + size * score + (2 * size).sqrt() * z
 
 
 PREDICTORS: dict[str, Callable[[], Step]] = {
@@ -114,7 +116,8 @@ def predictor_corrector(
     1 + corrections network calls a step, but one at the last, which lands on data.
 
     Args:
-        predictor: one of ``PREDICTORS``, or any step.
+        predictor: one of ``PREDICTORS``, or any step. A multistep one has no past here (a corrector
+            moves x off the path that it would look back on), and is of first order.
         snr: the corrector's signal-to-noise ratio r.
 
     ValueError for an unknown predictor, snr <= 0 or corrections < 0.
@@ -125,6 +128,7 @@ def predictor_corrector(
     move = PREDICTORS[predictor]() if isinstance(predictor, str) else predictor
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
+        ask.history.clear()
         x = move(ask, x, t, s)
         if s > 0:
             kept = (ask.schedule.alpha(t) / ask.schedule.alpha(s)) ** 2
