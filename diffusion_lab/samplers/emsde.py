@@ -65,7 +65,7 @@ class Emsde:
     most: int
 
     def states(self, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator[State]:
-        """From times[0] to the end of the grid; onto clean data by one last call at times[-2]."""
+        """From times[0] to the end of the grid; onto clean data by one last call."""
         with torch.no_grad():
             yield from _states(self, ask, x, times)
 
@@ -90,10 +90,10 @@ def emsde(
             a rejection does not change the noise. Needs ``path`` + 1 times the memory of x.
         most: rounds of trials after which it gives up.
 
-    A sample whose grid ends at t = 0 is carried to the grid's last time but one (where a denoiser
-    can still be asked), and from there by x0_hat. ValueError for tolerances <= 0, a schedule whose
-    drift is infinite at the start, and impossible sizes. RuntimeError if ``most`` rounds do not
-    reach the end, FloatingPointError if the error estimate is not finite.
+    A grid that ends at t = 0 is walked to its last time but one, or to 0 where a denoiser can be
+    asked there (VE), and ends with one call's x0_hat (Tweedie's formula). ValueError for tolerances
+    <= 0, a schedule whose drift is infinite at the start, and impossible sizes. RuntimeError if
+    ``most`` rounds do not reach the end, FloatingPointError if the error estimate is not finite.
     """
     if not (rel > 0 and abs > 0):
         raise ValueError(f"tolerances must be > 0; got rel={rel}, abs={abs}")
@@ -108,9 +108,14 @@ def emsde(
 
 def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator[State]:
     start, end = times[0], times[-1]
-    clean = ask.schedule.sigma(end) == 0
-    if clean:
+    clean = end == 0
+    if clean and not _may_ask(ask, end):
         end = times[-2]
+        if end == start:
+            raise ValueError(
+                f"a grid down to clean data needs a time between, at which the denoiser can still "
+                f"be asked; got {list(times)}: two steps or more"
+            )
     n, mine = len(x), torch.float64
     t = torch.full((n,), start, dtype=mine, device=x.device)
     drift = _Drift(ask)
@@ -189,6 +194,13 @@ def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator
             x, end, times[-1], i + 1, None, ask.history[-1][1], nfe, t, calls, rejected, nothing,
             nothing,
         )  # fmt: skip
+
+
+def _may_ask(ask: Ask, t: float) -> bool:
+    """Whether there is noise to read at t, of a level that the denoiser knows."""
+    known = ask.denoiser.lam_range
+    most = math.inf if known is None else known[1] + 1e-3
+    return ask.schedule.sigma(t) > 0 and ask.schedule.lam(t) <= most
 
 
 class _Drift:
