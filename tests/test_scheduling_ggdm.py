@@ -7,10 +7,12 @@ import torch
 
 from diffusion_lab import grids, schedules
 from diffusion_lab.data import toys
+from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.kid import mmd2
+from diffusion_lab.nets import make as make_net
 from diffusion_lab.samplers import ddim, gaussian, sample, walk
 from diffusion_lab.scheduling import ggdm
 from diffusion_lab.scheduling.ggdm import GGDM
@@ -101,6 +103,20 @@ def test_the_loss_is_kid():
     spread = sum(a.var(0).sum() / len(a) for a in (x, y))
     wanted = ((x.mean(0) - y.mean(0)).square().sum() - spread) / 5
     assert linear == pytest.approx(wanted.item(), abs=1e-9)
+
+
+def test_the_network_stays_frozen():
+    """Neither its weights nor their gradients are touched, though gradients go through it."""
+    net = make_net("mlp", width=16, depth=2)
+    torch.nn.init.normal_(net.last.weight, std=0.2, generator=generator(1))
+    before = [p.detach().clone() for p in net.parameters()]
+    denoiser = NetDenoiser(net, schedules.Linear(), "eps")
+    sampler = GGDM(denoiser.schedule, grids.grid(denoiser.schedule, 3))
+    start = sampler.gaps.detach().clone()
+    list(ggdm.fit(sampler, denoiser, RING.sample(50, generator(0)).float(), generator(2), steps=2))
+    assert not torch.equal(sampler.gaps, start)
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
 
 
 def test_without_bias():

@@ -48,6 +48,7 @@ def best_variance(
     if not size >= 0:
         raise ValueError(f"E|eps_hat|^2 / d cannot be {size}")
     alpha_t, sigma_t = schedule.alpha_sigma(t)
+    _check_data_left(alpha_t, t)
     alpha_s, sigma_s = schedule.alpha_sigma(s)
     l2 = eta**2 * posterior(alpha_t, sigma_t, alpha_s, sigma_s)[2]
     c = alpha_s - max(sigma_s**2 - l2, 0.0) ** 0.5 * alpha_t / sigma_t
@@ -103,6 +104,14 @@ def analytic(
     return step
 
 
+def _check_data_left(alpha: float, t: float) -> None:
+    if alpha == 0:
+        raise ValueError(
+            f"no data are left at t = {t:g} (alpha = 0), so eps_hat says nothing about how they "
+            "vary: begin a little later, as grid(..., lam_range=(-5, 9)) does"
+        )
+
+
 def analytic_errors(errors: Errors, schedule: Schedule) -> Errors:
     """The errors with D_t = (sigma_t/alpha_t)^2 (1 - G_t): what DP stride takes in this method.
 
@@ -111,6 +120,7 @@ def analytic_errors(errors: Errors, schedule: Schedule) -> Errors:
     that of the errors.
     """
     alpha, sigma = schedule.alpha_sigma(torch.tensor(errors.times, dtype=torch.float64))
+    _check_data_left(float(alpha.min()), errors.times[-1])
     left = (1 - errors.size).clamp(1e-6, 1.0)
     return replace(errors, error=((sigma / alpha) ** 2 * left).cummax(0).values)
 

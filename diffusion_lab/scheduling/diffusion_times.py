@@ -12,6 +12,7 @@ shorter, and the walk takes proportionally fewer steps. nu here is a mixture of 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -131,7 +132,7 @@ def cross_entropy(
     alpha, sigma = schedule.alpha_sigma(t)
     eps = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
     noise = Gaussian(torch.zeros(flat.shape[1]), torch.eye(flat.shape[1]))
-    density = noise.log_prob(eps) - flat.shape[1] * torch.tensor(sigma).log()
+    density = noise.log_prob(eps) - flat.shape[1] * math.log(sigma)
     return BITS * (density - nu.log_prob(alpha * flat + sigma * eps)) / flat.shape[1]
 
 

@@ -98,8 +98,12 @@ def fill(errors: Errors, schedule: Schedule, times: Sequence[float]) -> Errors:
             f"measured from t = {errors.times[0]:g} to {errors.times[-1]:g}; asked for "
             f"{times[0]:g} to {times[-1]:g}"
         )
-    known, asked = (torch.tensor([schedule.lam(t) for t in ts]) for ts in (errors.times, times))
-    known, asked = known.double(), asked.double().contiguous()
+    if len(errors.times) < 2:
+        raise ValueError("one measured time has nothing between it and another: measure more")
+    known, asked = (
+        torch.tensor([schedule.lam(t) for t in ts], dtype=torch.float64)
+        for ts in (errors.times, times)
+    )
     right = torch.searchsorted(-known, -asked).clamp(1, len(known) - 1)
     w = ((asked - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)
 

@@ -202,7 +202,7 @@ def fit(
     features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1),
     condition: Callable[[int], dict[str, Any]] = lambda n: {},
 ) -> Iterator[float]:
-    """Train ``sampler`` in place, yielding the loss of each iteration.
+    """Train ``sampler`` in place, yielding the loss of each iteration; the denoiser stays frozen.
 
     Start noise, step noise and real data (N, ...) are drawn afresh each time: fixed noise would be
     learned by heart. ``features`` must let gradients through; ``condition(n)`` gives the labels.
@@ -228,11 +228,13 @@ def fit(
         with torch.no_grad():
             wanted = features(y)
         loss = mmd2(features(last.x), wanted, kernel)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {loss.item()}: lower the learning rate ({lr:g})")
+        # of these alone: backward() would also leave gradients on the network's weights
+        slopes = torch.autograd.grad(loss, learned, allow_unused=True)
+        for p, slope in zip(learned, slopes, strict=True):
+            p.grad = slope
+        adam.step()
         with torch.no_grad():
             sampler.eta.clamp_(-1.0, 1.0)
         yield loss.item()
