@@ -142,10 +142,14 @@ def test_distance_to_the_data(steps, how, spacing, expected):
 
 
 def test_noise_costs_quality_at_few_steps():
-    for how, spacing in (("step", "linear"), ("step", "quadratic"), ("var", "linear")):
+    """With all the noise, the specification's W1 to the spread of the draws."""
+    for how, spacing, known in (
+        ("step", "linear", 0.123), ("step", "quadratic", 0.092), ("var", "linear", 0.107),
+    ):  # fmt: skip
         times = fastdpm_grid(LEVELS, 10, how, spacing)
         calm, half, full = (wasserstein(times, kappa) for kappa in (0.0, 0.5, 1.0))
         assert calm < half < full
+        assert full == pytest.approx(known, abs=0.005)
 
 
 # ---- bad input ----------------------------------------------------------------------------------
