@@ -101,9 +101,9 @@ plots.show(
 )
 
 # %% [markdown] name="small-seen"
-# This is the whole reason for many small steps: **a small step back is a Gaussian, whatever the
-# data**, so a network need only supply its mean (and perhaps its variance). One giant step would have
-# to describe the two humps.
+# This is the whole reason for many small steps: **a small step back is very nearly a Gaussian, whatever
+# the data** (small beside the noise that is already there), so a network need only supply its mean (and
+# perhaps its variance). One giant step would have to describe the two humps.
 #
 # ## If the clean datum were known
 #
@@ -129,7 +129,8 @@ for i in (2, 10, 100, 1000):
     print(f"{i:4d}   {c_0:.4f}   {c_t:.4f}   {mean!s:9s}   {variance}")
 
 # %% [markdown] name="posterior-text"
-# Early in the way back (step 1000) $x_0$ hardly counts; at the end it is almost everything.
+# Early in the way back (step 1000) $x_0$ hardly counts; at step 2 it makes up more than half of the mean,
+# and at step 1, where $\bar\alpha_s = 1$, all of it.
 #
 # ### Exercise 1 (fill in): the posterior
 #
@@ -233,7 +234,7 @@ curves = {"bound": dropped, "simple (same mean)": simple}
 plots.lines(steps, curves, ax=ax, log="xy", xlabel="step t", ylabel="weight on |eps|^2")
 plots.show(
     fig,
-    alt="On log-log axes the bound's weight falls from 0.5 at step 1 to about 0.005 near step 370 "
+    alt="On log-log axes the bound's weight falls from 0.5 at step 1 to about 0.005 near step 350 "
     "and rises to 0.01 at step 1000; the simple loss is a horizontal line.",
     caption="The weight of the noise's squared error: in the bound, and in the simple loss.",
 )
@@ -282,8 +283,8 @@ for name, found in gaussian_bounds(0.25).items():
 # **Nothing is lost** if the reverse variance is right. Three choices were made:
 # - `large`: $S^2 = \beta_t$, the variance of the forward step;
 # - `small`: $S^2 = \tilde\beta_t$, that of the posterior, as if $x_0$ were known exactly;
-# - `best`: $\tilde\beta_t + c_0^2\, E|x_0 - \hat x_0|^2$, the posterior's variance plus that of the
-#   guess. Among fixed numbers no other gives a smaller term.
+# - `best`: $\tilde\beta_t + c_0^2\, E|x_0 - \hat x_0|^2$, the posterior's variance plus what the error of
+#   the guess adds to it. Among fixed numbers no other gives a smaller term.
 #
 # Large is nearly perfect here and small loses more than half a nat. But these are the bits of *this*
 # data.
@@ -616,15 +617,16 @@ plots.show(
 # %% [markdown] name="pictures-seen"
 # Read the table by columns. `learned` needs the fewest bits, for every objective: it chooses
 # pixel by pixel (corners of a digit are always empty, its strokes are not), which no single number
-# per step can. Read by rows: with $t$ by loss the bound gives the fewest bits, clearly below the ten Gaussians;
+# per step can. Read by rows: with $t$ by loss the bound gives the fewest bits, clearly below the ten Gaussians
+# (which pay a little for the noise that makes pixels continuous: bits of dequantised data are an upper bound);
 # trained with uniform $t$ it is, in this budget, the worst even at its own game. For pictures the order is another:
-# the hybrid loss has the better distance and the worse bits. All are blurred: 300 steps are few. One seed
+# the hybrid loss has a better distance than the bound with $t$ by loss, and needs more bits. All are blurred: 300 steps are few. One seed
 # at this level; the level `full` trains ten times as long with three seeds.
 #
 # ### Why uniform t hurts the bound: noise of the gradient
 #
-# The same trained network, many batches of 64, and the gradient of the bound's estimate for each. How large
-# is the variance of the gradient compared with the squared length of its mean?
+# The same trained network, many batches of 64, and the gradient of the bound's estimate for each. Its mean
+# is the same however $t$ is drawn. How far does it scatter around that mean?
 
 # %% name="by-loss"
 net = trained["hybrid", 0].requires_grad_(True)
@@ -800,16 +802,16 @@ plots.show(
 )
 
 # %% [markdown] name="stride-seen"
-# From 50 steps on the learned variance beats both fixed ones, clearly. At 10 steps it does **not**: `large`
+# From 50 steps on the learned variance beats both fixed ones, clearly (on digits from 25 on). At 10 steps it does **not**: `large`
 # needs fewer bits. The network learned its $v$ for short steps, where $\beta$ and $\tilde\beta$ lie close together; in a
 # step a hundred times as long the same $v$ stands between ends that are far apart. The column `best` shows
-# what is possible: one number a step, computed from the error at that very step; lesson 08 makes a
+# what one number a step can do, if it is computed from the error at that very step; lesson 08 makes a
 # sampler of it. Mind that these are *bits*: how the choices look in pictures is lesson 05's question.
 #
 # ### Exercise 6 (measure): ten good steps
 #
-# For the two-humped toy of the first figure, ten evenly spread steps cost more than 0.13 bits above the
-# entropy, with the best variances. Find **ten steps** of 1..1000 (1000 among them, where sampling starts)
+# For the two-humped toy of the first figure, ten evenly spread steps (`[1, 112, ..., 1000]`; try them) cost
+# far more bits above the entropy than they must, even with the best variances. Find **ten steps** of 1..1000 (1000 among them, where sampling starts)
 # that cost at most **0.09**. `check.excess([...])` tells you the cost of a list.
 #
 # <details><summary>Hint 1: nudge</summary>
@@ -899,8 +901,8 @@ for K, b in strided["fashion"].items():
 # - **The bound as a training loss**, if pictures are what you want: it spends the network on detail that no one sees.
 # - **A learned variance**, at very few steps: it was learned for short ones, and loses to `large` in our table at
 #   10 steps. Samplers without noise (lesson 05) do not use it at all.
-# - **Importance-drawn t**, for the simple loss: its terms are alike, there is nothing to even out.
-# - **More steps**, where the data are nearly Gaussian: there a step of any length is exact.
+# - **Importance-drawn t**, for the simple loss: its terms differ far less, there is little to even out.
+# - **More steps**, where the data are nearly Gaussian: there a step of any length is exact, with the best variance.
 # - **Bits/dim**, as a judge of pictures: the last imperceptible details hold most of the bits.
 
 # %% [markdown] name="recap"
@@ -908,7 +910,8 @@ for K, b in strided["fashion"].items():
 #
 # - A small step back is Gaussian; its mean needs $E[x_0 \mid x_t]$, hence a squared error, hence noise prediction.
 # - The bound has three kinds of terms, $L_T$, $L_{t-1}$ and $L_0$. With exact means and the best variance it is tight.
-# - The best variance is $\tilde\beta$ plus $c_0^2$ times the error of the guess; `small` and `large` are its two ends.
+# - The best variance is $\tilde\beta$ plus $c_0^2$ times the error of the guess: `small` for data that are certain,
+#   `large` for data $N(0, 1)$, larger still for wider ones.
 # - Most bits, and most of the waste, lie at the first few steps. The simple loss gives them up for better pictures.
 # - With fewer steps, compute beta anew; the variance then matters most.
 #
