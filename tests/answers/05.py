@@ -1,0 +1,52 @@
+"""Wrong answers to lesson 05, and words that each refusal must hold."""
+
+import math
+
+import torch
+
+
+def _root(a, b):
+    return math.sqrt((1 - b) / (1 - a) * (1 - a / b))
+
+
+def _no_room(x, eps, z, a, b, eta):
+    x0 = (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
+    return math.sqrt(b) * x0 + math.sqrt(1 - b) * eps + eta * _root(a, b) * z
+
+
+def _swapped(x, eps, z, a, b, eta):
+    std = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - b / a)  # of a negative number
+    x0 = (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
+    return math.sqrt(b) * x0 + math.sqrt(1 - b - std**2) * eps + std * z
+
+
+def _sum(i, d, c):
+    return sum(math.log(d * (c - k)) for k in range(int(i)))  # whole steps only
+
+
+def _per_pixel(a, b, share):
+    w = ((a * b).sum(0) / (a.norm(dim=0) * b.norm(dim=0))).acos()
+    return (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
+
+
+WRONG = {
+    "one_jump": [(0.0, "mean of the noise"), (1.0, "larger peak"), (3.0, "too large")],
+    "ddim_step": [
+        (_no_room, "leave room"),
+        (_swapped, "ValueError"),
+        (lambda x, eps, z, a, b, eta: x, "largest error"),
+        (lambda x, eps, z, a, b: x, "6 arguments"),
+    ],
+    "best_on_broad": [("0", "too narrow"), ("1", "single point"), ("ddim", "not one of")],
+    "steps_for_a_hundredth": [(100, "four more"), (64, "second order"), (4000, "too large")],
+    "slerp": [
+        (_per_pixel, "each pixel"),
+        (lambda a, b, share: (1 - share) * a + share * b, "straight line"),
+        (lambda a, b, share: torch.zeros(3), "shape"),
+    ],
+    "log_abar": [
+        (lambda i, d, c: i * math.log(d) + math.lgamma(c) - math.lgamma(c - i), "n + 1"),
+        (_sum, "largest error"),
+        (lambda i, d, c: math.lgamma(c + 1) - math.lgamma(c - i + 1), "D^i"),
+    ],
+}
