@@ -119,6 +119,17 @@ def test_reverse_diffusion_is_the_formula_of_the_paper_for_ve():
     assert torch.allclose(found, expected, atol=1e-10)
 
 
+def test_reverse_diffusion_is_the_formula_of_the_paper_for_vp():
+    """x_i = (2 - sqrt(1 - beta)) x_{i+1} + beta score + sqrt(beta) z, with the beta of the jump."""
+    table, x = linear(1000), torch.randn(4, 1, generator=generator(0), dtype=F64)
+    z, t, s = torch.full((4, 1), 0.3, dtype=F64), 0.6, 0.5
+    found = reverse_diffusion()(Ask(TWO.denoiser(table), source=lambda i, like: z), x, t, s)
+    beta = 1 - table.abar[600] / table.abar[500]
+    score = TWO.score(x, *table.alpha_sigma(t))
+    expected = (2 - math.sqrt(1 - beta)) * x + beta * score + math.sqrt(beta) * z
+    assert torch.allclose(found, expected, atol=1e-10)
+
+
 def test_the_last_move_is_tweedies_formula():
     x = torch.randn(5, 1, generator=generator(0), dtype=F64)
     for schedule in (Linear(), VE(), SubVP()):
