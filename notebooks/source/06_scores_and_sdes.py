@@ -816,7 +816,7 @@ flat = replace(digits, x=pool, labels=digits.labels.repeat(8), std=pool.std().it
 base = Recipe(
     "scoreflow", "one small network, three weights", data="digits",
     net={"name": "mlp", "width": 192}, schedule={"name": "linear"}, lam_range=(-5.0, 4.0),
-    conditional=False, batch=256, lr=2e-3, ema=0.99,
+    conditional=False, batch=128, lr=4e-3, ema=0.995,
 )  # fmt: skip
 ways = {
     "simple, t uniform": {"weighting": {"name": "simple"}, "times": {"law": "uniform"}},
@@ -828,7 +828,7 @@ ways = {
 # The last line of the dictionary is the whole of ScoreFlow's training: *simple* weight, $\lambda$ uniform.
 
 # %% name="train"
-steps = lessons.pick(smoke=4, live=600, full=4000)
+steps = lessons.pick(smoke=4, live=1200, full=6000)
 trained, seconds = {}, {}
 for name, change in ways.items():
     for p in train(base.but(**change), data=flat, steps=steps, report_every=steps):
