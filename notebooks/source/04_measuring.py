@@ -395,7 +395,7 @@ A = metrics.noise_anchor(N)
 print(f"the unit: 1 A = {A:.2f}, the FD of {N} real pictures with noise 0.1")
 
 # %% [markdown] name="anchor-seen"
-# Real pictures come out at 0 within the error (an estimate without bias of something near 0 must fall
+# Real pictures come out at 0 within two errors (an estimate without bias of something near 0 must fall
 # below 0 about half of the time). The distance has no natural unit, so the course quotes it in units
 # of the **anchor A**; 0 A is a perfect model, 1 A is fine visible noise.
 
@@ -495,7 +495,9 @@ for name, probs in cases.items():
 
 # %% [markdown] name="is-seen"
 # With certain answers the score counts kinds. It never looks at a real picture, and the ten classes
-# are all the kinds it knows: one good picture of each is perfect.
+# are all the kinds it knows: one good picture of each is perfect. It has a bias of its own, downwards:
+# an average over few answers looks less even than it is. So quote N, and into how many parts ("splits",
+# ten as a rule) the pictures were cut.
 
 # %% [markdown] name="pr-text"
 # ## Precision and recall: two numbers for two questions
@@ -575,7 +577,7 @@ for name, log_prob in (("perfect model", good), ("99% garbage", mixed)):
 print(f"difference at most {math.log2(100) / 784:.4f}")
 
 # %% [markdown] name="nll-seen"
-# Below a hundredth of a bit: smaller than what papers call an improvement. The reverse holds as well:
+# Below a hundredth of a bit, the last decimal that most papers quote. The reverse holds as well:
 # beautiful samples with a poor likelihood. Likelihood and looks are different questions (Theis et al.).
 # A bound (sum of KLs), a likelihood by the ODE and an exact one are different numbers, too: say which.
 
@@ -841,7 +843,8 @@ print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flop
 #
 # All pieces together. Three ways to draw clothes at **12 evaluations a picture**: the EDM-style
 # class-conditional model with its own guidance scale, the same with a little less guidance, and the
-# unconditional 1000-step model through a fast solver. Each draws with three seeds.
+# unconditional 1000-step model through a fast solver. Each draws with three seeds of its own, so that
+# the errors are independent, as `compare` takes them to be.
 
 # %% name="versus"
 vp = checkpoints.load_denoiser("fashion-vp1000")
@@ -853,14 +856,15 @@ ways = {
     "fashion-vp1000": (vp, {"sampler": "dpmpp", "steps": 12}),
 }
 drawn, paid = {}, {}
-for name, (net, settings) in ways.items():
+for k, (name, (net, settings)) in enumerate(ways.items()):
     with Meter(net, pictures=3 * each) as m:
-        drawn[name] = [generate(net, each, seed=seed, **settings).x for seed in range(3)]
+        drawn[name] = [generate(net, each, seed=3 * k + i, **settings).x for i in range(3)]
     paid[name] = m.cost
 
 # %% [markdown] name="versus-table-text"
 # Two ways to know the error: over seeds (the FD of each seed, at the same N), and from the pictures
-# themselves (FD_inf of all).
+# themselves (FD_inf of all). Three seeds give an error that is itself known badly, and two such
+# errors to either side hold the truth less often than in 95% of cases. `compare` reads Student's law there.
 
 # %% name="versus-table"
 unit = metrics.noise_anchor(each)
