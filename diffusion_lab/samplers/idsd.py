@@ -91,7 +91,7 @@ def langevin(
             a_i = rate / (1/sigma_i^2 + 1/(sigma_0^2 - sigma_i^2)), which fits both terms at once.
 
     ValueError where a_i is so large that the second term would diverge (a_i >= 2 (sigma_0^2 -
-    sigma_i^2)), and for levels that do not fall.
+    sigma_i^2)), and for levels that do not fall or that the schedule does not have.
     """
     if step not in RATES:
         raise unknown("step rule", step, RATES)
@@ -101,6 +101,7 @@ def langevin(
     for before, sigma in zip([sigma0, *sigmas], sigmas):
         if not 0 < sigma < before:
             raise ValueError(f"levels must fall from sigma0 and stay > 0; got {sigma} < {before}")
+        _time(denoiser.schedule, sigma)
         left = sigma0**2 - sigma**2
         a = rate * (sigma**2 if step == "paper" else sigma**2 * left / sigma0**2)
         if a >= 2 * left:
@@ -183,7 +184,12 @@ def _state(denoiser: Denoiser, y: Tensor, sigma0: float) -> tuple[Tensor, float]
     """(alpha_t y, t): y as the diffusion's own state, where sigma_t/alpha_t = sigma_0."""
     if not sigma0 > 0:
         raise ValueError(f"the noise of y must have a standard deviation > 0; got {sigma0}")
-    schedule: Schedule = denoiser.schedule
+    t = _time(denoiser.schedule, sigma0)
+    return y * expand(denoiser.schedule.alpha(t), y), t
+
+
+def _time(schedule: Schedule, sigma0: float) -> float:
+    """The time at which sigma_t/alpha_t = sigma_0; ValueError where there is none."""
     t = schedule.t_of_lam(-math.log(sigma0))
     alpha, sigma = schedule.alpha_sigma(t)
     if not math.isclose(sigma, sigma0 * alpha, rel_tol=1e-3):
@@ -191,4 +197,4 @@ def _state(denoiser: Denoiser, y: Tensor, sigma0: float) -> tuple[Tensor, float]
             f"noise of standard deviation {sigma0:g} is outside of this schedule, whose ratio "
             f"sigma/alpha ends at {sigma / alpha:.4g}"
         )
-    return y * expand(alpha, y), t
+    return t
