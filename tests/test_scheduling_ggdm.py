@@ -14,6 +14,7 @@ from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.kid import mmd2
 from diffusion_lab.nets import make as make_net
 from diffusion_lab.samplers import ddim, gaussian, sample, walk
+from diffusion_lab.schedules import posterior
 from diffusion_lab.scheduling import ggdm
 from diffusion_lab.scheduling.ggdm import GGDM
 
@@ -57,6 +58,27 @@ def disturbed():
         for p in sampler.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=gen, dtype=torch.float64))
     return sampler
+
+
+def test_every_step_is_the_formula(disturbed):
+    """x_s from all states so far, written out again with parameters that are nothing special."""
+    denoiser = RING.denoiser(disturbed.schedule)
+    with torch.no_grad():
+        disturbed.history.copy_(torch.randn(4, 4, generator=generator(2), dtype=torch.float64) / 5)
+    z = torch.randn(4, 7, 2, generator=generator(3), dtype=torch.float64)
+    start = torch.randn(7, 2, generator=generator(4), dtype=torch.float64)
+    states = list(disturbed.states(denoiser, start, lambda i, like: z[i]))
+    path, times = [state.x for state in states], [state.s for state in states]
+    for k in range(4):
+        (p, q), eta, row = (c[k].tolist() for c in
+                            (disturbed.scales, disturbed.eta, disturbed.history))  # fmt: skip
+        at_t, at_s = (disturbed.schedule.alpha_sigma(times[k + i]) for i in (0, 1))
+        answer, std = denoiser(path[k], times[k]), eta * posterior(*at_t, *at_s)[2] ** 0.5
+        x = p * at_s[0] * answer.x0
+        x = x + q * (at_s[1] ** 2 - std**2) ** 0.5 * answer.eps + std * z[k]
+        for j in range(k + 1):
+            x = x + row[j] * path[j]
+        assert torch.allclose(path[k + 1], x, atol=1e-9)
 
 
 def test_gradients_are_those_of_finite_differences(disturbed):
