@@ -89,7 +89,8 @@ def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> Te
 
     A tensor without dimensions: as a number it would make a GPU wait at every step.
 
-    ``kept`` is the alpha_i of the paper's VP corrector, (alpha_t/alpha_s)^2; 1 for VE.
+    ``kept`` is (alpha_t/alpha_s)^2 of the jump to this level, 1 for VE. (The paper's VP corrector
+    takes the alpha_i of the jump that follows; a step knows the one behind it.)
     """
     norms = [y.flatten(1).norm(dim=1).mean() for y in (z, score)]
     return 2 * kept * (snr * norms[0] / norms[1].clamp(min=1e-12)) ** 2
