@@ -137,9 +137,7 @@ def reverse_step(x: Tensor, score: Tensor, f: float, g2: float, h: float, z: Ten
             "lengths grow by the root of the ratio of variances: a factor 1/2 is missing."
         ),
         lambda v0, v1, d: 0.5 * math.log(v1 / v0): "all d coordinates are stretched, not one.",
-        lambda v0, v1, d: (
-            0.5 * d * (v1 - v0)
-        ): "div h is V'/(2V), whose integral is a log.",
+        lambda v0, v1, d: 0.5 * d * (v1 - v0): "div h is V'/(2V), whose integral is a log.",
         lambda v0, v1, d: 0.5 * d * v1 / v0: "the log is missing.",
     },
     hint="h = x V'/(2V) for Gaussian data, so div h = d V'/(2V): integrate over t.",
