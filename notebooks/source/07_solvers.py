@@ -123,6 +123,7 @@ said = {
 fig, ax = plots.axes(1, 2, size=(4.4, 3.0))
 plots.lines(times[:-1], said, ax=ax[0], xlabel="time t", ylabel="first coordinate")
 plots.lines(lams[:-1], said, ax=ax[1], xlabel="lambda     noise ... data", ylabel="")
+ax[1].get_legend().remove()
 plots.show(
     fig,
     alt="Two panels with three curves each: the state, the predicted clean datum and the predicted "
