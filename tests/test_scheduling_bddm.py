@@ -245,6 +245,16 @@ def test_where_says_which_steps():
     assert LINEAR.alpha(states[2].t) ** 2 == pytest.approx(0.5)
 
 
+def test_an_estimate_stays_where_the_denoiser_may_be_asked():
+    denoiser, x = toys.ring().denoiser(LINEAR), torch.randn(6, 2, generator=generator(0))
+    denoiser.lam_range = (-3.0, 4.0)
+    grid = [bddm.time_of(LINEAR, 1 / (1 + math.exp(6))), 0.5, 0.2, 0.0]
+    for said, lam in ((1e-9, -3.0), (0.999999, 4.0)):
+        states = list(nedm.adjusted(ddim(), denoiser, x, lambda x, a=said: a, grid, b0=1e-6))
+        assert LINEAR.lam(states[1].t) == pytest.approx(lam, abs=1e-6)
+        assert states[-1].s == 0
+
+
 PRODUCT = toys.product()
 
 
