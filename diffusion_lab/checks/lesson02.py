@@ -26,6 +26,8 @@ def _posterior(
     beta = 1 - a
     c_0 = (abar_s if slip == "c_0" else math.sqrt(abar_s)) * beta / (1 - abar_t)
     c_t = (a if slip == "c_t" else math.sqrt(a)) * (1 - abar_s) / (1 - abar_t)
+    if slip == "no roots":
+        c_0, c_t = abar_s * beta / (1 - abar_t), a * (1 - abar_s) / (1 - abar_t)
     if slip == "abar in c_t":
         c_t = math.sqrt(abar_t) * (1 - abar_s) / (1 - abar_t)
     if slip == "swapped":
@@ -49,6 +51,10 @@ def _slip(name: str) -> Any:
         _slip("std"): "a standard deviation is returned where the variance belongs?",
         _slip("c_0"): "abar_s stands where its root belongs, in the weight of x0?",
         _slip("c_t"): "1 - beta stands where its root belongs, in the weight of x_t?",
+        _slip(
+            "no roots"
+        ): "both roots are forgotten: the weight of x0 has root(abar_s), that of x_t "
+        "root(1 - beta).",
         _slip("abar in c_t"): "abar_t stands where 1 - beta (of this step alone) belongs?",
         _slip("swapped"): "the two weights are swapped: which belongs to x0?",
         _slip("upside down"): "the ratio of the two noise levels is upside down: going back, the "
@@ -87,6 +93,12 @@ def _weights(g: Generator) -> list[tuple[Any, ...]]:
         lambda beta, abar, var: beta / ((1 - beta) * (1 - abar)).sqrt(): (
             "that is the factor of eps in the mean itself; square it and divide by 2 S^2."
         ),
+        lambda beta, abar, var: beta / ((1 - beta) * (1 - abar)).sqrt() / (2 * var): (
+            "2 S^2 is there, but the factor of eps in the mean is not squared."
+        ),
+        lambda beta, abar, var: beta**2 / (2 * var * (1 - abar)): (
+            "1 - beta is missing: the mean as a whole is divided by its root."
+        ),
     },
     hint="by how much does the mean move when eps moves by 1? Square it, divide by 2 S^2.",
     right="L_simple replaces this weight by 1 at every t.",
@@ -107,6 +119,10 @@ def _best_weight(error: Any, abar_t: Tensor, abar_s: Tensor, slip: str = "") -> 
     best = bt + (c_0 if slip == "c_0" else c_0**2) * error
     if slip == "no bt":
         best = c_0**2 * error
+    if slip in ("variance", "std"):
+        return best if slip == "variance" else best.sqrt()
+    if slip == "log":
+        return best.log()
     if slip == "no log":
         return (best - bt) / (beta - bt)
     if slip == "other end":
@@ -119,6 +135,15 @@ def _best_weight(error: Any, abar_t: Tensor, abar_s: Tensor, slip: str = "") -> 
     slips={
         lambda error, a, b: _best_weight(error, a, b, "no log"): (
             "the variances themselves are interpolated; the network interpolates their logs."
+        ),
+        lambda error, a, b: _best_weight(error, a, b, "variance"): (
+            "that is the best variance S^2 itself; the v that gives it is asked for."
+        ),
+        lambda error, a, b: _best_weight(error, a, b, "std"): (
+            "that is the root of the best S^2; the v that gives S^2 is asked for."
+        ),
+        lambda error, a, b: _best_weight(error, a, b, "log"): (
+            "that is the log of S^2; where does it lie between log beta-tilde and log beta?"
         ),
         lambda error, a, b: _best_weight(error, a, b, "other end"): (
             "that is 1 - v: v = 1 should give beta, v = 0 beta-tilde."
@@ -214,8 +239,28 @@ def points(n: int = 2000) -> tuple[Tensor, Tensor]:
     return x0[:, None], torch.special.ndtri(golden)[:, None]
 
 
+def _unfit(steps: Any) -> str | None:
+    """What is wrong with a list of steps, or None."""
+    if not isinstance(steps, list | tuple):
+        return f"a list of steps such as [1000, 500, 10] is expected, not {steps!r:.60}."
+    odd = [i for i in steps if not isinstance(i, int) or isinstance(i, bool)]
+    if odd:
+        return f"steps are whole numbers; {odd[0]!r:.60} is none."
+    if not steps or min(steps) < 1 or max(steps) > 1000:
+        return "the steps lie in 1..1000, and there is at least one."
+    if len(set(steps)) != len(steps):
+        return "each step is taken once: one number stands there twice."
+    return None
+
+
 def excess(steps: list[int]) -> float:
-    """Bits of the bound above the entropy for the toy on these of 1000 steps, best variance."""
+    """Bits of the bound above the entropy for the toy on these of 1000 steps, best variance.
+
+    ValueError, in words, for anything but a list of different whole numbers in 1..1000.
+    """
+    reason = _unfit(steps)
+    if reason:
+        raise ValueError(reason)
     from diffusion_lab.bound import bounds
     from diffusion_lab.data import toys
     from diffusion_lab.schedules import linear
@@ -236,11 +281,13 @@ def excess(steps: list[int]) -> float:
 )
 def ten_steps(steps: Any) -> str | None:
     if not isinstance(steps, list | tuple):
-        return f"a list of ten steps is expected, not {steps!r}."
-    if not all(isinstance(i, int) for i in steps) or len(set(steps)) != 10:
-        return "ten different whole numbers are asked for."
-    if not (min(steps) >= 1 and max(steps) == 1000):
-        return "the steps lie in 1..1000, and the first one taken is 1000, where sampling starts."
+        return f"a list of ten steps is expected, not {steps!r:.60}."
+    if reason := _unfit(steps):
+        return reason
+    if len(steps) != 10:
+        return f"ten different whole numbers are asked for, and there are {len(steps)}."
+    if max(steps) != 1000:
+        return "the first step taken is 1000, where sampling starts."
     found = excess(list(steps))
     if found > EXCESS:
         return f"these steps cost {found:.3f} bits above the entropy, {EXCESS} are allowed."

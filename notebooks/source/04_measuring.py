@@ -30,7 +30,7 @@
 # workload, parameters, FLOPs, time) and the energy of its introduction.
 
 # %% [markdown] name="imports-text"
-# Everything comes from the package; the notebook holds no helper of its own.
+# Every measure comes from the package.
 
 # %% name="imports"
 import math
@@ -57,7 +57,7 @@ from diffusion_lab.samplers import generate
 from diffusion_lab.widgets import explore, slider
 
 fashion, test = data.load("fashion"), data.load("fashion", "test")
-print(f"{len(fashion):,} training and {len(test):,} test pictures")
+print(f"{len(fashion):,} training and {len(test):,} test pictures travel with the course")
 
 # %% [markdown] name="sets-text"
 # ## What is "good"?
@@ -249,9 +249,10 @@ pictures_needed = (64 + 64 * 65 / 4) / 0.1
 check.pictures_needed(pictures_needed)
 
 # %% [markdown] name="real-bias-text"
-# Now on real features: training pictures against the full test set (10,000), and the same pictures with
-# noise of sd 0.05. Each point is a mean over pieces of n pictures. `gaussian_bias` is the formula for
-# any covariance; it knows nothing of our features but their covariance.
+# Now on real features: training pictures against the shipped mean and covariance of the full test set
+# (10,000 pictures; 2,000 of them travel with the course), and the same pictures with noise of sd 0.05.
+# Each point is a mean over pieces of n pictures. `gaussian_bias` is the formula for any covariance; it
+# knows nothing of our features but their covariance.
 
 # %% name="real-bias"
 ref = metrics.reference("fashion")
@@ -451,6 +452,7 @@ check.unbiased_mmd2(my_mmd2)
 d, gen = 16, generator(6)
 eye, shift = torch.eye(d).double(), torch.full((d,), 0.5).double()
 truth = gaussian_mmd2(Reference(shift * 0, eye, 1), Reference(shift, eye, 1))
+kid_at = {}
 print(f"exact {truth:.2f}\n    N   unbiased   with i = j")
 for n in (20, 50, 200):
     unbiased, biased = 0.0, 0.0
@@ -460,6 +462,7 @@ for n in (20, 50, 200):
         unbiased += mmd2(x, y) / 200
         biased += (sum(((a @ a.T / d + 1) ** 3).mean() for a in (x, y))
                    - 2 * ((x @ y.T / d + 1) ** 3).mean()).item() / 200  # fmt: skip
+    kid_at[n] = unbiased
     print(f"{n:5d} {unbiased:10.1f} {biased:12.1f}")
 
 # %% [markdown] name="kid-error-text"
@@ -639,7 +642,8 @@ for name, x in sets.items():
 # - The **score** likes ten repeated pictures *better* than real ones.
 # - **Precision** is fooled by the same; **recall** is not, and drops to nothing. (Points repeated more
 #   than three times have balls of radius 0.) Blur leaves precision almost untouched.
-# - **Copied** alone notices a model that gives its training pictures back. Yet it is no judge of quality.
+# - **Copied** alone notices a model that gives its training pictures back: the last three rows are taken
+#   from `pool`, the very pictures that it compares with, hence their 1.00. Yet it is no judge of quality.
 #
 # And "mirrored": a change that is hardly a flaw to the eye costs more than visible noise. A distance
 # measures what the *features* mind, not what you mind.
@@ -778,6 +782,8 @@ small = "too small to fill the machine"
 filled = [one for kind, own in runs.items() if kind != small for one in own]
 rates = sorted(one.flops / one.seconds for one in filled)
 rate = math.sqrt(rates[0] * rates[-1])
+worst = max(rates[-1] / rate, rate / rates[0])
+lie = "within the band" if worst <= 1.25 else f"within a factor {worst:.2f}, some outside the band,"
 fig, ax = plots.axes(size=(6.2, 4.0))
 line = torch.logspace(6.8, 10.5, 50)
 ax.plot(line / 1e9, line / rate, color="0.4", marker="", label=f"{rate / 1e9:.0f} GFLOP/s, ± 25%")
@@ -790,15 +796,15 @@ ax.legend()
 plots.show(
     fig,
     alt="CPU seconds over GFLOP, both logarithmic. Points of larger pictures, batches and channels lie "
-    "within the band around one line; single pictures and a narrow network lie above it.",
+    f"{lie} around one line; single pictures and a narrow network lie above it.",
     caption="Time against FLOPs of one call of the U-Net on one thread.",
 )
-worst = max(max(r / rate, rate / r) for r in rates)
 print(f"furthest from the line, machine filled: a factor {worst:.2f}")
 print("too small: " + ", ".join(f"{one.seconds * rate / one.flops:.1f} x" for one in runs[small]))
 
 # %% [markdown] name="scaling-seen"
-# Once the machine is filled, FLOPs predict the time to about a quarter, over a factor of ten and more.
+# Once the machine is filled, FLOPs predict the time to about the factor printed above, a quarter or so
+# where nothing else runs, over a factor of ten and more.
 # Below that they do not: a single picture, or a narrow network, pays for moving numbers and for starting
 # each operation. Halving the FLOPs of something that small saves less than half of the time.
 
@@ -831,7 +837,8 @@ print(f"DDPM, 50,000 pictures in 20 hours: {ddpm.seconds_per_picture:.2f} s a pi
 print(full.energy)
 trained = energy.kwh(energy.CORE_WATTS, model.about["cpu_seconds"] / 3600)
 each = full.energy.kwh / full.pictures
-print(f"training (estimate): {1000 * trained:.1f} Wh, as much as {trained / each:,.0f} pictures")
+as_many = float(f"{trained / each:.1g}")  # the watts cancel; the seconds are not known better
+print(f"training (estimate): {1000 * trained:.0f} Wh, as much as about {as_many:,.0f} pictures")
 recipe = model.about["recipe"]
 flops = 3 * metrics.count_flops(model) * recipe["steps"] * recipe["batch"]  # backward: twice
 days = energy.v100_days(flops, utilisation=0.3)
@@ -893,20 +900,24 @@ for pair in ((first, other), (first, second)):
 # %% [markdown] name="cost-text"
 # ## What did it cost
 #
-# The rows of this lesson, and after them the running table: what all lessons built so far have
-# measured. `diffusion-lab bench costs` collects it from the notebooks into `benchmarks/costs.json`.
+# The rows of this lesson: FD is the mean of three seeds, each at this N (FD_inf, which takes all the
+# pictures of the three, stands in the table above). After them the running table: what all lessons built
+# so far have measured. `diffusion-lab bench costs` collects it from the notebooks into
+# `benchmarks/costs.json`.
 
 # %% name="cost"
 rows = [
     {"system": name, **cost.row(), "training core-s": round(ways[name][0].about["cpu_seconds"]),
-     "FD / A": round(seeds[name].value, 2), "FD_inf / A": round(infinity[name].value, 2), "N": each}
+     "FD / A": round(seeds[name].value, 2), "N": each}
     for name, cost in paid.items()
 ]  # fmt: skip
 lessons.cost_row(4, *rows)
 
 # %% [markdown] name="running-text"
-# The running table. Distances of different N and of different data sets stand in one column here, so
-# compare only rows of one data set with the same N.
+# The running table. It was collected earlier, from the notebooks as they are stored, so your run of the
+# rows just shown differs from it: distances at most a little, seconds by a tenth and more.
+# Distances of different N and of different data sets stand in one column here, so compare only rows of
+# one data set with the same N.
 
 # %% name="running"
 print(table(lessons.cost_rows()))
@@ -922,7 +933,8 @@ spread_of = (max(slope[:4]) - min(slope[:4])) / min(slope[:4])
 print("Chong & Forsyth: FD falls as a line in 1/N")
 print(f"    FD x N of real pictures, N = 100 to 500: equal within {spread_of:.0%}")
 print("Binkowski et al.: KID has no bias in N")
-print(f"    real pictures at N = {N}: {metrics.kid(real)}")
+print(f"    two normals, exact {truth:.2f}: "
+      + ", ".join(f"{v:.2f} at N = {n}" for n, v in kid_at.items()))  # fmt: skip
 print("Kynkaanniemi et al.: precision and recall separate likeness and variety")
 print(f"    toy with a fifth of inventions and 5 of 8 modes: {found.precision:.2f}, {found.recall:.2f}")
 print("Theis et al.: a good likelihood does not need good samples")
@@ -969,16 +981,14 @@ print(f"    {energy.homes(energy.kwh(250, 216, 512, pue=1)):.2f}, without coolin
 # ## Further reading
 #
 # - Heusel et al. 2017, *GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-#   Equilibrium*, arXiv 1706.08500: FID.
-# - Chong and Forsyth 2020, *Effectively Unbiased FID and Inception Score and Where to Find Them*, arXiv
-#   1911.07023: FD_inf.
-# - Bińkowski et al. 2018, *Demystifying MMD GANs*, arXiv 1801.01401: KID.
-# - Salimans et al. 2016, *Improved Techniques for Training GANs*, arXiv 1606.03498: the inception score.
-# - Barratt and Sharma 2018, *A Note on the Inception Score*, arXiv 1801.01973: its limits.
+#   Equilibrium*, [arXiv 1706.08500](https://arxiv.org/abs/1706.08500): FID.
+# - Chong and Forsyth 2020, *Effectively Unbiased FID and Inception Score and Where to Find Them*, [arXiv 1911.07023](https://arxiv.org/abs/1911.07023): FD_inf.
+# - Bińkowski et al. 2018, *Demystifying MMD GANs*, [arXiv 1801.01401](https://arxiv.org/abs/1801.01401): KID.
+# - Salimans et al. 2016, *Improved Techniques for Training GANs*, [arXiv 1606.03498](https://arxiv.org/abs/1606.03498): the inception score.
+# - Barratt and Sharma 2018, *A Note on the Inception Score*, [arXiv 1801.01973](https://arxiv.org/abs/1801.01973): its limits.
 # - Kynkäänniemi et al. 2019, *Improved Precision and Recall Metric for Assessing Generative Models*,
-#   arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797: density and coverage.
-# - Theis, van den Oord, Bethge 2016, *A Note on the Evaluation of Generative Models*, arXiv 1511.01844.
-# - Parmar, Zhang, Zhu 2022, *On Aliased Resizing and Surprising Subtleties in GAN Evaluation*, arXiv
-#   2104.11222.
-# - Ulhaq, Akhtar, Pogrebna 2022, *Efficient Diffusion Models for Vision: A Survey*, arXiv 2210.09292,
+#   [arXiv 1904.06991](https://arxiv.org/abs/1904.06991); Naeem et al. 2020, [arXiv 2002.09797](https://arxiv.org/abs/2002.09797): density and coverage.
+# - Theis, van den Oord, Bethge 2016, *A Note on the Evaluation of Generative Models*, [arXiv 1511.01844](https://arxiv.org/abs/1511.01844).
+# - Parmar, Zhang, Zhu 2022, *On Aliased Resizing and Surprising Subtleties in GAN Evaluation*, [arXiv 2104.11222](https://arxiv.org/abs/2104.11222).
+# - Ulhaq, Akhtar, Pogrebna 2022, *Efficient Diffusion Models for Vision: A Survey*, [arXiv 2210.09292](https://arxiv.org/abs/2210.09292),
 #   sections I and IV.
