@@ -19,7 +19,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion_lab.cli_base import PROGRAM, Parser, Subparsers, add, add_json, say_error
+from diffusion_lab.cli_base import (
+    PROGRAM,
+    Parser,
+    Subparsers,
+    add,
+    add_json,
+    say_error,
+    shows_help,
+)
 from diffusion_lab.cli_bench import bench_command
 from diffusion_lab.cli_models import sample_command, train_command
 from diffusion_lab.errors import CheckpointError, DataError
@@ -109,7 +117,7 @@ def _ready() -> set[str]:
     from diffusion_lab import lessons
 
     try:
-        return {name[:2] for name in lessons.names() if lessons.find(name).is_file()}
+        return {name[:2] for name in lessons.ready()}
     except FileNotFoundError:
         return set()
 
@@ -206,7 +214,8 @@ def _lesson_command(commands: Subparsers) -> None:
         help="List, open or build the lessons.",
         description="List, open or build the lessons.",
     )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    parser.set_defaults(run=shows_help(parser), parser=parser)
+    actions = parser.add_subparsers(metavar="ACTION")
     listing = add(actions, "list", _lesson_list, "List the lessons and the question of each.")
     add_json(listing)
     opening = add(
@@ -259,7 +268,8 @@ def _parser() -> Parser:
         description="Efficient diffusion models for vision: the course's map, lessons and models.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(run=shows_help(parser), parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for command in COMMANDS:
         command(commands)
     return parser

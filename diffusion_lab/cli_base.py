@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 
 from diffusion_lab.errors import did_you_mean
 
-__all__ = ["PROGRAM", "Parser", "Run", "Subparsers", "add", "add_json", "say_error", "writable"]
+__all__ = [
+    "PROGRAM", "Parser", "Run", "Subparsers", "add", "add_json", "make_folder", "say_error",
+    "shows_help", "writable",
+]  # fmt: skip
 
 PROGRAM = "diffusion-lab"
 Subparsers = Any  # argparse has no public name for what add_subparsers returns
@@ -47,6 +50,16 @@ def add(commands: Subparsers, name: str, run: Run, summary: str, **more: Any) ->
     return parser
 
 
+def shows_help(parser: Parser) -> Run:
+    """What a program or command runs that was given no command of its own: its help, status 0."""
+
+    def run(given: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    return run
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that every command has whose answer a script may want to read."""
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -73,3 +86,11 @@ def writable(path: str | None, suffix: str, option: str) -> Path | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{option}: {folder} is not yours to write to; choose another folder")
     return file
+
+
+def make_folder(file: Path) -> None:
+    """Make the folder that a file is to lie in, and say on stderr that it was not there."""
+    folder = file.parent
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"made the folder {folder}", file=sys.stderr)

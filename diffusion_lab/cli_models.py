@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.cli_base import PROGRAM, Subparsers, add, add_json, writable
+from diffusion_lab.cli_base import PROGRAM, Subparsers, add, add_json, make_folder, writable
 from diffusion_lab.errors import CheckpointError, did_you_mean, unknown
 
 if TYPE_CHECKING:
@@ -361,8 +361,10 @@ def _sample(given: argparse.Namespace) -> int:
     cpu = time.process_time() - cpu
 
     if save is not None:
+        make_folder(save)
         _save(save, drawn.x, label)
     if out is not None:
+        make_folder(out)
         plots.save_grid(out, drawn.x, columns=columns, zoom=2 if model.shape[-1] >= 16 else 6)
     done = {
         "model": given.model, **settings, "n": given.n, "seed": given.seed,

@@ -41,7 +41,7 @@ from diffusion_lab.errors import unknown
 
 __all__ = [
     "LEVELS", "build", "convert", "cost_row", "cost_rows", "drift", "execute", "find", "level",
-    "names", "pick", "tidy", "write_costs",
+    "names", "pick", "ready", "tidy", "write_costs",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "live", "full")
@@ -141,6 +141,12 @@ def names(home: Path | None = None) -> list[str]:
     home = home or folder()
     found = [*home.glob("source/[0-9][0-9]_*.py"), *home.glob("[0-9][0-9]_*.ipynb")]
     return sorted({path.stem for path in found})
+
+
+def ready(home: Path | None = None) -> list[str]:
+    """The lessons that can be opened now: those of ``names`` whose notebook is built."""
+    home = home or folder()
+    return sorted(path.stem for path in home.glob("[0-9][0-9]_*.ipynb"))
 
 
 def resolve(lesson: str | int, home: Path | None = None) -> str:

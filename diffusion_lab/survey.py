@@ -394,7 +394,7 @@ def describe(row: Row) -> str:
         ("cost", row.cost),
         ("note", row.note),
         ("state", row.state),
-        ("file", row.file),
+        ("file", row.file if (_root() / row.file).is_file() else f"{row.file} (planned)"),
         ("opens", ", ".join(row.symbols)),
         ("tests", ", ".join(row.tests)),
     ]

@@ -48,7 +48,7 @@ _STATES = {
     "working": {"marker": "s", "markerfacecolor": "#0072B2", "markeredgecolor": "#004B76"},
 }
 _MEANING = {
-    "planned": "planned: its place, no code yet",
+    "planned": "planned: its lesson is not written yet",
     "partial": "partial: some of it works",
     "working": "working: code, lesson and tests",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import shutil
 import sys
 from types import ModuleType
 
@@ -57,6 +59,60 @@ def test_half_filled_stub_is_not_attempted():
 def test_untouched_bug_is_not_attempted():
     found = mean(lambda x, a: x / a)
     assert found.status == "not attempted yet" and "as you found it" in found.message
+
+
+AS_FOUND = """
+def repaired_jump(x0, betas, i, eps):
+    \"""x_i from x_0, for i = 1..T.\"""
+    abar = (1 - betas[: i - 1]).prod()  # a comment is no change
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+"""
+
+
+def defined(text: str, name: str):
+    """A function whose text ``inspect`` can read, as it reads that of a notebook's cell."""
+    file, space = f"<cell {len(linecache.cache)}>", {}
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), space)
+    return space[name]
+
+
+@pytest.fixture(params=["repository", "installed"])
+def lesson01(request, monkeypatch, tmp_path):
+    """Lesson 01's checks, beside its source or beside its packaged notebook alone."""
+    from diffusion_lab import lessons
+    from diffusion_lab.checks import lesson01
+
+    if request.param == "installed":
+        shutil.copy(lessons.find(1), tmp_path)
+        monkeypatch.setattr(lessons, "folder", lambda: tmp_path)
+    return lesson01
+
+
+def test_a_changed_function_that_does_the_same_was_attempted(lesson01):
+    """The bug is known by what it does; only its text tells whether somebody was there."""
+    check = lesson01.repaired_jump.result
+    untouched = check(defined(AS_FOUND, "repaired_jump"))
+    assert untouched.status == "not attempted yet" and "as you found it" in untouched.message
+    edited = AS_FOUND.replace("abar = (1 - betas[: i - 1]).prod()", "abar = (1-betas)[:i-1].prod()")
+    found = check(defined(edited, "repaired_jump"))
+    assert found.status == "not yet" and found.message.startswith("it still does what")
+    other = AS_FOUND.replace("repaired_jump", "another")  # of no known text: nothing to compare
+    assert check(defined(other, "another")).status == "not attempted yet"
+    repaired = AS_FOUND.replace("i - 1", "i")
+    assert check(defined(repaired, "repaired_jump")).ok
+
+
+def test_a_missing_return_is_named():
+    def shown(x, a):
+        print(a * x)
+
+    found = mean.result(shown)
+    assert found.status == "not yet" and "is a `return` missing?" in found.message
+
+    def untouched(x, a): ...  # your turn
+
+    assert mean.result(untouched).status == "not attempted yet"
 
 
 def _raises(x, a):
@@ -194,6 +250,9 @@ def test_choice():
     assert one.result(...).status == "not attempted yet"
     for given in (3, print, [1]):
         assert "one of 'a', 'b', 'c' is expected, in quotes" in one.result(given).message
+    for given in ("ab", "a, b", 3):  # a set is expected, and is shown: not the answer itself
+        assert 'set such as {"a", "c"} is expected' in two.result(given).message
+    assert "such as" not in two.result({"d"}).message + one.result("ab").message
     with pytest.raises(ValueError, match="not among the options"):
         choice("z", options)
 

@@ -186,7 +186,7 @@ def test_sample_writes_what_generate_draws(model, tmp_path, capsys):
     status, out, err = run(
         capsys, "sample", "--model", model, "--n", 12, "--seed", 5, "--out", png, "--save", npz
     )
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, f"made the folder {npz.parent}\n")
     assert "NFE 6 a picture" in out  # 3 steps, guided
     assert str(png) in out
     assert str(npz) in out
@@ -278,6 +278,15 @@ def test_sample_with_the_shipped_model_and_a_class_by_name(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     assert run(capsys, "sample", "--n", 1, "--steps", 1)[0] == 0
     assert Path("samples.png").is_file()  # neither --out nor --save
+
+
+def test_sample_says_which_folder_it_made(tiny, capsys):
+    assert run(capsys, "train", "tiny", "--out", ".")[0] == 0
+    command = ["sample", "--model", "tiny.safetensors", "--n", 1, "--out", Path("a", "b", "x.png")]
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, f"made the folder {Path('a', 'b')}\n")
+    assert Path("a", "b", "x.png").is_file() and "made" not in out
+    assert run(capsys, *command)[2] == ""  # it is there now
 
 
 # ---- train --------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ def installed(tmp_path, monkeypatch) -> Path:
     package = tmp_path / "site" / "_notebooks"
     package.mkdir(parents=True)
     (package / "00_start_here.ipynb").write_text('{"cells": []}')
+    (package / "source").mkdir()
+    (package / "source" / "02_learning_to_go_back.py").write_text("")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setattr(lessons, "folder", lambda: package)
@@ -70,8 +72,6 @@ def test_survey_of_one_system_tells_all(capsys):
         (["survey", "--nothing"], "usage: diffusion-lab survey"),
         (["survey", "--familly", "sde"], "arguments: --familly. Did you mean '--family'?"),
         (["survey", "DDPM", "DDIM"], "unrecognized arguments: DDIM"),
-        ([], "required"),
-        (["lesson"], "required"),
         (["lesson", "open", "77"], "from 00 to 24"),
         (["lesson", "open", "24"], "not there yet"),
         (["lesson", "open", "--no-open", "--print-path"], "not allowed with"),
@@ -89,6 +89,20 @@ def test_every_command_has_help(capsys):
                   ["lesson", "build"], []):  # fmt: skip
         status, out, _ = _run(capsys, *words, "--help")
         assert status == 0 and out.startswith("usage: diffusion-lab")
+
+
+@pytest.mark.parametrize("words", [[], ["lesson"]])
+def test_a_command_without_its_command_shows_the_help(words, capsys):
+    """Which commands there are, as --help says it, and no error."""
+    help_text = _run(capsys, *words, "--help")[1]
+    assert _run(capsys, *words) == (0, help_text, "")
+    assert ("open" if words else "survey") in help_text
+
+
+def test_a_wrong_option_alone_is_still_an_error(capsys):
+    for words in (["--jsn"], ["lesson", "--jsn"]):
+        status, out, err = _run(capsys, *words)
+        assert (status, out) == (2, "") and "unrecognized arguments: --jsn" in err
 
 
 def test_survey_help_names_all_families():
@@ -125,6 +139,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
 def test_lesson_list(installed, capsys):
     status, out, _ = _run(capsys, "lesson", "list")
     assert status == 0 and len(out.splitlines()) == 25
+    assert "\n02  planned" in out, "a source without a notebook is not ready"
     assert out.startswith("00  ready ") and "\n01  planned" in out
     listed = json.loads(_run(capsys, "lesson", "list", "--json")[1])
     assert [one["number"] for one in listed] == [one.number for one in survey.lessons()]

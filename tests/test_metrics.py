@@ -245,6 +245,8 @@ def test_seconds_are_those_of_the_processor_and_of_the_clock():
     assert row == {
         "NFE": 16, "parameters (M)": 0.44, "MFLOP / picture": 1600.0, "core-s / 1000": 10.0
     }  # fmt: skip
+    small = Cost(500, 0, 0, 2352, 0.00617, 0.01).row()  # cheap is not free
+    assert (small["MFLOP / picture"], small["core-s / 1000"]) == (0.0024, 0.012)
 
 
 def test_evaluations_weighted_by_their_pixels():

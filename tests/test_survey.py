@@ -325,6 +325,13 @@ def test_describe_tells_the_slip_and_the_other_reading():
     assert "Label and strategy disagree" in text
 
 
+def test_a_file_that_is_not_there_yet_is_said_to_be_planned():
+    row = survey.find("DDPM")
+    assert f"file    {row.file}\n" in survey.describe(row)
+    missing = replace(row, file="diffusion_lab/none.py")
+    assert "file    diffusion_lab/none.py (planned)\n" in survey.describe(missing)
+
+
 def test_json_holds_what_the_file_holds():
     file = json.loads(Path(survey.__file__).with_name("survey.json").read_text(encoding="utf-8"))
     assert json.loads(survey.to_json(survey.rows())) == file["rows"]

@@ -25,11 +25,16 @@ generator, so ``check.forward_mean.hidden(my_function, seed=7)`` tries other num
 
 from __future__ import annotations
 
+import ast
 import inspect
+import json
 import math
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
@@ -113,6 +118,8 @@ class _Untouched(Exception):
 
 _EMPTY = "your function still returns nothing; fill in its `...`."
 _BUG = "this is still the function as you found it; find the line and change it."
+_SAME_BUG = "it still does what the function that you found does; find the line and change it."
+_NO_RETURN = "your function returns nothing: is a `return` missing?"
 
 
 # ------------------------------------------------------------------------------------- functions
@@ -135,8 +142,9 @@ def exercise(
         hint: one sentence, added after the reason.
         right: what is said when the answer is right.
         tolerance: largest absolute error, relative to the largest reference value above 1.
-        bug: for "find the bug": the function as the learner finds it; giving it back unchanged
-            counts as not attempted.
+        bug: for "find the bug": what the learner finds, or a function that does the same. It is
+            behaviour that is compared; doing the same counts as not attempted, unless the text
+            of the function can be read and has been changed.
         view: turns what the functions return into numbers, tensors, or tuples of them.
     """
     slips = dict(slips or {})
@@ -156,6 +164,8 @@ def exercise(
             for probe in probed:
                 try:
                     value = answer(*probe)
+                    if value is None and _complete(answer):
+                        return _NO_RETURN
                     if value is None or value is ...:
                         raise _Untouched(_EMPTY)
                     given.append(view(value))
@@ -166,6 +176,8 @@ def exercise(
                         raise _Untouched(_EMPTY) from None
                     return _raised(error, answer, probe)
             if bug is not None and same(run(bug, seed), given):
+                if _edited(answer, reference.__module__):
+                    return _SAME_BUG
                 raise _Untouched(_BUG)
             if not same(wanted, given):
                 for slip, sentence in slips.items():
@@ -253,21 +265,30 @@ def choice(
     if not wanted <= set(options):
         raise ValueError(f"the answer {sorted(wanted)} is not among the options {sorted(options)}")
 
+    example = _set_of_two(options, wanted) if len(wanted) > 1 else ""
+
     def judged(given: Any, seed: int) -> str | None:
         words = [given] if isinstance(given, str) else given
         if not (isinstance(words, Iterable) and all(isinstance(word, str) for word in words)):
-            return (
-                f"one of {', '.join(map(repr, options))} is expected, in quotes; got {given!r:.60}."
-            )
+            what = example or f"one of {', '.join(map(repr, options))}"
+            return f"{what} is expected, in quotes; got {given!r:.60}."
         chosen = {str(word).strip().lower() for word in words}
         for word in sorted(chosen - set(options)):
-            return f"{word!r} is not one of the options {', '.join(options)}."
+            form = f" {example[0].upper()}{example[1:]} is expected." if example else ""
+            form = form if isinstance(given, str) else ""
+            return f"{word!r} is not one of the options {', '.join(options)}.{form}"
         for word in options:  # what was chosen wrongly first: that is what a learner wonders about
             if word in chosen - wanted:
                 return options[word]
         return next((options[word] for word in options if word in wanted - chosen), None)
 
     return Task(judged, right=right, hint=hint)
+
+
+def _set_of_two(options: Mapping[str, str], wanted: set[str]) -> str:
+    """How a set is written, in two of the options, and not those that are the answer."""
+    pair = next((p for p in combinations(options, 2) if set(p) != wanted), ("a", "b"))
+    return f'a set such as {{"{pair[0]}", "{pair[1]}"}}'
 
 
 def judge(*, hint: str = "", right: str = "well done.") -> Callable[[Callable[[Any], Any]], Task]:
@@ -305,6 +326,60 @@ def hidden(task: str, answer: Any, seed: int) -> None:
     if name not in known:
         raise unknown(f"check of {lesson}", name, known)
     known[name].hidden(answer, seed)
+
+
+# ------------------------------------------------------------------------------------- reading
+def _definition(text: str, name: str) -> ast.FunctionDef | None:
+    """The function of that name in a piece of code; None where there is none, or no Python."""
+    try:
+        nodes = ast.walk(ast.parse(textwrap.dedent(text)))
+    except SyntaxError:
+        return None
+    return next((n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name), None)
+
+
+def _written(answer: Any) -> ast.FunctionDef | None:
+    """The text of a learner's function, parsed; None where it cannot be read (a lambda)."""
+    try:
+        return _definition(inspect.getsource(answer), answer.__name__)
+    except (OSError, TypeError, AttributeError):
+        return None
+
+
+def _complete(answer: Any) -> bool:
+    """Whether a function can be read and has no `...` left to be filled in."""
+    text = _written(answer)
+    return text is not None and not any(
+        isinstance(node, ast.Constant) and node.value is ... for node in ast.walk(text)
+    )
+
+
+def _found(module: str, name: str) -> ast.FunctionDef | None:
+    """A function as the learner finds it: in the lesson's source, else in its packaged notebook."""
+    from diffusion_lab import cells, lessons
+
+    number = re.search(r"lesson(\d\d)$", module)
+    if number is None:
+        return None
+    try:
+        home = lessons.folder()
+        lesson = lessons.resolve(number[1], home)
+        if (home / "source" / f"{lesson}.py").is_file():  # the notebook there may hold an answer
+            parts = re.split(r"(?m)^# %%.*\n", lessons.source_text(lesson, home))
+        else:
+            notebook = json.loads(lessons.find(lesson, home=home).read_text(encoding="utf-8"))
+            parts = ["".join(cell["source"]) for cell in notebook["cells"]]
+        parts = [part for part in parts if f"def {name}(" in part]
+        return next(filter(None, (_definition(cells.for_learner(p), name) for p in parts)), None)
+    except (OSError, ValueError):
+        return None
+
+
+def _edited(answer: Any, module: str) -> bool:
+    """Whether both texts can be read, the learner's and the one that was found, and differ."""
+    text = _written(answer)
+    found = None if text is None else _found(module, text.name)
+    return found is not None and ast.dump(found) != ast.dump(text)
 
 
 # ------------------------------------------------------------------------------------- comparing

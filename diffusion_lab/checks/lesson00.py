@@ -26,6 +26,14 @@ IDEAS = (
 )
 """The paper behind each idea of exercise 5, and the idea in a few words."""
 
+SAID = {
+    ("ProgressiveDistillation", "denoiser"): (
+        "idea 4: the student is the same kind of network and predicts the same thing; new is what "
+        "it is trained to match."
+    ),
+}
+"""What is said to a word that is nearly right: the idea's paper and the word."""
+
 
 # ------------------------------------------------------------------------------- states of a walk
 def _walks(g: Generator) -> list[tuple[Any, ...]]:
@@ -185,6 +193,8 @@ def choices(given: Any) -> str | None:
         said = str(word).strip().lower()
         if said not in survey.CHOICES:
             return f"{word!r} (idea {place}) is none of {', '.join(survey.CHOICES)}."
+        if (name, said) in SAID:
+            return SAID[name, said]
         if said != survey.family(survey.find(name).family).choice:
             return f"idea {place} ({idea}) leaves the {said} as it is. What must be replaced?"
     return None

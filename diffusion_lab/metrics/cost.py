@@ -67,12 +67,12 @@ class Cost:
         return self.seconds / self.pictures
 
     def row(self) -> dict[str, Any]:
-        """Rounded values for a table."""
+        """Rounded values for a table: one decimal, two digits of what is less than 1."""
         return {
             "NFE": self.nfe,
             "parameters (M)": round(self.parameters / 1e6, 3),
-            "MFLOP / picture": round(self.flops / 1e6, 1),
-            "core-s / 1000": round(self.cpu_seconds_per_1000, 1),
+            "MFLOP / picture": _tenths(self.flops / 1e6),
+            "core-s / 1000": _tenths(self.cpu_seconds_per_1000),
         }
 
     def full_row(self) -> dict[str, Any]:
@@ -87,6 +87,11 @@ class Cost:
             grams = 1e6 * self.energy.kg_co2 / self.pictures
             row["g CO2 / 1000 (estimate)"] = _short(grams)
         return row
+
+
+def _tenths(value: float) -> float:
+    """One decimal, or two digits where that would leave hardly any."""
+    return round(value, 1) if abs(value) >= 1 else float(f"{value:.2g}")
 
 
 def _short(value: float) -> float:

@@ -66,7 +66,7 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 
 # %% [markdown]
 # They were made from random numbers. (Are they copies of training pictures? Further down we look
-# that up, for these sixty.) Every column shows its own kind, and no two of a column are alike.
+# that up, for these sixty.) Every column shows its own kind, and no two are the same.
 #
 # One thing to be honest about: we looked at 24 seeds and chose this one for the first picture. With
 # others a few pictures are odd, a shirt with a hole or half a sandal: the model is small, about 0.4
@@ -147,7 +147,9 @@ player(
     [torch.cat(pair) for pair in zip(held, guess, strict=True)],
     columns=10,
     label="step",
-    alt=lambda step: f"Step {step} of 12, from noise to clothes: {', '.join(kinds)}; below, guesses.",
+    alt=lambda step: (
+        f"Step {step} of 12, from noise to clothes: {', '.join(kinds)}; below, guesses."
+    ),
     still=f"Eight stages: a {kinds[wanted[0]]} comes out of noise.",
     caption="One of the ten, from noise to picture; in a live notebook all ten move.",
 )
@@ -264,7 +266,8 @@ explore(
     steps=choice("steps", [1, 2, 4, 8, 16, 32], 8),
     scale=slider("guidance scale", 2.0, 0.0, 8.0, 0.5),
     alt=lambda steps, scale: f"Twenty clothes drawn in {steps} steps at guidance {scale:g}.",
-    caption="Few steps blur; no guidance mixes the kinds; too much makes all of a kind alike.",
+    caption="Few steps blur; scale 0 ignores the label and mixes the kinds; too much guidance "
+    "makes all of a kind alike.",
 )
 
 # %% [markdown]
@@ -441,14 +444,15 @@ plots.show(
 # The map itself groups the systems into families (the survey's Fig. 6 is its own grouping). Choose
 # a family from the list: it stays bright, and below the map you get its systems, their papers, the
 # lesson that builds each, and what each costs or saves. An empty circle stands for a system that is
-# planned: it has its place and its paper, but nothing to run yet.
+# planned: it has its place and its paper, but its lesson is not written yet. (Some of them run all
+# the same: a lesson may use what a later one explains.)
 
 # %% name="map"
 survey_plots.explore_map()
 
 # %% [markdown]
-# The number beside a system is its lesson. The mark says how far it is: an empty circle is planned,
-# a half-filled one is partly there, a blue square is working. *Working* is earned here: a test looks
+# The number beside a system is its lesson. The mark says how far it is: an empty circle is planned
+# (no lesson yet), a half-filled one is partly there, a blue square is working. *Working* is earned here: a test looks
 # up the code, the lesson's section and the tests that the map names. Some rows carry a note where the survey slips (a wrong class, a figure
 # attributed to the wrong data). One system in full:
 
@@ -548,7 +552,7 @@ check.choices(my_choices)
 # that you can open now.
 
 # %% name="course"
-there = {name[:2] for name in lessons.names()}
+there = {name[:2] for name in lessons.ready()}
 for one in survey.lessons():
     state = "ready  " if one.number in there else "planned"
     print(f"{one.number}  {state}  {one.title:30}  {one.question}")
@@ -580,7 +584,8 @@ import platform
 
 print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
       f"{platform.python_version()}, torch {torch.__version__}")  # fmt: skip
-print(f"device {device()}, {torch.get_num_threads()} threads, level {lessons.level()}")
+threads = torch.get_num_threads()
+print(f"device {device()}, {threads} thread{'s' * (threads > 1)}, level {lessons.level()}")
 
 # %% [markdown]
 # **How to cite.** Cite the paper of the method you use (the map has it, with its arXiv number), the

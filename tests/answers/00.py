@@ -41,6 +41,7 @@ WRONG = {
     "choices": [
         (["data", "process", "sampler", "sampler", "steering"], "idea 4"),
         (["denoiser", "process", "sampler", "objective", "steering"], "idea 1"),
+        (["data", "process", "sampler", "denoiser", "steering"], "what it is trained to match"),
         (["data", "noise", "sampler", "objective", "steering"], "none of"),
         (["data", "process"], "list of 5"),
         ("data process sampler objective steering", "list of 5"),
