@@ -452,9 +452,10 @@ survey_plots.explore_map()
 
 # %% [markdown]
 # The number beside a system is its lesson. The mark says how far it is: an empty circle is planned
-# (no lesson yet), a half-filled one is partly there, a blue square is working. *Working* is earned here: a test looks
-# up the code, the lesson's section and the tests that the map names. Some rows carry a note where the survey slips (a wrong class, a figure
-# attributed to the wrong data). One system in full:
+# (no lesson yet), a half-filled one is partly there, a blue square is working. *Working* is earned
+# here: a test looks up the code, the lesson's section and the tests that the map names. Some rows
+# carry a note where the survey slips (a wrong class, a figure attributed to the wrong data). One
+# system in full:
 
 # %% name="one-system"
 for line in survey.describe(survey.find("ADM")).splitlines():
