@@ -378,7 +378,13 @@ def _sample(given: argparse.Namespace) -> int:
     how = ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
     print(f"{pictures} of {given.model}, seed {given.seed}: {how}")
     print(f"NFE {drawn.nfe} a picture, {drawn.seconds:.2f} s, {cpu:.2f} core-seconds")
-    if best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
+    if settings["sampler"] == "emsde":
+        if given.rel is None or given.steps is not None:
+            print(
+                "emsde chooses its own steps: --steps has no effect; a smaller --rel (here "
+                f"{_rel(settings)}) takes more calls"
+            )
+    elif best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
         print(
             f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
             f"{settings['sampler']} may want more: --steps"
@@ -386,6 +392,13 @@ def _sample(given: argparse.Namespace) -> int:
     for file in filter(None, (out, save)):
         print(file)
     return 0
+
+
+def _rel(settings: dict[str, Any]) -> str:
+    """The relative tolerance that emsde worked with."""
+    from diffusion_lab.samplers import emsde
+
+    return f"{settings.get('rel', signature(emsde).parameters['rel'].default):g}"
 
 
 def _short(value: object) -> str:
@@ -420,7 +433,9 @@ def sample_command(commands: Subparsers) -> None:
         "--model", default="fashion", help="a shipped name, or a .safetensors file (fashion)"
     )
     parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
-    parser.add_argument("--steps", type=int, help="steps from noise to picture")
+    parser.add_argument(
+        "--steps", type=int, help="steps from noise to picture (emsde: --rel instead)"
+    )
     parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")

@@ -256,6 +256,23 @@ def test_steps_of_another_sampler_are_questioned(model, tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_emsde_is_steered_by_rel_and_not_by_steps(model, tmp_path, capsys):
+    file = tmp_path / "x.npz"
+    drawn = ("sample", "--model", model, "--n", 1, "--sampler", "emsde", "--save", file)
+    said, made, calls = {}, {}, {}
+    for words in ("", "--steps 2", "--rel 0.5", "--rel 0.5 --steps 2"):
+        said[words] = run(capsys, *drawn, *words.split())[1]
+        made[words] = file.read_bytes()
+        calls[words] = int(said[words].split("NFE ")[1].split()[0])
+    assert not any("may want more" in out for out in said.values())
+    assert {words: "--steps has no effect" in out for words, out in said.items()} == {
+        "": True, "--steps 2": True, "--rel 0.5": False, "--rel 0.5 --steps 2": True,
+    }  # fmt: skip
+    assert "--rel (here 0.05)" in said[""] and "--rel (here 0.5)" in said["--rel 0.5 --steps 2"]
+    assert made[""] == made["--steps 2"]
+    assert calls["--rel 0.5"] < calls[""]
+
+
 def test_different_options_draw_different_pictures(model, tmp_path, capsys):
     ways = ["", "--steps 2", "--scale 1", "--label 7", "--labels none", "--sampler ddim",
             "--sampler ddim --eta 1", "--spacing lambda"]  # fmt: skip
