@@ -940,6 +940,36 @@ for name, net in (("ours", live), ("shipped", shipped)):
         scores[name, guidance] = score(net, guidance)
         print(f"{name:8s} scale {guidance:g}   {scores[name, guidance][0]:6.2f} A")
 
+# %% [markdown] name="peers-text"
+# ### The network or the recipe?
+#
+# What earns more here: the network, or everything around it (preconditioning, weights, learning rate,
+# average, sampler)? `diffusion-lab bench peers` trains other libraries as their own published examples
+# do, without classes, for the same CPU seconds on one thread, and crosses the two: our recipe with the
+# U-Net of diffusers, the recipe of diffusers with our U-Net. That takes an hour, so we read its result.
+#
+# Before you run the next cell: which of the two crossed rows will be better?
+
+# %% name="peers"
+peers = json.loads(store.path("measured/peers.json").read_text())
+print("{command} | {pictures} pictures, real ones {floor:.2f} A".format_map(peers))
+print(f"after {peers['budget']} core-seconds of training:")
+for name, run in peers["runs"].items():
+    found = " ".join(f"{fd:5.1f}" for fd in run["fd"])
+    print(f"{name:31s} FD {found} A | {run['parameters'] / 1e6:4.2f} M parameters,", end=" ")
+    print(f"{run['steps']:4d} steps of {run['batch']:2d}, {run['nfe']:2d} calls", end=", ")
+    print(f"{run['seconds']:3.0f} core-s per 1,000")
+
+# %% [markdown] name="peers-seen"
+# The recipe earns more, and the network its share. With our recipe the other network does better than
+# with its own, though it gets through far fewer pictures in the time (look at the steps); our network
+# with the other recipe makes more steps than all and is still far from clothes: a learning rate of
+# $10^{-4}$ with a long average, meant for days on a GPU, has hardly begun after two minutes of a laptop.
+#
+# Read this as what a small budget buys, not as which library is better: none of these examples was
+# written for a minute of CPU, and ours was tuned for exactly this measure. `benchmarks/report.md` has
+# every row with its details.
+
 # %% [markdown] name="touch-text"
 # ## Something to touch
 #
