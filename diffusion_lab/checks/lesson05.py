@@ -45,8 +45,28 @@ def _stepped(
     return ahead * x0 + towards * eps + std * z
 
 
+def _real(answer: Any) -> Any:
+    """The real part: ``(-0.1) ** 0.5`` is complex in Python, and torch warns when it casts that."""
+    return answer.real if isinstance(answer, Tensor) and answer.is_complex() else answer
+
+
+def _turned(x: Tensor, eps: Tensor, z: Tensor, a: float, b: float, eta: float) -> Tensor:
+    """The real part with 1 - abar_s/abar_t, which is negative, under the root of S."""
+    variance = eta**2 * (1 - b) / (1 - a) * (1 - b / a)
+    return _stepped(x, eps, z, a, b, eta, std=0.0, towards=math.sqrt(1 - b - variance))
+
+
+def _rootless(
+    x: Tensor, eps: Tensor, z: Tensor, a: float, b: float, eta: float, *, std: float | None = None
+) -> Tensor:
+    """The step with variances and abar in the place of their roots."""
+    std = eta * _std(a, b, 1) ** 2 if std is None else std
+    return b * (x - (1 - a) * eps) / a + (1 - b - std**2) * eps + std * z
+
+
 @exercise(
     probes=_jumps,
+    view=_real,
     slips={
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, towards=math.sqrt(1 - b)): (
             "the variance of S z comes on top: the factor of eps must leave room for it?"
@@ -56,7 +76,21 @@ def _stepped(
         ),
         lambda x, eps, z, a, b, eta: _stepped(
             x, eps, z, a, b, eta, std=eta * math.sqrt(1 - a / b)
-        ): ("S lacks the factor (1 - abar_s)/(1 - abar_t): that is sigma-hat's noise?"),
+        ): (
+            "S lacks the factor (1 - abar_s)/(1 - abar_t): that is sigma-hat's noise, and in long "
+            "jumps its S^2 exceeds 1 - abar_s?"
+        ),
+        _turned: "S is complex: abar_t is the smaller one, so abar_t/abar_s it must be.",
+        _rootless: "the roots are missing: alpha is the root of abar, and sigma that of 1 - abar.",
+        lambda x, eps, z, a, b, eta: _rootless(x, eps, z, a, b, eta, std=_std(a, b, eta)): (
+            "only S has its root: alpha is the root of abar, and sigma that of 1 - abar."
+        ),
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, x0=(x - (1 - a) * eps) / a
+        ): "in x0_hat the roots are missing: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t).",
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, towards=1 - b - _std(a, b, eta) ** 2
+        ): "the factor of eps is the root of 1 - abar_s - S^2.",
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, std=_std(a, b, 1)): (
             "eta is left out: S does not depend on it?"
         ),
@@ -88,13 +122,14 @@ def ddim_step(
 best_on_broad = choice(
     "hat",
     {
-        "0": "eta = 0 adds no noise at all; on broad data its samples come out too narrow here.",
-        "0.5": "its noise lies between two that are both too small for broad data.",
+        "0": "of the family it is the best, but it too loses variance in each step and adds none.",
+        "0.5": "it loses more variance in each step than eta = 0 does, and adds nothing for it.",
         "1": "the posterior variance is right if x0 is known exactly, that is for a single point.",
         "hat": "ask which noise suits data that have a variance near 1 themselves.",
     },
     hint="one of the noises is right for data without variance, one for data of variance 1.",
-    right="more noise suits broad data, as Ho et al. noted; now see what narrow data say.",
+    right="it is exact for N(0, I), as Ho et al. noted, and broad peaks come near it; now see what "
+    "narrow data say.",
 )
 
 steps_for_a_hundredth = number(

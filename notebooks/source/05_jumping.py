@@ -81,16 +81,17 @@ words = [f"{long} calls", "20 calls,\nDDPM's noise", "20 calls,\nposterior", "20
 plots.show(
     plots.strip([row.x for row in rows], labels=words),
     alt="Four rows of eight garments. The first is clean, the second is covered by grain, the third "
-    "and the fourth are clean.",
+    "is clean and smooth, the fourth clean and sharp, with a few broken garments.",
     caption="The same network and start noise. From the top: many steps; 20 steps with DDPM's noise, "
     "with the posterior variance, and without noise.",
 )
 
 # %% [markdown] name="trouble-seen"
 # With DDPM's own noise the twenty-step row is covered in grain. The two rows below it, from the **same
-# network with as few calls**, have none: nothing was trained, only the step has changed. They differ
-# too: the posterior's garments are smoother, those without noise sharper, and some of them broken.
-# Keep the broken ones in mind.
+# network with as few calls**, have none: nothing was trained, only the step has changed. Garment for
+# garment no row is like the first, because every row but the last has fresh noise of its own. In texture
+# and contrast the last row, without noise, comes nearest, but some of its garments are broken; the
+# posterior's are whole and too smooth. Keep the broken ones in mind.
 
 # %% [markdown] name="family-text"
 # ## A family of processes with the same marginals
@@ -305,44 +306,62 @@ counts = lessons.pick(smoke=[5, 10], live=[5, 10, 20, 50, 100])
 start = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
 
 
-def toy_error(toy, step, times, denoiser=None) -> float:
-    """W1 of n samples to 200,000 exact draws; the starts are the quantiles of N(0, 1)."""
-    states = walk(
-        step, denoiser or toy.denoiser(linear), start, times, noise=gaussian(generator(6))
-    )
-    return w1(sample(states).x[:, 0], toy.sample(200_000, generator(7))[:, 0])
+def toy_draw(denoiser, step, times):
+    """n samples (n,); the starts are the quantiles of N(0, 1)."""
+    return sample(walk(step, denoiser, start, times, noise=gaussian(generator(6)))).x[:, 0]
 
 
-found = {
-    name: {k: [toy_error(toy, step, grid(linear, c, "linspace")) for c in counts]
-           for k, step in shares.items()}
-    for name, toy in (("broad", broad), ("narrow", narrow))
-}  # fmt: skip
+both = {"broad": broad, "narrow": narrow}
+drawn, found = {}, {}
+for name, toy in both.items():
+    exact = toy.denoiser(linear)
+    data_draws = toy.sample(200_000, generator(7))[:, 0]
+    for k, step in shares.items():
+        drawn[name, k] = [toy_draw(exact, step, grid(linear, c, "linspace")) for c in counts]
+        found[name, k] = [w1(x, data_draws) for x in drawn[name, k]]
 
 # %% [markdown] name="error-figure-text"
 # Both axes are logarithmic, so "half the error with twice the steps" is a straight line.
 
 # %% name="error-figure"
 fig, ax = plots.axes(1, 2, size=(4.4, 3.3), share=True)
-for axis, (name, curves) in zip(ax, found.items(), strict=True):
-    named = {("sigma-hat" if k == "hat" else f"eta = {k}"): v for k, v in curves.items()}
+labels = {k: "sigma-hat" if k == "hat" else f"eta = {k}" for k in shares}
+for axis, name in zip(ax, both, strict=True):
+    named = {label: found[name, k] for k, label in labels.items()}
     plots.lines(
         counts, named, ax=axis, log="xy", xlabel="steps", ylabel="W1 to the data", title=name
     )
 plots.show(
     fig,
     alt="Two panels of error against steps, four falling lines each. Left, broad data: sigma-hat is "
-    "lowest, eta 1 highest. Right, narrow data: sigma-hat is highest, eta 0 lowest.",
+    "lowest up to 50 steps, eta 1 highest. Right, narrow data: sigma-hat is highest, eta 0 lowest.",
     caption="Exact denoisers, so all error is the sampler's. Left: broad peaks. Right: narrow peaks. "
-    "The order of the four settings is turned round.",
+    "Sigma-hat goes from best to worst; eta 0 stays before eta 1.",
 )
 
 # %% [markdown] name="error-seen"
-# On broad data $\hat\sigma$ is the best of the four at few steps; on narrow data it is the worst by far,
-# and no noise is the best from ten steps on. So "DDIM beats DDPM" is not a law of sampling: it is a statement
-# about **data**. The added noise has to stand for the variance of $x_0$ given $x_t$, which a single
-# network call cannot say. $\eta = 1$ adds what is right if that variance is 0, $\hat\sigma$ what is right
-# if it is 1. Without noise the samples come out too narrow at few steps, but nothing is smeared.
+# On broad data $\hat\sigma$ is the best of the four at few steps; on narrow data it is the worst. So "DDIM
+# beats DDPM" is not a law of sampling: against $\hat\sigma$ it is a statement about **data**. But only
+# $\hat\sigma$ changes its place: $\eta = 0$ comes before $\eta = 1$ on both. To see why, look at the widths:
+# the variance of the samples, beside the variance of the data.
+
+# %% name="widths"
+for name, toy in both.items():
+    print(f"{name}: the data have variance {toy.sample(200_000, generator(7)).var():.2f}")
+    print("  steps    " + "".join(f"{c:7d}" for c in counts))
+    for k, label in labels.items():
+        print(f"  {label:9s}" + "".join(f"{x.var():7.2f}" for x in drawn[name, k]))
+
+# %% [markdown] name="widths-seen"
+# At few steps every member of the family is too narrow, on both toys, and $\eta = 1$ the most. The guess
+# $\hat x_0$ is a mean, so it has less variance than $x_0$. Its factor in the step is
+# $c = \alpha_s - \sqrt{\sigma_s^2 - S^2}\,\alpha_t/\sigma_t$, and what $x_s$ lacks after one step from a
+# right $x_t$ is $c^2$ times the mean of $\mathrm{Var}(x_0 \mid x_t)$. The factor grows with $S$: who adds more
+# fresh noise keeps less of $x_t$, and leans more on the guess.
+#
+# $\hat\sigma$ has the mean of $\eta = 1$, and adds noise for what is lacking, without knowing the data. If the
+# data's variance is 0, nothing is lacking and $\eta = 1$ is right; if it is 1 ($x_0 \sim N(0, I)$),
+# $\hat\sigma$ is right. Broad peaks are served by the second; narrow ones it smears: their samples are too wide.
 #
 # Pictures are narrow in almost every direction: change one pixel by a little and it is no longer a
 # clean photograph. What do you expect of $\hat\sigma$ there?
@@ -603,7 +622,8 @@ labels = ["test picture", *(f"{steps} steps" for steps in ladder)]
 plots.show(
     plots.strip([*rows, codes[ladder[-1]]], labels=[*labels, "its noise"]),
     alt="Rows of eight garments: the originals, then what comes back with more and more steps, and "
-    "last the noises. Few steps return blurred versions, many steps nearly the originals.",
+    "last the noises. At five steps all are nearly the same pullover, "
+    "at ten most kinds are back without their detail, at fifty nearly the originals.",
     caption="Encoded and decoded with the same number of steps. Last row: the noise they passed.",
 )
 black = x0 < -0.99
@@ -734,7 +754,8 @@ for i, (how, spacing) in enumerate(ways):
     times = fastdpm_grid(levels, 10, how, spacing)
     real = [1000 * t for t in times[:-1]]
     ax.plot(real, [i] * len(real), linestyle="", marker=plots.MARKERS[i])
-    print(f"{how:4s} {spacing:9s}", *(f"{step:6.1f}" for step in real))
+    print(f"{how:4s} {spacing:9s}", *(f"{step:6.1f}" for step in real), end="   ")
+    print(f"abar at the first {levels.alpha(times[0]) ** 2:.5f}")
 ax.set(xlabel="step (0 is data, 1000 is noise)", yticks=range(4), ylim=(3.5, -0.5))
 ax.set_yticklabels([" ".join(way) for way in ways])
 plots.show(
@@ -745,8 +766,8 @@ plots.show(
 )
 
 # %% [markdown] name="choose-seen"
-# Two things to notice. STEP quadratic starts at step 801: there $\bar\alpha$ is below 0.002, so starting
-# from pure noise costs little, and the calls saved are spent near the data. And all ways end at step 1 and
+# Two things to notice. STEP quadratic starts at step 801: $\bar\alpha$ is small there too (at the end of the
+# row), so starting from pure noise costs little, and the calls saved are spent near the data. And all ways end at step 1 and
 # then jump to $\bar\alpha = 1$. (Quadratic VAR with few steps needs a last variance very close to 1. The authors' code
 # searches a shorter interval and finds none; the package searches all of it.)
 
@@ -759,17 +780,21 @@ plots.show(
 # %% name="fast-toy"
 peaks = GaussianMixture([0.3, 0.7], [[-1.0], [0.6]], [[[0.02]], [[0.03]]])
 kappas = (0.0, 0.5, 1.0)
-print("way and spacing    steps" + "".join(f"   kappa {kappa:g}" for kappa in kappas))
+print("way and spacing    steps" + "".join(f"   kappa {kappa:g}" for kappa in kappas), "  1 over 0")
+data_draws = peaks.sample(200_000, generator(7))[:, 0]
 for steps in lessons.pick(smoke=(10,), live=(10, 50)):
     for way in ways:
         times = fastdpm_grid(levels, steps, *way)
-        row = [toy_error(peaks, ddim(kappa), times, peaks.denoiser(levels)) for kappa in kappas]
-        print(f"{' '.join(way):18s} {steps:5d}" + "".join(f"{error:10.3f}" for error in row))
+        made = [toy_draw(peaks.denoiser(levels), ddim(kappa), times) for kappa in kappas]
+        row = [w1(x, data_draws) for x in made]
+        print(f"{' '.join(way):18s} {steps:5d}" + "".join(f"{e:10.3f}" for e in row), end="")
+        print(f"{row[-1] / row[0]:10.1f}")
 
 # %% [markdown] name="fast-toy-seen"
 # At ten steps every bit of noise costs quality, in every row, and the ways that lie denser near the
-# data beat the even one: they spend their calls where these narrow peaks are decided. At fifty steps the
-# differences shrink towards the error of having only so many samples.
+# data beat the even one: they spend their calls where these narrow peaks are decided. At fifty steps all
+# errors are smaller, but noise still costs its share: in every row the error at $\kappa = 1$ is then about
+# twice that at $\kappa = 0$ (last column).
 
 # %% [markdown] name="fast-live-text"
 # ### On pictures
@@ -866,7 +891,7 @@ print(
 # %% [markdown] name="paper-seen"
 # - **Agrees:** the order at ten calls ($\eta = 0$ before $\eta = 1$ before $\hat\sigma$), and that a few tens of
 #   calls suffice where training had a thousand.
-# - **Not seen here:** DDIM's lead over $\eta = 1$ at 50 and 100 calls. Our small network's own error hides
+# - **Not seen here:** DDIM's lead over $\eta = 1$ at 20, 50 and 100 calls. Our small network's own error hides
 #   it: from 10 to 50 calls the paper's FID falls by two thirds, our distance by about a quarter.
 # - **Not so here:** FastDPM's quadratic STEP. Its 9.9 is a number of CIFAR-10 and its network; the toy
 #   agrees with it, our pictures do not. The best spacing is a property of data and network, which is why
@@ -881,7 +906,8 @@ print(
 # - **With many calls** the advantage of $\eta = 0$ is gone, and noise may even help: fresh noise can repair
 #   errors that the network made earlier, which a map carries to its end. (At 100 calls $\eta = 1$ is ahead
 #   in our table, though within the errors.)
-# - **On broad data** noise is right and its absence makes samples too narrow, as the left panel showed.
+# - **On broad data and at few steps** the whole family makes samples too narrow, as the widths of the toy
+#   showed, and $\hat\sigma$ is nearer.
 # - **Clipping $\hat x_0$** to the range of pixels is only right if $\hat\epsilon$ is computed again from the
 #   clipped guess. `ddim(clip=(-1, 1))` does; keeping the old $\hat\epsilon$ walks to an $x_s$ that belongs to
 #   no picture. For the same reason clipping breaks the way back from an encoding.
@@ -896,7 +922,7 @@ print(
 # - The loss sees one time at a time, so all processes with the same marginals share one network.
 # - $x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - S^2}\,\hat\epsilon + S z$: any jump, any $S$ up to $\sigma_s$.
 # - $\eta = 1$ is the posterior, $\eta = 0$ a map; $\hat\sigma$ lies outside the family.
-# - Which noise is best depends on how narrow the data are.
+# - Whether $\hat\sigma$ beats no noise depends on how broad the data are.
 # - A map has an inverse: encode, mix by slerp (one angle for each pair), decode; error 1/steps.
 # - FastDPM: real steps by the Gamma function, STEP or VAR; denser near the data pays at few calls.
 # - Compare only at equal N, beside the floor, with a standard error.

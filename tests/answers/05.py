@@ -20,6 +20,23 @@ def _swapped(x, eps, z, a, b, eta):
     return math.sqrt(b) * x0 + math.sqrt(1 - b - std**2) * eps + std * z
 
 
+def _sigma_hat(x, eps, z, a, b, eta):
+    std = eta * (1 - a / b) ** 0.5
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - b - std**2) ** 0.5 * eps + std * z  # a complex factor of eps
+
+
+def _turned(x, eps, z, a, b, eta):
+    std = eta * ((1 - b) / (1 - a) * (1 - b / a)) ** 0.5  # complex
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - b - std**2) ** 0.5 * eps + std * z
+
+
+def _no_roots(x, eps, z, a, b, eta):
+    std = eta * (1 - b) / (1 - a) * (1 - a / b)
+    return b * (x - (1 - a) * eps) / a + (1 - b - std**2) * eps + std * z
+
+
 def _sum(i, d, c):
     return sum(math.log(d * (c - k)) for k in range(int(i)))  # whole steps only
 
@@ -34,10 +51,13 @@ WRONG = {
     "ddim_step": [
         (_no_room, "leave room"),
         (_swapped, "ValueError"),
+        (_sigma_hat, "S^2 exceeds"),
+        (_turned, "complex"),
+        (_no_roots, "roots are missing"),
         (lambda x, eps, z, a, b, eta: x, "largest error"),
         (lambda x, eps, z, a, b: x, "6 arguments"),
     ],
-    "best_on_broad": [("0", "too narrow"), ("1", "single point"), ("ddim", "not one of")],
+    "best_on_broad": [("0", "loses variance"), ("1", "single point"), ("ddim", "not one of")],
     "steps_for_a_hundredth": [(100, "four more"), (64, "second order"), (4000, "too large")],
     "slerp": [
         (_per_pixel, "each pixel"),
