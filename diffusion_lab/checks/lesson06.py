@@ -88,7 +88,7 @@ def _states(g: Generator) -> list[tuple[Any, ...]]:
             "only the score's term is halved; the drift stays whole."
         ),
     },
-    hint="which two of the three equations above differ by a factor?",
+    hint="the factor before g^2 times the score is (1 + c^2)/2: what is it for c = 0?",
     right="half the push of the SDE: the other half is what the noise undoes.",
 )
 def ode_velocity(x: Tensor, score: Tensor, f: float, g2: float) -> Tensor:
@@ -114,6 +114,9 @@ def _moves(g: Generator) -> list[tuple[Any, ...]]:
         ),
         lambda x, score, f, g2, h, z: x - (f * x - g2 * score) * h + g2 * h**0.5 * z: (
             "g2 is g^2: the noise is g sqrt(h) z."
+        ),
+        lambda x, score, f, g2, h, z: x - (f * x - g2 * score) * h + g2 * h * z: (
+            "g^2 h is the variance of the noise: z is multiplied by its root, g sqrt(h)."
         ),
         lambda x, score, f, g2, h, z: x - (f * x - g2 * score) * h: "the noise is missing.",
         lambda x, score, f, g2, h, z: x - (f * x + g2 * score) * h + (g2 * h) ** 0.5 * z: (

@@ -19,6 +19,7 @@ WRONG = {
         (lambda x, s, f, g2, h, z: x + (f * x - g2 * s) * h + (g2 * h) ** 0.5 * z, "backwards"),
         (lambda x, s, f, g2, h, z: x - (f * x - 0.5 * g2 * s) * h + (g2 * h) ** 0.5 * z, "ODE"),
         (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h + g2**0.5 * h * z, "root of time"),
+        (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h + g2 * h * z, "its root"),
         (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h, "noise is missing"),
     ],
     "log_stretch": [
