@@ -608,7 +608,6 @@ COMMANDS = [
     "lesson open x",
     "bench nothing",
     "nothing",
-    "",
 ]
 
 

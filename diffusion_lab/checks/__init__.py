@@ -95,7 +95,7 @@ class Task:
         except _Untouched as stub:
             return Result(OPEN, str(stub))
         except Exception as error:  # whatever a learner's object does when it is looked at
-            reason = f"checking it raised {type(error).__name__}: {error}."
+            reason = f"checking it raised {type(error).__name__}: {str(error).rstrip('.')}."
         if reason is None:
             return Result(RIGHT, self.right)
         return Result(WRONG, f"{reason} Hint: {self.hint}" if self.hint else reason)

@@ -37,6 +37,6 @@ WRONG = {
         ({"widths": (32, 64)}, "budget"),
         ({"widths": (16, 32)}, "asked for"),
         ((16, 48), "as a dict"),
-        ({"width": (16, 48)}, "TypeError"),
+        ({"width": (16, 48)}, "did you mean 'widths'"),
     ],
 }
