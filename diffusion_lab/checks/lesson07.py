@@ -40,6 +40,12 @@ def _h(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
         lambda x, x0, at, st, a, s: st / s * x + a * (1 - math.exp(-_h(at, st, a, s))) * x0: (
             "sigma_t/sigma_s is upside down: noise must shrink on the way to the data."
         ),
+        lambda x, x0, at, st, a, s: s / st * x + a * math.expm1(-_h(at, st, a, s)) * x0: (
+            "the minus before expm1(-h) is missing: expm1(-h) is e^{-h} - 1, below zero."
+        ),
+        lambda x, x0, at, st, a, s: s / st * x + s * (1 - math.exp(-_h(at, st, a, s))) * x0: (
+            "sigma_s stands where alpha_s belongs: sigma_s e^{lambda_s} is alpha_s."
+        ),
         lambda x, x0, at, st, a, s: a * x0: "that jumps all the way to x0 and forgets the noise.",
         lambda x, x0, at, st, a, s: s / st * x + a * _h(at, st, a, s) * x0: (
             "1 - e^{-h} is not h: the integral of e^l must be done exactly."

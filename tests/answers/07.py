@@ -9,6 +9,11 @@ WRONG = {
             "sign of h",
         ),
         (lambda x, x0, at, st, a, s: s / st * x + (1 - s * at / (a * st)) * x0, "alpha_s is"),
+        (
+            lambda x, x0, at, st, a, s: s / st * x + a * (s * at / (a * st) - 1) * x0,
+            "minus before expm1",
+        ),
+        (lambda x, x0, at, st, a, s: s / st * x + s * (1 - s * at / (a * st)) * x0, "sigma_s sta"),
         (lambda x, x0, at, st, a, s: a * x0, "forgets the noise"),
         (lambda x, x0, at, st, a, s: x[0], "shape"),
     ],
