@@ -54,8 +54,10 @@ def _tables(g: Generator) -> list[tuple[Any, ...]]:
     return found
 
 
-def _finite(value: Tensor) -> Tensor:
-    """Infinities as a large number, so that two of them are equal."""
+def _finite(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Infinities as a large number, so that two of them are equal; a pair becomes one tensor."""
+    if isinstance(value, tuple):
+        value = torch.stack([part.double() for part in value])
     return torch.nan_to_num(value, posinf=1e3)
 
 
@@ -72,6 +74,9 @@ def _finite(value: Tensor) -> Tensor:
         lambda best, table: table.min(dim=1).values: "the price of the way from s on is missing.",
         lambda best, table: (best[None, :] + table).min(dim=1).indices.double(): (
             "these are the places s; the costs are asked for (`.values`)."
+        ),
+        lambda best, table: (best[None, :] + table).min(dim=1): (
+            "`min(dim=1)` gives the values and their places: take `.values`."
         ),
         lambda best, table: torch.minimum(best, (best[None, :] + table).min(dim=1).values): (
             "C[k] counts exactly k moves: C[k - 1] is not a candidate."
@@ -101,7 +106,8 @@ def inner_times(given: Any) -> str | None:
     if len(times) != 3:
         return f"three times are asked for, between 1 and 0.001; got {len(times)}."
     if not 1 > times[0] > times[1] > times[2] > 0.001:
-        return f"the times must fall between 1 and 0.001; got {times}."
+        unit = " Give them in units of t: 0.25, not 250." if max(times) > 1 else ""
+        return f"the times must fall between 1 and 0.001; got {times}.{unit}"
     linear = schedules.linear(1000)
     walk = torch.tensor([1.0, *times, 0.001], dtype=torch.float64)
     snr, error = linear.snr(walk), mmse(toys.two_class(), linear.lam(walk))
@@ -212,5 +218,5 @@ share = number(
         0.9: "that is r itself; b solves the equation.",
     },
     hint="the left side grows with b, the right side falls: they meet once.",
-    right="a denoiser that knows nine tenths of the noise may remove about seven tenths at once.",
+    right="a denoiser that knows nine tenths of the noise may remove 0.72 of it at once.",
 )

@@ -13,12 +13,14 @@ WRONG = {
     "sweep": [
         (lambda best, table: (best[None, :] + table).min(dim=0).values, "over t"),
         (lambda best, table: best + table.min(dim=1).values, "column s"),
+        (lambda best, table: (best[None, :] + table).min(dim=1), ".values"),
         (lambda best, table: torch.zeros(2), "shape"),
     ],
     "inner_times": [
         ([0.75, 0.5, 0.25], "nats"),
         ([0.5, 0.1], "three times"),
         ([0.1, 0.2, 0.3], "must fall"),
+        ([250, 100, 20], "units of t"),
     ],
     "best_variance": [
         (
