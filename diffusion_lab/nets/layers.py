@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.errors import whole
 
-__all__ = ["LevelEmbedding", "check_inputs", "check_sizes", "zero"]
+__all__ = ["LevelEmbedding", "check_inputs", "check_sizes", "scalar", "zero"]
 
 
 def check_sizes(**sizes: int | None) -> None:
@@ -60,3 +60,11 @@ class LevelEmbedding(nn.Module):
         if self.classes is not None and label is not None:
             h = h + self.classes(label)
         return nn.functional.silu(self.mlp[2](self.mlp[1](h)))
+
+
+def scalar(dim: int, width: int) -> nn.Sequential:
+    """x (B, ...) of ``dim`` numbers -> (B, 1): the small second networks of BDDM and NEDM."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+        nn.Linear(width, 1),
+    )  # fmt: skip

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
+from diffusion_lab.nets.layers import scalar
 from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
 
@@ -39,10 +40,7 @@ class ScheduleNet(nn.Module):
 
     def __init__(self, dim: int, width: int = 64) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, 1),
-        )  # fmt: skip
+        self.net = scalar(dim, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return CAP * self.net(x)[:, 0].sigmoid()

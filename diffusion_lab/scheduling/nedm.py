@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
 from diffusion_lab.errors import unknown
+from diffusion_lab.nets.layers import scalar
 from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
 from diffusion_lab.scheduling.bddm import time_of
@@ -39,10 +40,7 @@ class LevelNet(nn.Module):
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, 1),
-        )  # fmt: skip
+        self.net = scalar(dim, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return -nn.functional.softplus(self.net(x)[:, 0])
