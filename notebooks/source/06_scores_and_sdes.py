@@ -861,7 +861,7 @@ ways = {
 # The last line of the dictionary is the whole of ScoreFlow's training: *simple* weight, $\lambda$ uniform.
 
 # %% name="train"
-steps = lessons.pick(smoke=4, live=1200, full=6000)
+steps = lessons.pick(smoke=4, live=3000, full=6000)
 trained, seconds = {}, {}
 for name, change in ways.items():
     for p in train(base.but(**change), data=flat, steps=steps, report_every=steps):
