@@ -346,7 +346,8 @@ class NetDenoiser(Denoiser):
                 f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
                 f"got {tuple(x_t.shape)}"
             )
-        check_float(x_t, "x_t")
+        if type(x_t) is not Tensor or not x_t.is_floating_point():  # saves a call where all is well
+            check_float(x_t, "x_t")
         known = self._known.get(t) if isinstance(t, float) else None
         if known is None or known[2].dtype != x_t.dtype or known[2].device != x_t.device:
             known = self._level(t, x_t)
@@ -375,7 +376,7 @@ class NetDenoiser(Denoiser):
                 )
             out, u = out.chunk(2, dim=1)
             var = (u + 1) / 2
-        if out.shape[1:] != x_t.shape[1:]:
+        if out.shape != x_t.shape:
             raise ValueError(
                 f"the network answered x_t {tuple(x_t.shape)} with {tuple(out.shape)}: "
                 "both must have one shape"
