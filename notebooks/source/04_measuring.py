@@ -145,7 +145,9 @@ except ValueError as error:
 u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
 z = torch.special.ndtri(u)  # quantiles of N(0, 1)
 carried = ((0 + 1 * z) - (1 + 3 * z)).square().mean()
-a, b = (Reference(torch.tensor([m]), torch.tensor([[s**2]]), 1) for m, s in ((0.0, 1.0), (1.0, 3.0)))
+a, b = (
+    Reference(torch.tensor([m]), torch.tensor([[s**2]]), 1) for m, s in ((0.0, 1.0), (1.0, 3.0))
+)
 print(f"carried by hand    {carried:.2f}")
 print(f"(0-1)^2 + (1-3)^2  {(0 - 1) ** 2 + (1 - 3) ** 2:.2f}")
 print(f"metrics.frechet    {metrics.frechet(a, b):.2f}")
@@ -524,6 +526,7 @@ print(f"recall    {found.recall:.1f}   (0.625 of the real law reached)")
 # %% [markdown] name="pr-figure-text"
 # Where the measures look: the balls of the real points on the left, those of the generated on the right.
 
+
 # %% name="pr-figure"
 def inside_and_out(ax, centres, others, title: str) -> None:
     """The balls of ``centres`` to their third neighbour, and ``others`` on top."""
@@ -735,13 +738,16 @@ for size in (7, 14, 28):
     n = size * size
     with Meter(layer, pictures=1) as m, torch.no_grad():
         layer(torch.zeros(1, 64, size, size))
-    print(f"{size:2d} x {size:<2d} {m.cost.flops / 1e6:8.1f} MFLOP   {4 * n**2 * 64 / m.cost.flops:4.0%}")
+    print(
+        f"{size:2d} x {size:<2d} {m.cost.flops / 1e6:8.1f} MFLOP   {4 * n**2 * 64 / m.cost.flops:4.0%}"
+    )
 
 # %% [markdown] name="seconds-text"
 # ### Seconds: latency and throughput
 #
 # `metrics.meter` wraps anything that draws n pictures: it warms up, repeats, takes medians, and
 # measures one picture alone (latency) and a batch (throughput).
+
 
 # %% name="seconds"
 def draw(n: int):
@@ -936,7 +942,9 @@ print("Binkowski et al.: KID has no bias in N")
 print(f"    two normals, exact {truth:.2f}: "
       + ", ".join(f"{v:.2f} at N = {n}" for n, v in kid_at.items()))  # fmt: skip
 print("Kynkaanniemi et al.: precision and recall separate likeness and variety")
-print(f"    toy with a fifth of inventions and 5 of 8 modes: {found.precision:.2f}, {found.recall:.2f}")
+print(
+    f"    toy with a fifth of inventions and 5 of 8 modes: {found.precision:.2f}, {found.recall:.2f}"
+)
 print("Theis et al.: a good likelihood does not need good samples")
 print(f"    99% garbage costs {(good - mixed).mean() / 784 / math.log(2):.4f} bits/dim")
 print("The survey: 512 GPUs for nine days are the power of nearly three homes for a year")

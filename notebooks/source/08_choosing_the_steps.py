@@ -295,7 +295,9 @@ plots.show(
     "each grid of ten steps asks.",
 )
 gains = [min(bits[n][i] for n in names[:3]) - bits["DP stride"][i] for i in range(len(ks))]
-print("gain over the best usual grid:", *(f"K={k}: {g:.2f}" for k, g in zip(ks, gains, strict=True)))
+print(
+    "gain over the best usual grid:", *(f"K={k}: {g:.2f}" for k, g in zip(ks, gains, strict=True))
+)
 noisy = sum(linear.lam(t) < 0 for t in stride.grid(10)[:-1])
 print(f"DP stride, ten steps: {noisy} of the ten times have lambda < 0")
 
@@ -741,7 +743,9 @@ z = torch.randn(R, 1, 28, 28, generator=generator(30))
 x = sample(walk(dpmpp_3m(), vp, z, grid(linear, 5, lam_range=vp.lam_range))).x
 run = bench["parts"]["ggdm-5"]
 print(f"++(3M), 5 calls: FD {metrics.fd(x) / metrics.noise_anchor(R):.2f} A   (N = {R})")
-print(f"GGDM-5: FD {run['after']['fd']:.2f} A after {run['training_core_seconds']:.0f} core-seconds")
+print(
+    f"GGDM-5: FD {run['after']['fd']:.2f} A after {run['training_core_seconds']:.0f} core-seconds"
+)
 
 # %% [markdown] name="ggdm-rival-seen"
 # Most of the gain over DDIM can be had without learning. GGDM's advantage over a good solver is small,
@@ -1076,7 +1080,9 @@ contenders = {
         ten, diffusion_times.grid_from(cont, 0.25 * most, 5, small.lam_range)),
 }  # fmt: skip
 numbers = sum(v.numel() for v in (ten.weights, ten.means, ten.covs))
-print(f"the ten Gaussians hold {numbers:,} numbers, the network {metrics.count_parameters(small.net):,}")
+print(
+    f"the ten Gaussians hold {numbers:,} numbers, the network {metrics.count_parameters(small.net):,}"
+)
 
 # %% [markdown] name="spread-text"
 # Mean and standard deviation over the seeds:
@@ -1166,7 +1172,11 @@ for name, run in bench["parts"].items():
 # %% name="paper-live"
 plan = ("bad", "as it is"), ("good", "as it is"), ("bad", "re-fitted")
 three = [metrics.fd(walks[name, "DDIM", how].x, "digits") / AD for name, how in plan]
-print("NEDM, 10 DDIM steps: bad plan {:.2f}, its family alone {:.2f}, measured {:.2f} A".format(*three))
+print(
+    "NEDM, 10 DDIM steps: bad plan {:.2f}, its family alone {:.2f}, measured {:.2f} A".format(
+        *three
+    )
+)
 quick, whole = spread["ten Gaussians, 5 steps"], spread["N(0, I), 20 steps"]
 print("DiffusionTimes: 5 steps {:.2f} +- {:.2f} A, ".format(*quick), end="")
 print("20 steps of plain DDIM {:.2f} +- {:.2f} A".format(*whole))
