@@ -27,10 +27,20 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
 from diffusion_lab.nets.layers import scalar
+from diffusion_lab.objectives import noised
 from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
 
-__all__ = ["ScheduleNet", "find", "noise_scheduling", "search", "step_kl", "time_of", "train"]
+__all__ = [
+    "ScheduleNet",
+    "descend",
+    "find",
+    "noise_scheduling",
+    "search",
+    "step_kl",
+    "time_of",
+    "train",
+]
 
 CAP = 0.999  # phi stays below: the KL is infinite at beta = D2
 
@@ -91,6 +101,38 @@ def train(
         raise ValueError(f"need 0 < times and times + tau <= 1; got {(low, high)} and tau = {tau}")
     schedule = denoiser.schedule
     time_of(schedule, 1.0)  # VP, or an error
+
+    def loss(x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha_sigma(t)
+        with torch.no_grad():
+            eps_hat = denoiser(x_t, t).eps
+        d2 = (sigma**2).to(x_t.dtype)
+        cap = (1 - (schedule.alpha(t + tau) / alpha) ** 2).to(x_t.dtype)
+        beta = torch.minimum(d2, cap) * net(x_t)
+        return step_kl(eps, eps_hat, d2, beta, quarter).mean()
+
+    for kl in descend(net, loss, real, schedule, generator, (low, high), steps, batch, lr):
+        if not math.isfinite(kl):
+            raise FloatingPointError(f"the KL is {kl}: lower the learning rate ({lr:g})")
+        yield kl
+
+
+def descend(
+    net: nn.Module,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    real: Tensor,
+    schedule: Schedule,
+    generator: torch.Generator,
+    times: tuple[float, float],
+    steps: int,
+    batch: int,
+    lr: float,
+) -> Iterator[float]:
+    """Adam on ``loss(x_t, t, eps)`` for the small second networks of BDDM and NEDM.
+
+    t is uniform in ``times``; the rate falls linearly to 0 over the second half. Yields the losses.
+    """
+    low, high = times
     adam = torch.optim.Adam(net.parameters(), lr=lr)
     for i in range(steps):
         for group in adam.param_groups:
@@ -98,20 +140,11 @@ def train(
         x0 = real[torch.randint(len(real), (batch,), generator=generator)]
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         t = low + (high - low) * torch.rand(batch, generator=generator, dtype=torch.float64)
-        alpha, sigma = schedule.alpha_sigma(t)
-        x_t = expand(alpha, x0) * x0 + expand(sigma, x0) * eps
-        with torch.no_grad():
-            eps_hat = denoiser(x_t, t).eps
-        d2 = (sigma**2).to(x0.dtype)
-        cap = (1 - (schedule.alpha(t + tau) / alpha) ** 2).to(x0.dtype)
-        beta = torch.minimum(d2, cap) * net(x_t)
-        loss = step_kl(eps, eps_hat, d2, beta, quarter).mean()
+        value = loss(noised(x0, eps, schedule, t), t, eps)
         adam.zero_grad()
-        loss.backward()
+        value.backward()
         adam.step()
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the KL is {loss.item()}: lower the learning rate ({lr:g})")
-        yield loss.item()
+        yield value.item()
 
 
 def noise_scheduling(

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.denoisers import Denoiser, expand
+from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.errors import unknown
 from diffusion_lab.nets.layers import scalar
 from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
-from diffusion_lab.scheduling.bddm import time_of
+from diffusion_lab.scheduling.bddm import descend, time_of
 
 __all__ = ["FAMILIES", "LevelNet", "adjusted", "betas", "fixed", "level_loss", "train"]
 
@@ -74,19 +74,11 @@ def train(
     time_of(schedule, 1.0)  # VP, or an error
     if not 0 < lowest < 1:
         raise ValueError(f"the lowest time must lie in (0, 1); got {lowest}")
-    adam = torch.optim.Adam(net.parameters(), lr=lr)
-    for i in range(steps):
-        for group in adam.param_groups:
-            group["lr"] = lr * min(1.0, 2 * (1 - i / steps))
-        x0 = real[torch.randint(len(real), (batch,), generator=generator)]
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        t = lowest + (1 - lowest) * torch.rand(batch, generator=generator, dtype=torch.float64)
-        alpha, sigma = schedule.alpha_sigma(t)
-        loss = level_loss(net, expand(alpha, x0) * x0 + expand(sigma, x0) * eps, sigma)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        yield loss.item()
+
+    def loss(x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return level_loss(net, x_t, schedule.sigma(t))
+
+    yield from descend(net, loss, real, schedule, generator, (lowest, 1.0), steps, batch, lr)
 
 
 def betas(abar: float, n: int, b0: float = 1e-4, family: str = "linear") -> list[float]:
