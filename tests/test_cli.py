@@ -522,7 +522,7 @@ def test_ctrl_c(tmp_path):
     while "loss=" not in seen:  # the first report: imports are over, the loop is under way
         seen += process.stderr.read(1) or pytest.fail(f"it ended: {seen}")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
     assert "stopped before the first state was saved" in err

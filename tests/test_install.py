@@ -57,7 +57,7 @@ def run(command: list[str | Path], cwd: Path, **variables: str) -> subprocess.Co
         env=environment | PIP | variables,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -168,7 +168,7 @@ def test_the_hosted_cell_installs_from_the_repository_and_lesson_00_runs(root, e
         "import nbformat, nbclient, importlib.util\n"
         "assert importlib.util.find_spec('diffusion_lab') is None\n"
         f"lesson = nbformat.read({str(alone)!r}, as_version=4)\n"
-        "nbclient.NotebookClient(lesson, timeout=250, kernel_name='python3').execute()\n"
+        "nbclient.NotebookClient(lesson, timeout=900, kernel_name='python3').execute()\n"
         "import diffusion_lab; print(diffusion_lab.__file__)"
     )
     done = run([python, "-c", script], elsewhere, DIFFUSION_LAB_LEVEL="smoke")

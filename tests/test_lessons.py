@@ -238,7 +238,7 @@ def test_slips_can_be_told_apart(lesson):
 def test_solution_runs_at_smoke_and_says_the_same(lesson):
     """Stored at ``live``, run here at ``smoke``: the cells that are compared agree."""
     notebook = lessons.convert(lesson, "solution", HOME)
-    lessons.execute(notebook, at="smoke", timeout=300)
+    lessons.execute(notebook, at="smoke", timeout=900)
     assert checked(notebook) == checked(stored(lesson))
     assert output_faults(notebook) == []
 
@@ -379,7 +379,7 @@ def spoil(home: Path, change, kind: str = "learner"):
 
 def nbval(home: Path, level: str = "smoke") -> subprocess.CompletedProcess:
     options = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
-    command = [sys.executable, "-m", "pytest", *options, "--nbval-cell-timeout=60", "99_tiny.ipynb"]
+    command = [sys.executable, "-m", "pytest", *options, "--nbval-cell-timeout=600", "99_tiny.ipynb"]
     environment = os.environ | {lessons.LEVEL_VARIABLE: level}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home)
 

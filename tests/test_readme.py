@@ -138,7 +138,7 @@ def small(line: str) -> list[str]:
 @pytest.mark.parametrize("line", sorted(set(starting("diffusion-lab"))))
 def test_command_lines_run(line, tmp_path):
     done = subprocess.run(
-        small(line), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        small(line), cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

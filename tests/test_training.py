@@ -237,7 +237,7 @@ def test_two_ranks_follow_the_curve_of_one(tmp_path):
         "2",
     ]
     run = subprocess.run(
-        [*command, script, tmp_path], capture_output=True, text=True, timeout=120, check=False
+        [*command, script, tmp_path], capture_output=True, text=True, timeout=600, check=False
     )
     assert run.returncode == 0, run.stderr
     ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in range(2)]
