@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction, check_finite, check_float
+from diffusion_lab.errors import whole
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = ["ExactDenoiser", "FiniteData", "Gaussian", "GaussianMixture"]
@@ -92,8 +93,7 @@ class GaussianMixture:
 
     def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n exact draws (n, D) and the component each came from (n,)."""
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"the number of samples must be a whole number >= 1; got {n!r}")
+        n = whole("the number of samples", n)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         z = z * self.eigenvalues[k].sqrt()

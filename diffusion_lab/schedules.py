@@ -27,7 +27,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import check_arguments, unknown
+from diffusion_lab.errors import check_arguments, unknown, whole
 
 __all__ = [
     "EDM",
@@ -488,8 +488,7 @@ def _check_numbers(**given: float) -> None:
 
 def check_steps(steps: int) -> None:
     """ValueError unless ``steps`` is a whole number >= 1."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"the number of steps must be a whole number >= 1; got {steps!r}")
+    whole("the number of steps", steps)
 
 
 # ---- two times at once --------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_rings_lie_on_three_circles():
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("n", [0, -1, 2.5, True])
 def test_a_number_of_samples_that_is_none(name, n):
-    with pytest.raises(ValueError, match="whole number from 1 on"):
+    with pytest.raises(ValueError, match="number of samples must be a whole number >= 1"):
         load_toy(name).sample(n, generator())
 
 

@@ -8,11 +8,10 @@ source and the command that rebuilds it; a file that differs from it is never us
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.errors import DataError
+from diffusion_lab.errors import DataError, did_you_mean
 from diffusion_lab.files import sha256, write_atomically
 
 __all__ = ["folder", "index", "path", "register"]
@@ -104,8 +103,7 @@ def _read(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _unlisted(name: str, file: Path, listed: dict[str, Any]) -> str:
-    near = get_close_matches(name, listed, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, listed)
     if file.is_file():
         hint += " The file is there: its recipe should enter it with data.store.register(...)."
     return f"{name!r} is not listed in data/index.json.{hint} " + (

@@ -160,21 +160,15 @@ class Samples:
 
 
 def _uniform(n: int, generator: Generator) -> Tensor:
-    return torch.rand(_counted(n), generator=generator)
+    return torch.rand(whole("the number of samples", n), generator=generator)
 
 
 def _one_of(count: int, n: int, generator: Generator) -> Tensor:
-    return torch.randint(count, (_counted(n),), generator=generator)
+    return torch.randint(count, (whole("the number of samples", n),), generator=generator)
 
 
 def _normal(n: int, generator: Generator, dim: int = 2) -> Tensor:
-    return torch.randn(_counted(n), dim, generator=generator)
-
-
-def _counted(n: int) -> int:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"the number of samples must be a whole number from 1 on, not {n!r}")
-    return n
+    return torch.randn(whole("the number of samples", n), dim, generator=generator)
 
 
 def _finish(points: Tensor, centre: tuple[float, float], variance: float) -> Tensor:

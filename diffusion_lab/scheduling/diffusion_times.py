@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.bound import BITS
+from diffusion_lab.errors import whole
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.schedules import Schedule, check_steps
@@ -82,7 +83,7 @@ def fit_start(
     One component: the mean and covariance of x_t in closed form. More: expectation maximisation
     (scikit-learn) on ``copies`` noised versions of each datum.
     """
-    check_steps(components)
+    whole("the number of Gaussians", components)
     flat = x0.flatten(1).double()
     if len(flat) < 2 * components:
         raise ValueError(f"{len(flat)} data are too few for {components} Gaussians")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 
 __all__ = ["LAWS", "divergence", "probes", "trace_variance"]
 
@@ -28,9 +28,7 @@ def probes(
     """Random directions v, (directions, *like.shape), with E[v v^T] = I; drawn on the CPU."""
     if law not in LAWS:
         raise unknown("law of directions", law, LAWS)
-    if not isinstance(directions, int) or directions < 1:
-        raise ValueError(f"directions must be a whole number >= 1; got {directions!r}")
-    shape = (directions, *like.shape)
+    shape = (whole("directions", directions), *like.shape)
     if law == "gaussian":
         return torch.randn(shape, generator=generator).to(like)
     return (2.0 * torch.randint(2, shape, generator=generator) - 1.0).to(like)
