@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import grids, schedules
+from diffusion_lab.bench.conditions import one_thread
 from diffusion_lab.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
@@ -62,13 +63,9 @@ class Case:
 
 def run(*, quick: bool = False) -> Iterator[Row]:
     """Rows of all samplers here with and without a progress bar, and of the peers installed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         steps, repeats = (4, 3) if quick else (STEPS, 60)
         yield from compare(cases(steps), repeats, quick)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def compare(some: list[Case], repeats: int, quick: bool = False) -> Iterator[Row]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import data, metrics, nets, recipes
+from diffusion_lab.bench.conditions import check_budgets, check_pictures, one_thread
 from diffusion_lab.bench.quality import train_within
 from diffusion_lab.bench.results import Row
 from diffusion_lab.device import generator
@@ -248,16 +249,12 @@ def run(
     done: Sequence[str] = (),
 ) -> Iterator[Row]:
     """FD in units of A of every contestant after each budget; cases in ``done`` are skipped."""
-    if not budgets or min(budgets) <= 0:
-        raise ValueError(f"budgets are CPU seconds > 0; got {list(budgets)}")
-    if n is not None and n < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 pictures; got n={n}")
+    check_budgets(budgets)
+    check_pictures(n)
     budgets, seeds = ((1,), (0,)) if quick else (budgets, seeds)
     n = n or (20 if quick else PICTURES)
     nets.NETS.setdefault("diffusers", DiffusersNet)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         anchor = metrics.noise_anchor(n)
         for seed in seeds:
             for budget in budgets:
@@ -271,8 +268,6 @@ def run(
                         continue
                     if case not in done:
                         yield _row(case, train(budget, seed), n, anchor, seed, command, quick)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _row(

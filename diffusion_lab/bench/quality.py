@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from diffusion_lab import metrics, recipes
+from diffusion_lab.bench.conditions import check_budgets, check_pictures, one_thread
 from diffusion_lab.bench.results import Row
 from diffusion_lab.bench.shipped import draw
 from diffusion_lab.denoisers import NetDenoiser
@@ -67,22 +66,16 @@ def run(
     With classes, one training is read twice: with the recipe's guidance, and without. Without
     classes only the smallest budget is trained.
     """
-    if not budgets or min(budgets) <= 0:
-        raise ValueError(f"budgets are CPU seconds > 0; got {list(budgets)}")
-    if n is not None and n < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 pictures; got n={n}")
+    check_budgets(budgets)
+    check_pictures(n)
     budgets, seeds = ((2,), (0,)) if quick else (budgets, seeds)
     n = n or (100 if quick else PICTURES)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for seed in seeds:
             for budget in budgets:
                 yield from _one(budget, seed, n, True, done, quick)
                 if budget == min(budgets):
                     yield from _one(budget, seed, n, False, done, quick)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _one(

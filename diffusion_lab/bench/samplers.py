@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import checkpoints, metrics
+from diffusion_lab.bench.conditions import check_pictures, one_thread
 from diffusion_lab.bench.results import Results, Row
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.grids import grid
@@ -92,19 +93,14 @@ def run(
     """
     if not budgets or min(budgets) < 5 or any(b != int(b) for b in budgets):
         raise ValueError(f"budgets are whole numbers of calls >= 5; got {list(budgets)}")
-    if n is not None and n < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 pictures; got n={n}")
+    check_pictures(n)
     n = n or (40 if quick else PICTURES)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for seed in seeds:
             for model, names in MODELS.items():
                 yield from _one_model(model, names, [int(b) for b in budgets], seed, n, done, quick)
                 if quick:
                     return
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _one_model(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_lab import metrics, nets, recipes, schedules
+from diffusion_lab.bench.conditions import one_thread
 from diffusion_lab.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
@@ -98,9 +99,7 @@ class Forward:
 
 def _against_flops(quick: bool) -> Iterator[Row]:
     """CPU time of a forward pass over what its FLOPs predict, by size, batch and parameters."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for kind, cases in KINDS.items():
             cases = cases[:2] if quick else cases
             found = [forward(*case, repeats=2 if quick else 15) for case in cases]
@@ -117,8 +116,6 @@ def _against_flops(quick: bool) -> Iterator[Row]:
                 "scaling", f"time against FLOPs by {kind}, furthest off", round(worst, 3), "x",
                 COMMAND, 1.25, details=details, quick=quick,
             )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
 
 
 def forward(size: int, batch: int, width: int, repeats: int = 5) -> Forward:

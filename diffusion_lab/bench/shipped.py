@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import checkpoints, metrics
+from diffusion_lab.bench.conditions import one_thread
 from diffusion_lab.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.samplers import generate
@@ -33,17 +34,13 @@ def draw(
 
 def run(*, quick: bool = False) -> Iterator[Row]:
     """FD and core-seconds of every shipped model that draws pictures."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for name in checkpoints.shipped():
             model = checkpoints.load(name, device="cpu")
             if isinstance(model, NetDenoiser):
                 yield from _rows(name, model, quick)
                 if quick:
                     return
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rows(name: str, model: NetDenoiser, quick: bool) -> Iterator[Row]:
