@@ -41,7 +41,6 @@ __all__ = [
     "lesson",
     "lessons",
     "rows",
-    "survey_paper",
     "table",
     "timeline",
     "to_json",
@@ -154,11 +153,6 @@ def _families() -> tuple[Family, ...]:
 @cache
 def _lessons() -> tuple[Lesson, ...]:
     return tuple(Lesson(**raw) for raw in _data()["lessons"])
-
-
-def survey_paper() -> Paper:
-    """The survey itself."""
-    return Paper(**_data()["survey"])
 
 
 def families() -> list[Family]:

@@ -42,7 +42,7 @@ from diffusion_lab.metrics import Estimate, Meter, Reference, distances, energy,
 from diffusion_lab.metrics import likelihood as bits
 from diffusion_lab.metrics.frechet import estimate, fd_curve, gaussian_bias
 from diffusion_lab.metrics.inception import prepare
-from diffusion_lab.metrics.kid import kid_blocks, kid_subsets, mmd2
+from diffusion_lab.metrics.kid import kid_subsets, mmd2
 from diffusion_lab.metrics.precision_recall import neighbours
 from diffusion_lab.nets import MLP, Classifier, UNet
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
@@ -293,8 +293,6 @@ METRICS = [
     (lambda: prepare(PICTURES * NAN), "pictures hold nan or inf"),
     (lambda: mmd2(HOLE, POINTS), "features hold nan or inf"),
     (lambda: mmd2(POINTS, HOLE), "features hold nan or inf"),
-    (lambda: kid_blocks(POINTS, POINTS, generator(0), 0), "size of a block must be a whole number"),
-    (lambda: kid_blocks(POINTS, POINTS, generator(0), 2.5), "size of a block must be"),
     (lambda: kid_subsets(POINTS, POINTS, generator(0), 0, 5), "subsets must be a whole number"),
     (lambda: kid_subsets(POINTS, POINTS, generator(0), 5, 1), "size of a subset must be"),
     (lambda: neighbours(POINTS, HOLE), "points hold nan or inf"),

@@ -119,9 +119,9 @@ def test_gradients_at_the_start_are_finite():
 
 def test_the_loss_is_kid():
     x, y = (torch.randn(60, 5, generator=generator(i), dtype=torch.float64) for i in (0, 1))
-    assert ggdm.mmd2(x, y, ggdm.KERNELS["cubic"]).item() == pytest.approx(mmd2(x, y), rel=1e-9)
+    assert ggdm.mmd2(x, y).item() == pytest.approx(mmd2(x, y), rel=1e-9)
     # the linear kernel sees means only: |m_x - m_y|^2 / D without the pairs of a point with itself
-    linear = ggdm.mmd2(x, y, ggdm.KERNELS["linear"]).item()
+    linear = ggdm.mmd2(x, y, lambda a, b: a @ b.T / 5).item()
     spread = sum(a.var(0).sum() / len(a) for a in (x, y))
     wanted = ((x.mean(0) - y.mean(0)).square().sum() - spread) / 5
     assert linear == pytest.approx(wanted.item(), abs=1e-9)

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion_lab.denoisers import check_finite
 from diffusion_lab.errors import number, whole
 
-__all__ = ["energy_distance", "modes", "sliced_w2", "w1"]
+__all__ = ["check_pair", "energy_distance", "modes", "sliced_w2", "w1"]
 
 
 def w1(x: Tensor, y: Tensor) -> float:
@@ -38,7 +38,7 @@ def w1(x: Tensor, y: Tensor) -> float:
 
 def sliced_w2(x: Tensor, y: Tensor, generator: torch.Generator, directions: int = 100) -> float:
     """Sliced Wasserstein-2 distance of points x (N, D) and y (N, D), over random directions."""
-    _check(x, y)
+    check_pair(x, y)
     if len(x) != len(y):
         raise ValueError(
             f"sliced W2 pairs sorted points and needs equally many: {len(x)} and {len(y)} given"
@@ -52,7 +52,7 @@ def sliced_w2(x: Tensor, y: Tensor, generator: torch.Generator, directions: int 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """Energy distance of points x (N, D) and y (M, D), without bias (not its root)."""
-    _check(x, y)
+    check_pair(x, y)
     x, y = x.double(), y.double()
 
     def mean(a: Tensor, b: Tensor, pairs: int) -> Tensor:
@@ -80,11 +80,12 @@ def modes(x: Tensor, centres: Tensor, radius: float) -> tuple[Tensor, int]:
     return torch.bincount(own[near], minlength=len(centres)), int((~near).sum())
 
 
-def _check(x: Tensor, y: Tensor) -> None:
+def check_pair(x: Tensor, y: Tensor, what: str = "points") -> None:
+    """ValueError unless x is (N, D) and y (M, D), finite and at least two rows each."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(
-            "need points (N, D) and (M, D), at least two each; "
+            f"need {what} (N, D) and (M, D), at least two each; "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    for points in (x, y):
-        check_finite(points, "the points")
+    for one in (x, y):
+        check_finite(one, f"the {what}")

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -153,12 +152,7 @@ class PowerMeter:
         self._core, self._wall = time.process_time(), time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._wait()
         core, wall = time.process_time() - self._core, time.perf_counter() - self._wall
         self.core_seconds, self.seconds = core, wall

@@ -42,7 +42,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float] | Tensor, n: int | None = None) -> Estimate:
-        """The mean of independent values (seeds, splits, blocks), with its standard error.
+        """The mean of independent values (seeds, splits), with its standard error.
 
         ``n`` is what the estimate says it rests on; by default the number of values. ValueError
         for fewer than two values: one run says nothing about the spread.

@@ -20,35 +20,30 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import data
-from diffusion_lab.denoisers import check_finite
 from diffusion_lab.errors import whole
+from diffusion_lab.metrics.distances import check_pair
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import Reference, _net, features
 
-__all__ = ["estimate", "gaussian_mmd2", "kid", "kid_blocks", "kid_subsets", "mmd2"]
+__all__ = ["cubic", "estimate", "gaussian_mmd2", "kid", "kid_subsets", "mmd2"]
 
 
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
+def cubic(a: Tensor, b: Tensor) -> Tensor:
+    """KID's kernel (a.b/D + 1)^3 of all pairs of rows: (N, D) and (M, D) to (N, M)."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def mmd2(x: Tensor, y: Tensor) -> float:
     """MMD^2 of features x (N, D) and y (M, D), all pairs, unbiased: may be below 0."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            "need features (N, D) and (M, D) of at least two pictures each; "
-            f"got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    for feats in (x, y):
-        check_finite(feats, "the features")
+    check_pair(x, y, "features")
     x, y = x.double(), y.double()
 
     def within(a: Tensor) -> Tensor:
-        total = sum(_kernel(part, a).sum() for part in a.split(1000))
+        total = sum(cubic(part, a).sum() for part in a.split(1000))
         own = ((a * a).sum(1) / a.shape[1] + 1) ** 3
         return (total - own.sum()) / (len(a) * (len(a) - 1))
 
-    across = sum(_kernel(part, y).sum() for part in x.split(1000)) / (len(x) * len(y))
+    across = sum(cubic(part, y).sum() for part in x.split(1000)) / (len(x) * len(y))
     return float(within(x) + within(y) - 2 * across)
 
 
@@ -75,35 +70,14 @@ def estimate(x: Tensor, y: Tensor, generator: torch.Generator, draws: int = 50) 
     across = torch.zeros(n, dtype=torch.float64, device=x.device)
     for start in range(0, n, 1000):
         part = slice(start, min(start + 1000, n))
-        k = _kernel(x[part], x)
+        k = cubic(x[part], x)
         k[torch.arange(len(k)), torch.arange(part.start, part.stop)] = 0
         pairs[:, part] = sides @ k.T
-        across[part] = _kernel(x[part], y).mean(1)
+        across[part] = cubic(x[part], y).mean(1)
     within = (sides * pairs).sum(1) / (half * (half - 1))
     a, b = (within - 2 * sides @ across / half).reshape(2, draws)
     linear, quadratic = ((a - b) / 2).var(), ((a + b) / 2).var()
     return Estimate(value, torch.maximum(linear - quadratic, quadratic).sqrt().item(), n)
-
-
-def kid_blocks(x: Tensor, y: Tensor, generator: torch.Generator, size: int = 500) -> Estimate:
-    """MMD^2 of features as a mean over blocks: shuffled, ``size`` a side, no picture used twice.
-
-    Blocks are independent, so their spread gives an honest standard error. ValueError unless both
-    sets hold at least two blocks.
-    """
-    size = whole("the size of a block", size, 2)
-    blocks = min(len(x), len(y)) // size
-    if blocks < 2:
-        raise ValueError(
-            f"{len(x)} and {len(y)} pictures do not give two blocks of {size}: "
-            "take more pictures or smaller blocks"
-        )
-    used = blocks * size
-    parts = [
-        a[torch.randperm(len(a), generator=generator)[:used]].reshape(blocks, size, -1)
-        for a in (x, y)
-    ]
-    return Estimate.of([mmd2(a, b) for a, b in zip(*parts, strict=True)], n=used)
 
 
 def kid_subsets(

@@ -24,10 +24,11 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.errors import unknown
+from diffusion_lab.metrics.kid import cubic
 from diffusion_lab.samplers.walk import Noise, State, check_grid
 from diffusion_lab.schedules import Schedule, posterior
 
-__all__ = ["GGDM", "KERNELS", "LEARNABLE", "fit", "mmd2", "rbf"]
+__all__ = ["GGDM", "LEARNABLE", "fit", "mmd2", "rbf"]
 
 LEARNABLE = ("times", "eta", "scales", "history")
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -159,19 +160,6 @@ def rbf(*widths: float) -> Kernel:
         return sum((-square.clamp(min=0) / (2 * w * w)).exp() for w in widths)
 
     return kernel
-
-
-def cubic(a: Tensor, b: Tensor) -> Tensor:
-    """KID's kernel, (a.b/D + 1)^3."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """The linear kernel a.b/D: only means count."""
-    return a @ b.T / a.shape[1]
-
-
-KERNELS: dict[str, Kernel] = {"cubic": cubic, "linear": dot}
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> Tensor:
