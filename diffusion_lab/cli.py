@@ -29,7 +29,8 @@ from diffusion_lab.cli_base import (
     shows_help,
 )
 from diffusion_lab.cli_bench import bench_command
-from diffusion_lab.cli_models import sample_command, train_command
+from diffusion_lab.cli_sample import sample_command
+from diffusion_lab.cli_train import train_command
 from diffusion_lab.errors import CheckpointError, DataError
 
 __all__ = ["COMMANDS", "EXPECTED", "main"]
