@@ -307,3 +307,33 @@ def test_modes_are_counted_and_points_between_them_too():
     assert counts.tolist() == [2, 1, 0] and none == 2
     with pytest.raises(ValueError, match="radius must be a finite number > 0"):
         modes(points, centres, 0)
+
+
+# ---- the floor of real pictures
+def test_the_floor_of_balanced_sets_lies_lower_and_both_fall_with_n():
+    """Var = within + between classes: equal classes leave only the first to chance."""
+    balanced, free = (
+        metrics.real_floor(60, "digits"),
+        metrics.real_floor(60, "digits", balanced=False),
+    )
+    assert balanced[0] + 2 * balanced[1] / 8**0.5 < free[0]
+    assert metrics.real_floor(600, "digits")[0] < balanced[0]
+    assert metrics.real_floor(60, "digits") == balanced
+    assert metrics.real_floor(60, "digits", seed=1) != balanced
+
+
+def test_the_floor_is_the_mean_over_draws_of_the_distance_of_real_pictures():
+    """All of the pool, drawn without regard to class, is one set: no scatter, and its own FD."""
+    pool = data.load("digits").x
+    mean, std = metrics.real_floor(len(pool), "digits", balanced=False, draws=2)
+    assert mean == pytest.approx(metrics.fd(pool, "digits"), rel=1e-5)
+    assert std < 1e-5 * mean
+
+
+def test_a_floor_that_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="65 pictures cannot hold 10 classes equally"):
+        metrics.real_floor(65, "digits")
+    with pytest.raises(ValueError, match="only 1500 such pictures are embedded; asked for 1600"):
+        metrics.real_floor(1600, "digits", balanced=False)
+    with pytest.raises(ValueError, match="such pictures are embedded; asked for 15000"):
+        metrics.real_floor(15000, "digits")

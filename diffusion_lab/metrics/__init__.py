@@ -21,6 +21,7 @@ from diffusion_lab.metrics.frechet import (
     features,
     frechet,
     noise_anchor,
+    real_floor,
     reference,
 )
 from diffusion_lab.metrics.inception import fid
@@ -33,5 +34,5 @@ __all__ = [
     "Cost", "Estimate", "Meter", "Reference", "anchors", "blurred", "classifier_score", "compare",
     "copied", "count_flops", "count_parameters", "fd", "fd_estimate", "fd_infinity", "features",
     "fid", "flops_by_part", "frechet", "inception_score", "kid", "measure", "meter", "nearest",
-    "noise_anchor", "precision_recall", "reference", "timing",
+    "noise_anchor", "precision_recall", "real_floor", "reference", "timing",
 ]  # fmt: skip
