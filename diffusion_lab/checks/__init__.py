@@ -25,20 +25,22 @@ generator, so ``check.forward_mean.hidden(my_function, seed=7)`` tries other num
 
 from __future__ import annotations
 
-import ast
 import inspect
-import json
 import math
-import re
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Result", "Task", "choice", "exercise", "hidden", "judge", "number", "tasks"]
+from diffusion_lab.checks.comparing import difference, numeric
+from diffusion_lab.checks.reading import complete, edited
+
+__all__ = [
+    "EMPTY", "NO_RETURN", "Result", "Task", "Untouched", "choice", "exercise", "hidden", "judge",
+    "number", "tasks",
+]  # fmt: skip
 
 RIGHT, WRONG, OPEN = "right", "not yet", "not attempted yet"
 Probes = Callable[[Any], Sequence[tuple[Any, ...]]]
@@ -70,7 +72,7 @@ class Task:
     """One check: call it with an answer, and it prints and returns a ``Result``.
 
     ``judged(answer, seed)`` returns ``None`` when the answer is right and the reason otherwise;
-    it may raise ``_Untouched`` for a stub.
+    it may raise ``Untouched`` for a stub.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Task:
             return Result(OPEN, "replace the `...` above with your answer, then run this again.")
         try:
             reason = self.judged(answer, seed)
-        except _Untouched as stub:
+        except Untouched as stub:
             return Result(OPEN, str(stub))
         except Exception as error:  # whatever a learner's object does when it is looked at
             reason = f"checking it raised {type(error).__name__}: {str(error).rstrip('.')}."
@@ -112,14 +114,14 @@ class Task:
             raise AssertionError(str(found))
 
 
-class _Untouched(Exception):
+class Untouched(Exception):
     """The answer is still the stub; the message says which kind."""
 
 
-_EMPTY = "your function still returns nothing; fill in its `...`."
+EMPTY = "your function still returns nothing; fill in its `...`."
 _BUG = "this is still the function as you found it; find the line and change it."
 _SAME_BUG = "it still does what the function that you found does; find the line and change it."
-_NO_RETURN = "your function returns nothing: is a `return` missing?"
+NO_RETURN = "your function returns nothing: is a `return` missing?"
 
 
 # ------------------------------------------------------------------------------------- functions
@@ -154,7 +156,9 @@ def exercise(
             return [view(function(*probe)) for probe in probes(_generator(seed))]
 
         def same(left: list[Any], right: list[Any]) -> bool:
-            return all(_compare(a, b, tolerance) is None for a, b in zip(left, right, strict=True))
+            return all(
+                difference(a, b, tolerance) is None for a, b in zip(left, right, strict=True)
+            )
 
         def judged(answer: Any, seed: int) -> str | None:
             if not callable(answer):
@@ -164,28 +168,28 @@ def exercise(
             for probe in probed:
                 try:
                     value = answer(*probe)
-                    if value is None and _complete(answer):
-                        return _NO_RETURN
+                    if value is None and complete(answer):
+                        return NO_RETURN
                     if value is None or value is ...:
-                        raise _Untouched(_EMPTY)
+                        raise Untouched(EMPTY)
                     given.append(view(value))
-                except _Untouched:
+                except Untouched:
                     raise
                 except Exception as error:
                     if "ellipsis" in str(error).lower():
-                        raise _Untouched(_EMPTY) from None
+                        raise Untouched(EMPTY) from None
                     return _raised(error, answer, probe)
             if bug is not None and same(run(bug, seed), given):
-                if _edited(answer, reference.__module__):
+                if edited(answer, reference.__module__):
                     return _SAME_BUG
-                raise _Untouched(_BUG)
+                raise Untouched(_BUG)
             if not same(wanted, given):
                 for slip, sentence in slips.items():
                     if same(run(slip, seed), given):
                         return sentence
-                return next(filter(None, map(_compare, wanted, given, [tolerance] * len(given))))
+                return next(filter(None, map(difference, wanted, given, [tolerance] * len(given))))
             for was, now in zip(before, probed, strict=True):
-                if any(_compare(a, b, 0.0) for a, b in zip(was, now, strict=True) if _numeric(a)):
+                if any(difference(a, b, 0.0) for a, b in zip(was, now, strict=True) if numeric(a)):
                     return "the result is right, but the function changes its input in place."
             return None
 
@@ -204,6 +208,24 @@ def exercise(
         return Task(judged, right=right, hint=hint, slips=slips, audit=audit)
 
     return decorate
+
+
+def _generator(seed: int) -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(1234 + seed)
+
+
+def _raised(error: Exception, answer: Any, probe: tuple[Any, ...]) -> str:
+    text = f"it raised {type(error).__name__}: {str(error).rstrip('.')}."
+    if isinstance(error, TypeError):
+        try:
+            inspect.signature(answer).bind(*probe)
+        except TypeError:
+            return f"{text} It is called with {len(probe)} arguments."
+        except ValueError:
+            pass
+    return text
 
 
 # ------------------------------------------------------------------------------------- values
@@ -326,149 +348,3 @@ def hidden(task: str, answer: Any, seed: int) -> None:
     if name not in known:
         raise unknown(f"check of {lesson}", name, known)
     known[name].hidden(answer, seed)
-
-
-# ------------------------------------------------------------------------------------- reading
-def _definition(text: str, name: str) -> ast.FunctionDef | None:
-    """The function of that name in a piece of code; None where there is none, or no Python."""
-    try:
-        nodes = ast.walk(ast.parse(textwrap.dedent(text)))
-    except SyntaxError:
-        return None
-    return next((n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name), None)
-
-
-def _written(answer: Any) -> ast.FunctionDef | None:
-    """The text of a learner's function, parsed; None where it cannot be read (a lambda)."""
-    try:
-        return _definition(inspect.getsource(answer), answer.__name__)
-    except (OSError, TypeError, AttributeError):
-        return None
-
-
-def _complete(answer: Any) -> bool:
-    """Whether a function can be read and has no `...` left to be filled in."""
-    text = _written(answer)
-    return text is not None and not any(
-        isinstance(node, ast.Constant) and node.value is ... for node in ast.walk(text)
-    )
-
-
-def _found(module: str, name: str) -> ast.FunctionDef | None:
-    """A function as the learner finds it: in the lesson's source, else in its packaged notebook."""
-    from diffusion_lab import cells, lessons
-
-    number = re.search(r"lesson(\d\d)$", module)
-    if number is None:
-        return None
-    try:
-        home = lessons.folder()
-        lesson = lessons.resolve(number[1], home)
-        if (home / "source" / f"{lesson}.py").is_file():  # the notebook there may hold an answer
-            parts = re.split(r"(?m)^# %%.*\n", lessons.source_text(lesson, home))
-        else:
-            notebook = json.loads(lessons.find(lesson, home=home).read_text(encoding="utf-8"))
-            parts = ["".join(cell["source"]) for cell in notebook["cells"]]
-        parts = [part for part in parts if f"def {name}(" in part]
-        return next(filter(None, (_definition(cells.for_learner(p), name) for p in parts)), None)
-    except (OSError, ValueError):
-        return None
-
-
-def _edited(answer: Any, module: str) -> bool:
-    """Whether both texts can be read, the learner's and the one that was found, and differ."""
-    text = _written(answer)
-    found = None if text is None else _found(module, text.name)
-    return found is not None and ast.dump(found) != ast.dump(text)
-
-
-# ------------------------------------------------------------------------------------- comparing
-def _generator(seed: int) -> Any:
-    import torch
-
-    return torch.Generator().manual_seed(1234 + seed)
-
-
-def _numeric(value: Any) -> bool:
-    return hasattr(value, "shape") or isinstance(value, int | float | complex)
-
-
-def _scalar(value: Any) -> bool:
-    """One plain number, or one of numpy's or torch's: a tuple of them is one answer."""
-    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value)]
-    if isinstance(value, tuple | list) and not all(map(_scalar, value)):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
-
-
-def _compare(wanted: Any, given: Any, tolerance: float) -> str | None:
-    """``None`` when equal within the tolerance, else a sentence on how they differ."""
-    import torch
-
-    left, right = list(_leaves(wanted)), list(_leaves(given))
-    if len(left) != len(right):
-        noun = "value" if len(left) == 1 else "values"
-        return f"{len(left)} {noun} should come back, but {len(right)} did."
-    for a, b in zip(left, right, strict=True):
-        if isinstance(a, str) and isinstance(b, str):
-            if a != b:
-                return f"{b!r} came back where {a!r} was expected."
-            continue
-        try:
-            x = torch.as_tensor(a, dtype=torch.float64).detach().cpu()
-            y = torch.as_tensor(b, dtype=torch.float64).detach().cpu()
-        except (TypeError, ValueError, RuntimeError):
-            return f"a {type(b).__name__} came back where a {type(a).__name__} was expected."
-        if x.shape != y.shape:
-            return _shapes(tuple(x.shape), tuple(y.shape))
-        if not bool(torch.isfinite(y).all()) and bool(torch.isfinite(x).all()):
-            return "some of the numbers that came back are not finite."
-        error = (x - y).abs()
-        error = torch.where((x == y) | (x.isnan() & y.isnan()), torch.zeros_like(error), error)
-        finite = x[torch.isfinite(x)].abs()
-        scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
-        if error.numel() and not float(error.max()) <= tolerance * scale:
-            return _difference(x, y, float(error.max()))
-    return None
-
-
-def _shapes(wanted: tuple[int, ...], given: tuple[int, ...]) -> str:
-    if len(given) > len(wanted) or sorted(given) != sorted(wanted):
-        more = " Does a value per sample need the shape (B, 1, 1, 1)?" if given else ""
-    else:
-        more = " Are two axes exchanged?"
-    return f"the shape is {given} where {wanted} was expected.{more}"
-
-
-def _difference(x: Any, y: Any, largest: float) -> str:
-    """Name a wrong sign or a constant factor or offset; else give the largest error."""
-    if float((x + y).abs().max()) <= 1e-6 * (1 + float(x.abs().max())):
-        return "the size is right, but the sign is the other way round."
-    norm = float((x * x).sum())
-    if x.numel() > 1 and norm > 0:
-        factor = float((x * y).sum()) / norm
-        if factor and float((y - factor * x).abs().max()) <= 1e-4 * abs(factor):
-            return f"everything is {factor:.4g} times what it should be."
-        offset = float((y - x).mean())
-        if offset and float((y - x - offset).abs().max()) <= 1e-4 * abs(offset):
-            return f"everything is {offset:+.4g} away from what it should be."
-    return f"the largest error is {largest:.3g}."
-
-
-def _raised(error: Exception, answer: Any, probe: tuple[Any, ...]) -> str:
-    text = f"it raised {type(error).__name__}: {str(error).rstrip('.')}."
-    if isinstance(error, TypeError):
-        try:
-            inspect.signature(answer).bind(*probe)
-        except TypeError:
-            return f"{text} It is called with {len(probe)} arguments."
-        except ValueError:
-            pass
-    return text

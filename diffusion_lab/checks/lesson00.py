@@ -186,7 +186,7 @@ def choices(given: Any) -> str | None:
         return f"a list of {len(IDEAS)} words is expected, not {what}."
     left = [str(place) for place, word in enumerate(given, start=1) if word in (..., None)]
     if len(left) == len(IDEAS):
-        raise checks._Untouched("replace the `...` with five words.")
+        raise checks.Untouched("replace the `...` with five words.")
     if left:
         return f"still `...`: idea{'s' * (len(left) > 1)} {', '.join(left)}."
     for place, (word, (name, idea)) in enumerate(zip(given, IDEAS, strict=True), start=1):

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab import checks
 from diffusion_lab.checks import exercise, judge
+from diffusion_lab.checks.reading import complete
 from diffusion_lab.data.toys import two_class
 from diffusion_lab.metrics import information
 from diffusion_lab.schedules import Schedule, Table, cosine, linear, make
@@ -132,7 +133,7 @@ def _pair(given: Any) -> Any:
     if isinstance(given, tuple | list) and len(given) == 2:
         missing = [n for n, v in zip(("alpha", "sigma"), given, strict=True) if v in (..., None)]
         if missing:
-            raise checks._Untouched(f"{' and '.join(missing)} still to come: fill in the `...`.")
+            raise checks.Untouched(f"{' and '.join(missing)} still to come: fill in the `...`.")
     return given
 
 
@@ -260,7 +261,7 @@ def half_times(given: Any) -> str | None:
         return f"{', '.join(unknown)}: the schedules are called {', '.join(SCHEDULES)}."
     open_ = [name for name in SCHEDULES if given.get(name) in (..., None)]
     if len(open_) == len(SCHEDULES):
-        raise checks._Untouched("replace the `...` above with the three times.")
+        raise checks.Untouched("replace the `...` above with the three times.")
     if open_:
         what = "times are" if len(open_) > 1 else "time is"
         return f"{what} still missing for {' and '.join(open_)}."
@@ -313,12 +314,12 @@ def my_betas(given: Any, seed: int) -> str | None:
             value = given(steps)
         except Exception as error:
             if "ellipsis" in str(error).lower():
-                raise checks._Untouched("a `...` is still left in your function.") from None
+                raise checks.Untouched("a `...` is still left in your function.") from None
             return f"called with T = {steps} it raised {type(error).__name__}: {error}."
-        if value is None and checks._complete(given):
-            return checks._NO_RETURN
+        if value is None and complete(given):
+            return checks.NO_RETURN
         if value is ... or value is None:
-            raise checks._Untouched(checks._EMPTY)
+            raise checks.Untouched(checks.EMPTY)
         try:
             betas = torch.as_tensor(value, dtype=torch.float64).detach()
         except (TypeError, ValueError, RuntimeError):
