@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab import cli, lessons, survey
+from diffusion_lab import cli, cli_lesson, lessons, survey
 
 
 def _run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -162,7 +162,7 @@ def test_lesson_open_leaves_nothing_behind_on_a_full_disk(installed, capsys, mon
         Path(target).write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli.shutil, "copyfile", full)
+    monkeypatch.setattr(cli_lesson.shutil, "copyfile", full)
     status, _, err = _run(capsys, "lesson", "open", "--no-open")
     assert status == 2 and "No space left" in err
     assert list(installed.iterdir()) == []
@@ -193,7 +193,7 @@ def started(monkeypatch) -> list[list[str]]:
         commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(cli.subprocess, "run", start)
+    monkeypatch.setattr(cli_lesson.subprocess, "run", start)
     return commands
 
 
@@ -223,7 +223,7 @@ def test_lesson_open_shows_the_whole_repository(installed, capsys, started, monk
 
 
 def test_lesson_open_without_jupyterlab_says_what_to_install(installed, capsys, monkeypatch):
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli_lesson.importlib.util, "find_spec", lambda name: None)
     status, _, err = _run(capsys, "lesson", "open")
     assert status == 2 and "pip install jupyterlab" in err
 
