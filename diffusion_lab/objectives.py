@@ -159,8 +159,9 @@ def draw_times(
     **parameters: float,
 ) -> Tensor:
     """n training times, (n,) float64: ``uniform`` in t, uniform on the ``grid`` i/T, uniform in
-    ``lambda``, or ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM). Clipped to ``lam_range``,
-    but for grid.
+    ``lambda``, or ``lognormal`` (ln(sigma/alpha) ~ N(mean, std^2), EDM; on a schedule of T steps
+    the nearest i/T, so that every draw is a step of the chain). Clipped to ``lam_range``, but for
+    grid.
 
     ``lambda`` is the importance-sampled law of ScoreFlow (2101.09258): its density in t is
     proportional to g^2/sigma^2, so that the simple loss under it is the likelihood-weighted one.
@@ -202,5 +203,7 @@ def draw_times(
         z = torch.randn(n, generator=generator, dtype=torch.float64)
         log_sigma = p["mean"] + p["std"] * z
         t = schedule.t_of_lam(-log_sigma)
+        if schedule.T is not None:
+            return (t * schedule.T).round().clamp(1, schedule.T) / schedule.T
     low, high = (-math.inf, math.inf) if lam_range is None else lam_range
     return t.clamp(schedule.t_of_lam(high), schedule.t_of_lam(low))

@@ -112,10 +112,9 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "fashion-vp1000",
-            "Fashion-MNIST on the linear schedule of 1000 steps, eps with learned variance",
-            schedule=_VP1000, kind="eps", sd=1.0, lam_range=None,
-            weighting={"name": "simple"}, times={"law": "grid"}, hybrid=True, conditional=False,
-            net={"name": "unet", "out_channels": 2}, batch=32, steps=14_000, lr=1.5e-3,
+            "Fashion-MNIST on the linear schedule of 1000 steps, with learned variance",
+            schedule=_VP1000, lam_range=None, hybrid=True, conditional=False,
+            net={"name": "unet", "out_channels": 2}, steps=24_000,
             sampler={"sampler": "ddim", "steps": 50},
         ),
         Recipe(

@@ -313,6 +313,19 @@ def test_lognormal_times_have_the_moments():
     assert torch.equal(default, draw_times(EDM(), 10, gen(), law="lognormal", mean=-1.2, std=1.2))
 
 
+def test_lognormal_times_on_a_chain_are_its_steps_with_the_mass_between_their_midpoints():
+    n, s = 20_000, linear(100)
+    place = draw_times(s, n, gen(), law="lognormal", mean=-0.6, std=1.2) * 100
+    step = place.round()
+    assert (place - step).abs().max() < 1e-9
+    assert step.min() == 1, "what lies below the first half step goes to step 1"
+    for i in (1, 5, 20, 50, 80):
+        z = (-s.lam((i + 0.5) / 100) + 0.6) / 1.2  # ln(sigma/alpha), standardised
+        p = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+        found = (step <= i).double().mean().item()
+        assert abs(found - p) < 5 * math.sqrt(p * (1 - p) / n) + 1e-4
+
+
 def test_times_stay_within_the_range():
     for s in (Linear(), EDM()):
         for law in ("uniform", "lognormal"):

@@ -99,7 +99,9 @@ def test_a_model_of_another_recipe_is_refused(house, capsys):
 
 def test_the_bound_of_a_network_that_says_nothing(house):
     """An untrained network predicts eps = 0, whose error is E eps^2 = 1."""
-    recipe = recipes.get("fashion-vp1000").but(data="digits", net=NET | {"out_channels": 2})
+    recipe = recipes.get("fashion-vp1000").but(
+        data="digits", net=NET | {"out_channels": 2}, kind="eps", sd=1.0
+    )
     model = training.build(recipe, data.load("digits"))
     found = ship.bound_terms(model.eval(), recipe, each=1)
     assert found["simple_loss"] == pytest.approx(1, abs=5 * (2 / 64000) ** 0.5)
