@@ -11,7 +11,7 @@ __all__ = ["survey_command"]
 
 
 def _survey(given: argparse.Namespace) -> int:
-    from diffusion_lab import survey
+    from diffusion_lab import survey, survey_check
 
     if given.system is not None:
         filters = [f"--{name}" for name in ("family", "state", "lesson") if getattr(given, name)]
@@ -21,7 +21,7 @@ def _survey(given: argparse.Namespace) -> int:
     else:
         rows = survey.rows(family=given.family, state=given.state, lesson=given.lesson)
     if given.check:
-        problems = {row.name: survey.verify(row) for row in rows}
+        problems = {row.name: survey_check.verify(row) for row in rows}
         problems = {name: found for name, found in problems.items() if found}
         if given.json:
             print(json.dumps(problems, indent=2))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab import survey
+from diffusion_lab.survey_check import verify
 
 # Number, the survey's label with its citation, table, lesson: the list the map must hold.
 SYSTEMS = [
@@ -133,7 +134,7 @@ def working() -> survey.Row:
         survey.find("DDIM"),
         state="working",
         file="diffusion_lab/part.py",
-        symbols=("diffusion_lab.survey:verify", "diffusion_lab.survey:Paper.url"),
+        symbols=("diffusion_lab.survey_check:verify", "diffusion_lab.survey:Paper.url"),
         section="Skip the steps",
         tests=("tests/test_part.py::test_exact", "tests/test_part.py::TestSteps::test_last"),
     )
@@ -249,11 +250,11 @@ def test_the_timeline_holds_each_row_once_in_its_papers_year():
 
 @pytest.mark.parametrize("row", survey.rows(), ids=lambda row: row.name)
 def test_every_row_has_earned_its_state(row):
-    assert survey.verify(row) == []
+    assert verify(row) == []
 
 
 def test_a_working_row_with_all_its_evidence_passes(working, lab):
-    assert survey.verify(working, lab) == []
+    assert verify(working, lab) == []
 
 
 @pytest.mark.parametrize(
@@ -280,31 +281,31 @@ def test_a_working_row_with_all_its_evidence_passes(working, lab):
     ],
 )
 def test_one_missing_piece_of_evidence_is_enough_to_refuse(change, word, working, lab):
-    problems = survey.verify(replace(working, **change), lab)
+    problems = verify(replace(working, **change), lab)
     assert len(problems) == 1 and word in problems[0], problems
 
 
 def test_a_section_may_lie_in_another_lesson(working, lab):
     elsewhere = replace(working, lesson="02", section="05/Skip the steps")
-    assert survey.verify(elsewhere, lab) == []
-    assert survey.verify(replace(elsewhere, section="05/Skip"), lab)
+    assert verify(elsewhere, lab) == []
+    assert verify(replace(elsewhere, section="05/Skip"), lab)
 
 
 def test_parametrised_tests_are_found_by_their_function(working, lab):
     row = replace(working, tests=("tests/test_part.py::test_exact[0.5-linear]",))
-    assert survey.verify(row, lab) == []
+    assert verify(row, lab) == []
 
 
 def test_a_partial_row_needs_symbols_and_what_it_names_must_exist(working, lab):
     partial = replace(working, state="partial", section="", tests=())
-    assert survey.verify(partial, lab) == []
-    assert survey.verify(replace(partial, symbols=()), lab)
-    assert survey.verify(replace(partial, section="Nowhere"), lab)
-    assert survey.verify(replace(partial, tests=("tests/test_part.py::test_no",)), lab)
+    assert verify(partial, lab) == []
+    assert verify(replace(partial, symbols=()), lab)
+    assert verify(replace(partial, section="Nowhere"), lab)
+    assert verify(replace(partial, tests=("tests/test_part.py::test_no",)), lab)
 
 
 def test_a_planned_row_names_nothing(working, lab):
-    problems = survey.verify(replace(working, state="planned"), lab)
+    problems = verify(replace(working, state="planned"), lab)
     assert len(problems) == 3 and all("planned row names no" in one for one in problems)
 
 
