@@ -78,8 +78,8 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
     return (f" Did you mean {', '.join(names)}{' or ' if names else ''}{last}?") if last else ""
 
 
-def near(given: object, known: Iterable[str], most: int = 3) -> list[str]:
-    """Up to ``most`` names that ``given`` may have been meant for, the likeliest first.
+def near(given: object, known: Iterable[str]) -> list[str]:
+    """Up to three names that ``given`` may have been meant for, the likeliest first.
 
     Those that hold ``given``, then those with the fewest slips of the keyboard; upper and lower
     case are one. A number is near nothing: 12 is not meant for 2.
@@ -95,7 +95,7 @@ def near(given: object, known: Iterable[str], most: int = 3) -> list[str]:
         match = get_close_matches(text, [name.lower() for name in names], n=1, cutoff=ALIKE)
         starts = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
         found = starts or [name for name in names if name.lower() in match]
-    return sorted(dict.fromkeys(found), key=lambda name: (name not in holds, slips[name]))[:most]
+    return sorted(dict.fromkeys(found), key=lambda name: (name not in holds, slips[name]))[:3]
 
 
 def _slips(a: str, b: str) -> int:

@@ -168,9 +168,9 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
     return path
 
 
-def ship_reference(name: str, root: str | None = None) -> Path:
+def ship_reference(name: str) -> Path:
     """Make and register the feature statistics of a full test set."""
-    path = build_reference(name, root)
+    path = build_reference(name)
     command = f"python -m diffusion_lab.ship --reference {name}"
     store.register(path, licence=LICENCE, source=DATA_SOURCE[name], recipe=command)
     forget()

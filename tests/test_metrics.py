@@ -201,7 +201,7 @@ def test_flops_of_the_mlp_and_the_unet_are_those_of_their_layers():
     )
     found = NetDenoiser(net, schedules.linear(), "eps", shape=(1, 28, 28))
     assert count_flops(found) == by_hand
-    with pytest.raises(ValueError, match="give the shape of one datum"):
+    with pytest.raises(ValueError, match="does not know the shape of one datum"):
         count_flops(NetDenoiser(net, schedules.linear(), "eps"))
 
 

@@ -112,7 +112,7 @@ class _Theirs(nn.Module):
         return self.net.unet(x, timestep).sample
 
 
-def _diffusers(budget: float, seed: int, ours: bool = False, steps: int = 20) -> Trained:
+def _diffusers(budget: float, seed: int, ours: bool = False) -> Trained:
     """The example's defaults: eps, 1000 linear steps, batch 16, AdamW 1e-4, EMA; DDIM to draw."""
     from diffusers import DDIMScheduler, DDPMScheduler
     from diffusers.training_utils import EMAModel
@@ -147,13 +147,13 @@ def _diffusers(budget: float, seed: int, ours: bool = False, steps: int = 20) ->
         scheduler = DDIMScheduler(
             num_train_timesteps=T, beta_schedule="linear", timestep_spacing="trailing"
         )
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(20)
         x = torch.randn((n, 1, 28, 28), generator=generator(seed))
         for timestep in scheduler.timesteps:
             x = scheduler.step(net(x, timestep), timestep, x).prev_sample
         return x.clamp(-1, 1)
 
-    return draw, net, _details(done, took, 16, steps)
+    return draw, net, _details(done, took, 16, 20)
 
 
 # ---- denoising-diffusion-pytorch: the defaults of its GaussianDiffusion and Trainer -------------

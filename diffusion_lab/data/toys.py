@@ -167,8 +167,8 @@ def _one_of(count: int, n: int, generator: Generator) -> Tensor:
     return torch.randint(count, (whole("the number of samples", n),), generator=generator)
 
 
-def _normal(n: int, generator: Generator, dim: int = 2) -> Tensor:
-    return torch.randn(whole("the number of samples", n), dim, generator=generator)
+def _normal(n: int, generator: Generator) -> Tensor:
+    return torch.randn(whole("the number of samples", n), 2, generator=generator)
 
 
 def _finish(points: Tensor, centre: tuple[float, float], variance: float) -> Tensor:

@@ -103,20 +103,18 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def count_flops(denoiser: Denoiser, shape: tuple[int, ...] | None = None, t: float = 0.5) -> float:
+def count_flops(denoiser: Denoiser) -> float:
     """FLOPs of one call of the denoiser on one datum (attention's products counted)."""
-    return float(_counted(denoiser, shape, t)["Global"])
+    return float(_counted(denoiser)["Global"])
 
 
-def flops_by_part(
-    denoiser: NetDenoiser, shape: tuple[int, ...] | None = None, t: float = 0.5
-) -> dict[str, float]:
+def flops_by_part(denoiser: NetDenoiser) -> dict[str, float]:
     """FLOPs of one call on one datum for each part of the network, as its layers are named.
 
     A part is a child of the network, or an entry of a list of layers ("down.0"). Parts without
     multiplications of matrices (norms, additions) count 0, as in ``count_flops``.
     """
-    counts = _counted(denoiser, shape, t)
+    counts = _counted(denoiser)
     parts = []
     for name, child in denoiser.net.named_children():
         is_list = isinstance(child, nn.ModuleList)
@@ -126,18 +124,19 @@ def flops_by_part(
 
 
 @torch.no_grad()
-def _counted(denoiser: Denoiser, shape: tuple[int, ...] | None, t: float) -> dict[str, int]:
+def _counted(denoiser: Denoiser) -> dict[str, int]:
     """FLOPs of one call on one datum by module, and of all of it as "Global"."""
-    shape = shape or denoiser.shape
-    if shape is None:
-        raise ValueError("give the shape of one datum: this denoiser does not know it")
+    if denoiser.shape is None:
+        raise ValueError(
+            "this denoiser does not know the shape of one datum: make it with shape=(C, H, W)"
+        )
     like = next(denoiser.parameters(), torch.zeros(()))
-    x = torch.zeros(1, *shape, device=like.device)
+    x = torch.zeros(1, *denoiser.shape, device=like.device)
     condition = {}
     if denoiser.num_classes is not None:
         condition["label"] = torch.zeros(1, dtype=torch.int64, device=like.device)
     with _counter() as counter:
-        denoiser(x, t, **condition)
+        denoiser(x, 0.5, **condition)
     return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
 
 

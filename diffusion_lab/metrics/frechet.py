@@ -331,12 +331,12 @@ def real_floor(
     return float(found.mean()), float(found.std())
 
 
-def build_reference(name: str, root: str | None = None) -> Path:
-    """Make the shipped statistics again: fashion needs the full test set (``root``)."""
+def build_reference(name: str) -> Path:
+    """Make the shipped statistics again: fashion needs the full test set."""
     from diffusion_lab.data import store
 
     full = name == "fashion"
-    test = data.load(name, "test", full=True, root=root) if full else data.load(name, "test")
+    test = data.load(name, "test", full=True) if full else data.load(name, "test")
     stats = Reference.of(features(test.x, name))
     path = store.folder() / "reference" / f"{NETS[name]}.safetensors"
     note = {"n": stats.n, "data": {"name": name, "split": "test", "hash": test.hash}}
