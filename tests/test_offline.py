@@ -95,7 +95,10 @@ def test_without_the_variable_the_package_leaves_sockets_alone():
 def test_it_bites_in_a_notebook_kernel(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(TRY)])
     client = NotebookClient(
-        notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        kernel_name="python3",
+        timeout=600,
+        resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
     assert notebook.cells[0].outputs[0]["text"].strip() == "OfflineError"
