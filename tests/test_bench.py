@@ -372,3 +372,41 @@ def test_a_racer_spends_the_calls_it_is_given(calls):
             continue
         nfe = generate(denoiser, 2, **samplers.settings(name, denoiser, calls)).nfe
         assert nfe == (calls - 1 + calls % 2 if racer.sampler == "heun" else calls), name
+
+
+def test_the_race_plan():
+    """Few calls first; limits end at 1/T, though uniform times of as many calls do not."""
+    from diffusion_lab.exact import Gaussian
+    from diffusion_lab.grids import grid
+    from diffusion_lab.schedules import linear
+
+    denoiser = Gaussian([0.0], [[0.3]]).denoiser(linear(1000))
+    plan = samplers._plan(tuple(samplers.RACE), denoiser, None, False)
+    assert len({one.text for one in plan}) == len(plan)
+    asked = [one.calls for one in plan if one.when < 1000 and not one.limit]
+    assert asked == sorted(asked)
+    assert {one.name for one in plan} == set(samplers.RACE)
+    limits = {samplers.RACE[one.name].kind: one for one in plan if one.limit}
+    assert set(limits) == {"ODE", "SDE"}
+    for one in limits.values():
+        ends = [
+            grid(denoiser.schedule, one.calls, s)[-2] for s in (one.given["spacing"], "uniform")
+        ]
+        assert ends == pytest.approx([1 / 1000, 1 / one.calls])
+    slow = {one.calls for one in plan if samplers.RACE[one.name].kind == "SDE" and not one.limit}
+    assert {100, 200} <= slow, "samplers that add noise need more calls to come near their limit"
+    some = samplers._plan(("DDIM", "EMSDE"), denoiser, (7,), False)
+    assert [one.calls for one in some if one.name == "DDIM"] == [7]
+
+
+def test_a_racer_keeps_its_own_spacing_and_churn():
+    from diffusion_lab.exact import Gaussian
+    from diffusion_lab.schedules import EDM, linear
+
+    vp, edm = (Gaussian([0.0], [[0.3]]).denoiser(s) for s in (linear(1000), EDM()))
+    assert samplers.settings("UniPC-2", vp, 5)["spacing"] == "uniform"
+    assert samplers.settings("UniPC-2", edm, 5)["spacing"] == "karras"
+    assert samplers.settings("UniPC-2, lambda", vp, 5)["spacing"] == "lambda"
+    assert "churn" not in samplers.settings("Heun", vp, 20)
+    given = samplers.settings("Heun with churn", vp, 50)
+    assert given["churn"] * given["steps"] == pytest.approx(samplers.CHURN)
