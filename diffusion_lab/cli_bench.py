@@ -52,8 +52,8 @@ def bench_command(commands: Subparsers) -> None:
         epilog="Benchmarks: overhead, import, first-picture, shipped and scaling take some minutes "
         "together, costs (the running table of the lessons) only reads; these are run if none is "
         "named; quality and peers (beside other libraries: the peers extra) train for an hour or "
-        "more, samplers (the solver race) draws for three quarters of one; these write each result down "
-        "as it comes and go on where they were stopped; all is everything.",
+        "more, samplers (the solver race) draws for three quarters of one; these write each result "
+        "down as it comes and go on where they were stopped; all is everything.",
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="which ones; see below")
     parser.add_argument(
