@@ -1,19 +1,28 @@
 """The cells of a lesson: what learner, teacher and nbgrader see of them, and what is stored.
 
-``lessons`` builds the notebooks; this file turns the text of one cell into another, and removes
-from a notebook that has run what must not be stored.
+``lessons`` finds, runs and writes the notebooks; this file turns the text of a source into the
+cells of a notebook, and removes from one that has run what must not be stored.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import textwrap
 from typing import Any
 
-__all__ = ["LANGUAGE", "checks_in", "for_learner", "for_teacher", "nbgrader", "tidy"]
+__all__ = [
+    "CHECKED", "as_notebook", "checks_in", "colab_cell", "digest", "for_learner", "for_teacher",
+    "nbgrader", "tidy",
+]  # fmt: skip
 
 STUB = "...  # your turn"
+CHECKED = "nbval-check-output"
+COLAB_TEXT = (
+    "*On Google Colab the next cell installs the course. Anywhere else it finds the course "
+    "installed and does nothing.*"
+)
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
 
 _REGION = re.compile(
@@ -95,6 +104,78 @@ def _stub(region: re.Match[str], after: str) -> str:
     needed = [n for n in dict.fromkeys(given) if not indent or re.search(rf"\b{n}\b", after)]
     lines = [f"{indent}{n} = {STUB}" for n in needed] or [f"{indent}{STUB}"]
     return "\n".join(lines)
+
+
+def colab_cell() -> str:
+    """The code of the one cell that may install something, from the address in ``about``."""
+    from diffusion_lab.about import REQUIREMENT
+
+    return (
+        "import importlib.util\n\n"
+        'if importlib.util.find_spec("diffusion_lab") is None:\n'
+        f'    %pip install -q "{REQUIREMENT}"'
+    )
+
+
+def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
+    """The notebook of a lesson, not yet run; see ``lessons.convert``.
+
+    Args:
+        name: the lesson, as ``01_topic``.
+        text: its source, in jupytext's percent format.
+        kind: ``learner`` or ``solution``.
+        time: the words that stand for ``{{time}}``.
+    """
+    import jupytext
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    read = jupytext.reads(text, fmt={"extension": ".py", "format_name": "percent"})
+    cells = list(read.cells)
+    opening = 1 if cells and cells[0].cell_type == "markdown" else 0
+    cells[opening:opening] = [
+        new_markdown_cell(COLAB_TEXT, metadata={"name": "colab-text"}),
+        new_code_cell(colab_cell(), metadata={"name": "colab", "tags": ["colab"]}),
+    ]
+    done, seen = [], set()
+    for index, cell in enumerate(cells):
+        label = cell.metadata.get("name") or f"{cell.cell_type}-{index}"
+        if label in seen:
+            raise ValueError(f"{name}: two cells are named {label!r}; give each its own name")
+        seen.add(label)
+        body = cell.source.replace("{{time}}", time)
+        tags = set(cell.metadata.get("tags", []))
+        grading = nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
+        metadata: dict[str, Any] = {"name": label} | ({"nbgrader": grading} if grading else {})
+        if grading.get("locked"):
+            tags.add(CHECKED)  # what a check says is compared whenever the lesson is tested
+        if tags:
+            metadata["tags"] = sorted(tags)
+        try:
+            body = for_learner(body) if kind == "learner" else for_teacher(body)
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"{name}, cell {label!r}: {error}") from error
+        make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
+        done.append(make(body, id=digest(f"{name}:{label}")[:12], metadata=metadata))
+    return new_notebook(cells=done, metadata=_about(name, text, kind))
+
+
+def _about(name: str, text: str, kind: str) -> dict[str, Any]:
+    """The notebook's metadata: the kernel without its version, and what it was built from."""
+    return {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": dict(LANGUAGE),
+        "diffusion_lab": {
+            "lesson": name,
+            "kind": kind,
+            "source": f"notebooks/source/{name}.py",
+            "source_sha256": digest(text),
+        },
+    }
+
+
+def digest(text: str) -> str:
+    """The sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tidy(notebook: Any) -> Any:

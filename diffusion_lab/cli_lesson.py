@@ -125,9 +125,7 @@ def _lesson_open(given: argparse.Namespace) -> int:
 def _lesson_build(given: argparse.Namespace) -> int:
     from diffusion_lab import lessons
 
-    arguments = ["build", *given.numbers]
-    arguments += ["--check"] * given.check + ["--measure"] * given.measure
-    return lessons.main([*arguments, "--level", given.level])
+    return lessons.update(given.numbers, at=given.level, check=given.check, measure=given.measure)
 
 
 def lesson_command(commands: Subparsers) -> None:

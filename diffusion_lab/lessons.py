@@ -20,34 +20,32 @@ and writes ``notebooks/NN_topic.ipynb`` and ``notebooks/solutions/NN_topic.ipynb
 gives the same files: cell ids come from lesson and cell name, and no time, widget state or
 progress bar is stored. ``drift`` says where a stored notebook differs from its source.
 
-Commands: ``python -m diffusion_lab.lessons build [LESSON ...] [--check] [--level smoke]``.
+Command: ``diffusion-lab lesson build [LESSON ...] [--check] [--level smoke]``.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import os
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffusion_lab.cells import LANGUAGE, for_learner, for_teacher, nbgrader, tidy
+from diffusion_lab.cells import as_notebook, digest, tidy
 from diffusion_lab.errors import unknown
 
 __all__ = [
     "LEVELS", "build", "convert", "cost_row", "cost_rows", "drift", "execute", "find", "level",
-    "names", "pick", "ready", "tidy", "write_costs",
+    "names", "pick", "ready", "update", "write_costs",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "live", "full")
 LEVEL_VARIABLE = "DIFFUSION_LAB_LEVEL"
 KINDS = ("learner", "solution")
-CHECKED = "nbval-check-output"
 PACKAGE = Path(__file__).resolve().parent
 T = TypeVar("T")
 
@@ -143,10 +141,9 @@ def names(home: Path | None = None) -> list[str]:
     return sorted({path.stem for path in found})
 
 
-def ready(home: Path | None = None) -> list[str]:
+def ready() -> list[str]:
     """The lessons that can be opened now: those of ``names`` whose notebook is built."""
-    home = home or folder()
-    return sorted(path.stem for path in home.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(path.stem for path in folder().glob("[0-9][0-9]_*.ipynb"))
 
 
 def resolve(lesson: str | int, home: Path | None = None) -> str:
@@ -168,23 +165,6 @@ def find(lesson: str | int, kind: str = "learner", home: Path | None = None) -> 
 
 
 # ------------------------------------------------------------------------------------- converting
-COLAB_TEXT = (
-    "*On Google Colab the next cell installs the course. Anywhere else it finds the course "
-    "installed and does nothing.*"
-)
-
-
-def colab_cell() -> str:
-    """The code of the one cell that may install something, from the address in ``about``."""
-    from diffusion_lab.about import REQUIREMENT
-
-    return (
-        "import importlib.util\n\n"
-        'if importlib.util.find_spec("diffusion_lab") is None:\n'
-        f'    %pip install -q "{REQUIREMENT}"'
-    )
-
-
 def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) -> Any:
     """The notebook that a lesson's source describes, not yet run.
 
@@ -196,41 +176,9 @@ def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) 
     Raises:
         ValueError: a solution region without an end, two cells of one name.
     """
-    import jupytext
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
     home = home or folder()
     name = resolve(lesson, home)
-    read = jupytext.reads(
-        source_text(name, home), fmt={"extension": ".py", "format_name": "percent"}
-    )
-    cells = list(read.cells)
-    opening = 1 if cells and cells[0].cell_type == "markdown" else 0
-    cells[opening:opening] = [
-        new_markdown_cell(COLAB_TEXT, metadata={"name": "colab-text"}),
-        new_code_cell(colab_cell(), metadata={"name": "colab", "tags": ["colab"]}),
-    ]
-    done, seen = [], set()
-    for index, cell in enumerate(cells):
-        label = cell.metadata.get("name") or f"{cell.cell_type}-{index}"
-        if label in seen:
-            raise ValueError(f"{name}: two cells are named {label!r}; give each its own name")
-        seen.add(label)
-        body = cell.source.replace("{{time}}", measured_time(name, home))
-        tags = set(cell.metadata.get("tags", []))
-        grading = nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
-        metadata: dict[str, Any] = {"name": label} | ({"nbgrader": grading} if grading else {})
-        if grading.get("locked"):
-            tags.add(CHECKED)  # what a check says is compared whenever the lesson is tested
-        if tags:
-            metadata["tags"] = sorted(tags)
-        try:
-            body = for_learner(body) if kind == "learner" else for_teacher(body)
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(f"{name}, cell {label!r}: {error}") from error
-        make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
-        done.append(make(body, id=_digest(f"{name}:{label}")[:12], metadata=metadata))
-    return new_notebook(cells=done, metadata=_about(name, kind, home))
+    return as_notebook(name, source_text(name, home), kind, measured_time(name, home))
 
 
 def source_text(name: str, home: Path) -> str:
@@ -272,34 +220,16 @@ def imported(name: str, home: Path) -> str:
                         waiting.append(seen[path])
     listed = [p / "index.json" for p in (PACKAGE / "_data", PACKAGE.parent / "data")]
     texts = [seen[path] for path in sorted(seen)]
-    return _digest("\0".join(texts + [p.read_text() for p in listed if p.is_file()]))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _about(name: str, kind: str, home: Path) -> dict[str, Any]:
-    """The notebook's metadata: the kernel without its version, and what it was built from."""
-    return {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": dict(LANGUAGE),
-        "diffusion_lab": {
-            "lesson": name,
-            "kind": kind,
-            "source": f"notebooks/source/{name}.py",
-            "source_sha256": _digest(source_text(name, home)),
-        },
-    }
+    return digest("\0".join(texts + [p.read_text() for p in listed if p.is_file()]))
 
 
 # ------------------------------------------------------------------------------------- running
-def execute(notebook: Any, *, at: str = "live", cwd: Path | None = None, timeout: int = 900) -> Any:
+def execute(notebook: Any, *, at: str = "live") -> Any:
     """Run a notebook in this environment's own kernel at a level, and tidy what it left.
 
-    ``cwd`` is where it runs: an empty temporary folder where none is given, since a lesson must
-    not depend on it. Raises ``nbclient.exceptions.CellExecutionError`` when a cell raises, and
-    ``nbclient.exceptions.CellTimeoutError`` when one takes more than ``timeout`` seconds.
+    It runs in an empty temporary folder: a lesson must not depend on where it is. Raises
+    ``nbclient.exceptions.CellExecutionError`` when a cell raises, and
+    ``nbclient.exceptions.CellTimeoutError`` when one takes more than 15 minutes.
     """
     from nbclient import NotebookClient
 
@@ -311,10 +241,10 @@ def execute(notebook: Any, *, at: str = "live", cwd: Path | None = None, timeout
     with tempfile.TemporaryDirectory() as empty:
         client = NotebookClient(
             notebook,
-            timeout=timeout,
+            timeout=900,
             kernel_name="python3",
             record_timing=False,
-            resources={"metadata": {"path": str(cwd or empty)}},
+            resources={"metadata": {"path": empty}},
         )
         client.execute(env=os.environ | settings)
     return tidy(notebook)
@@ -407,36 +337,29 @@ def stale(lesson: str | int, home: Path | None = None) -> bool:
     return built["diffusion_lab"].get("imports_sha256") != imported(name, home)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build or list the lessons; ``build`` without names builds those that have changed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion_lab.lessons", description=main.__doc__
-    )
-    parser.add_argument("action", choices=["build", "list"])
-    parser.add_argument(
-        "lesson", nargs="*", help="numbers or names; all that changed where none is given"
-    )
-    parser.add_argument("--check", action="store_true", help="only report drift; status 1 if any")
-    parser.add_argument("--all", action="store_true", help="build unchanged lessons too")
-    parser.add_argument("--level", default="live", choices=LEVELS)
-    parser.add_argument("--measure", action="store_true", help="measure the running time again")
-    given = parser.parse_args(arguments)
+def update(
+    words: Sequence[str] = (), *, at: str = "live", check: bool = False, measure: bool = False
+) -> int:
+    """Build lessons, those that have changed where none is named, and print what was done.
+
+    ``check`` only says where a stored notebook differs. Returns 1 if one does, else 0.
+    """
     status = 0
-    for name in [resolve(word) for word in given.lesson] or names():
-        if given.action == "list":
-            print(name)
-        elif given.check:
+    for name in [resolve(word) for word in words] or names():
+        if check:
             found = drift(name)
             status |= bool(found)
             print("\n".join(found) or f"{name}: agrees with its source")
-        elif not (given.lesson or given.all or stale(name)):
+        elif not (words or stale(name)):
             print(f"{name}: nothing has changed")
         else:
             start = time.perf_counter()
-            build(name, at=given.level, measure=given.measure)
+            build(name, at=at, measure=measure)
             print(f"{name}: both notebooks built in {time.perf_counter() - start:.0f} s")
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from diffusion_lab import cli
+
+    sys.exit(cli.main(["lesson", *sys.argv[1:]]))

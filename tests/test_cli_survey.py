@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab import cli, cli_lesson, lessons, survey
+from diffusion_lab import cli, cli_lesson, lessons, survey, survey_check
 
 
 def _run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -114,7 +114,7 @@ def test_survey_help_names_all_families():
 
 def test_survey_check_passes_and_reports(capsys, monkeypatch):
     assert _run(capsys, "survey", "--check")[0] == 0
-    monkeypatch.setattr(survey, "verify", lambda row: ["wrong"] if row.number == 1 else [])
+    monkeypatch.setattr(survey_check, "verify", lambda row: ["wrong"] if row.number == 1 else [])
     assert _run(capsys, "survey", "--check")[:2] == (1, "DDPM: wrong\n")
     status, out, _ = _run(capsys, "survey", "--check", "--json")
     assert status == 1 and json.loads(out) == {"DDPM": ["wrong"]}
@@ -230,9 +230,9 @@ def test_lesson_open_without_jupyterlab_says_what_to_install(installed, capsys, 
 
 def test_lesson_build_hands_its_arguments_on(capsys, monkeypatch):
     given = []
-    monkeypatch.setattr(lessons, "main", lambda words: given.append(words) or 1)
+    monkeypatch.setattr(lessons, "update", lambda *some, **how: given.append((some, how)) or 1)
     assert _run(capsys, "lesson", "build", "00", "3", "--check")[0] == 1
-    assert given == [["build", "00", "3", "--check", "--level", "live"]]
+    assert given == [((["00", "3"],), {"at": "live", "check": True, "measure": False})]
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])

@@ -151,7 +151,7 @@ def output_faults(notebook) -> list[str]:
 
 def checked(notebook) -> dict[str, str]:
     """What the cells print that nbval compares, by cell name."""
-    return {c.metadata.name: printed(c) for c in code_cells(notebook) if lessons.CHECKED in tags(c)}
+    return {c.metadata.name: printed(c) for c in code_cells(notebook) if cells.CHECKED in tags(c)}
 
 
 def verdicts(notebook) -> dict[str, str]:
@@ -238,7 +238,7 @@ def test_slips_can_be_told_apart(lesson):
 def test_solution_runs_at_smoke_and_says_the_same(lesson):
     """Stored at ``live``, run here at ``smoke``: the cells that are compared agree."""
     notebook = lessons.convert(lesson, "solution", HOME)
-    lessons.execute(notebook, at="smoke", timeout=900)
+    lessons.execute(notebook, at="smoke")
     assert checked(notebook) == checked(stored(lesson))
     assert output_faults(notebook) == []
 
@@ -379,7 +379,8 @@ def spoil(home: Path, change, kind: str = "learner"):
 
 def nbval(home: Path, level: str = "smoke") -> subprocess.CompletedProcess:
     options = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
-    command = [sys.executable, "-m", "pytest", *options, "--nbval-cell-timeout=600", "99_tiny.ipynb"]
+    options += ["--nbval-cell-timeout=600"]
+    command = [sys.executable, "-m", "pytest", *options, "99_tiny.ipynb"]
     environment = os.environ | {lessons.LEVEL_VARIABLE: level}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home)
 
@@ -419,7 +420,7 @@ def test_nbgrader_metadata(home, kind):
     assert grade == shared | {
         "grade_id": "check-half", "solution": False, "grade": True, "locked": True, "points": 3,
     }  # fmt: skip
-    assert lessons.CHECKED in named(notebook, "check-half").metadata.tags
+    assert cells.CHECKED in named(notebook, "check-half").metadata.tags
 
 
 def test_stub_of_a_whole_function_and_of_a_return(home):
@@ -646,14 +647,13 @@ def test_lessons_are_found_by_number_or_name(home):
         lessons.find(99, "teacher", home)
 
 
-def test_commands(built, monkeypatch, capsys):
+def test_update_tells_what_it_does(built, monkeypatch, capsys):
     monkeypatch.setattr(lessons, "folder", lambda: built)
-    assert lessons.main(["list"]) == 0 and capsys.readouterr().out == "99_tiny\n"
-    assert lessons.main(["build", "--check"]) == 0
+    assert lessons.update(check=True) == 0
     assert "agrees with its source" in capsys.readouterr().out
-    assert lessons.main(["build"]) == 0 and "nothing has changed" in capsys.readouterr().out
+    assert lessons.update() == 0 and "nothing has changed" in capsys.readouterr().out
     (built / "source" / "99_tiny.py").write_text(TINY.replace("1 / 3", "1 / 4"))
-    assert lessons.main(["build", "--check"]) == 1
+    assert lessons.update(["99"], check=True) == 1
     assert "another source" in capsys.readouterr().out
 
 

@@ -87,9 +87,9 @@ def test_the_hosted_line_has_the_one_address():
 
 
 def test_the_lessons_have_the_one_address():
-    from diffusion_lab import lessons
+    from diffusion_lab import cells
 
-    assert about.REQUIREMENT in lessons.colab_cell()
+    assert about.REQUIREMENT in cells.colab_cell()
     for notebook in sorted((ROOT / "notebooks").glob("**/*.ipynb")):
         if ".ipynb_checkpoints" not in notebook.parts:
             text = notebook.read_text()
