@@ -46,7 +46,7 @@ def survey_command(commands: Subparsers) -> None:
         _survey,
         "Print the map: every system of the survey, its paper, family, lesson and state.",
         epilog="Families: core, samplers, scheduling, sde, noise, discrete, latent, pyramid, "
-        "guidance, restoration, mixing, distillation, retrieval, video, metrics, map.",
+        "guidance, restoration, mixing, distillation, retrieval, video, metrics, comparators, map.",
     )
     parser.add_argument(
         "system", nargs="?", help="a number or name: print all that the map knows about it"

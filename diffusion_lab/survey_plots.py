@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
     from diffusion_lab.widgets import Explorer
 
-__all__ = ["alt_text", "explore_map", "family_html", "map_figure", "timeline_figure"]
+__all__ = [
+    "alt_text",
+    "classes_figure",
+    "classes_text",
+    "explore_map",
+    "family_html",
+    "map_figure",
+    "timeline_figure",
+]
 
 _COLUMNS = (
     ("data", "What is the datum?"),
@@ -35,7 +43,11 @@ _COLOURS = {
     "objective": "#5D5D5D",
     "sampler": "#00785A",
     "steering": "#9A4F84",
+    "beside": "#AAAAAA",
 }
+_MONTHS = (
+    "", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"
+)  # fmt: skip
 _STATES = {
     "planned": {"marker": "o", "markerfacecolor": "white", "markeredgecolor": "#777777"},
     "partial": {
@@ -107,7 +119,17 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
         level = y - _HEAD - _LINE * (index + 0.4)
         strong = 1.0 if row.number in lit else 0.28
         axes.plot([x + 0.07], [level], markersize=5.5, alpha=strong, **_STATES[row.state])
-        axes.text(x + 0.12, level, row.name, size=8.2, va="center", color="#222222", alpha=strong)
+        style = "normal" if row.kind == "system" else "italic"
+        axes.text(
+            x + 0.12,
+            level,
+            row.name,
+            size=8.2,
+            va="center",
+            color="#222222",
+            alpha=strong,
+            style=style,
+        )
         axes.text(
             x + 0.91,
             level,
@@ -124,7 +146,8 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
 def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
     """The map: a column for each choice, a box for each family, a line for each system.
 
-    The small number at the right of a line is the lesson; the marker is the state.
+    The small number at the right of a line is the lesson; the marker is the state. A name in
+    italics is a reference, no system of its own.
 
     Args:
         highlight: what stays bright, everything else fades: the key of a family (``"noise"``),
@@ -146,7 +169,9 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
             y = _box(axes, one, x, y, _COLOURS[choice], lit) - _GAP
         if choice == "objective":
             y = _head(axes, x, y - 0.9, "denoiser", "What predicts it? Shared by all.", "#5D5D5D")
-            y = _head(axes, x, y - 0.9, "beside the six", "What does it cost?", "#5D5D5D")
+            y = _head(
+                axes, x, y - 0.9, "beside the six", "What is compared, at what cost?", "#5D5D5D"
+            )
             for one in _of(""):
                 y = _box(axes, one, x, y, "#5D5D5D", lit) - _GAP
         lowest = min(lowest, y)
@@ -163,7 +188,7 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
         ncols=1,
         frameon=False,
         fontsize=9,
-        title="the mark says how far a system is, the number is its lesson",
+        title="the mark says how far it is, the number is its lesson",
         title_fontsize=9,
         alignment="left",
     )
@@ -171,65 +196,127 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
 
 
 def timeline_figure() -> Figure:
-    """The systems by the year of their paper, as stacked names above each year (Fig. 1)."""
+    """The systems below the period of their paper, in the order of their months (Fig. 1)."""
     from matplotlib.figure import Figure
 
-    years = survey.timeline()
-    height = next(h for h in range(1, 99) if sum(-(-len(r) // h) for _, r in years) <= 7)
-    columns: list[tuple[int, list[survey.Row]]] = []
-    for year, rows in years:
-        columns += [(year, rows[at : at + height]) for at in range(0, len(rows), height)]
-    choice = {one.key: one.choice or "objective" for one in survey.families()}
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    sparse = [one for one in survey.timeline() if len(one[1]) <= 5]  # they share a column
+    columns = [sparse, *([one] for one in survey.timeline() if len(one[1]) > 5)]
+    colour = {one.key: _COLOURS[one.choice or "beside"] for one in survey.families()}
+    figure = Figure(figsize=(11, 5.0), layout="constrained")
     axes = figure.subplots()
-    for x, (_, rows) in enumerate(columns):
-        for level, row in enumerate(rows):
-            axes.plot(
-                [x - 0.45], [level + 0.6], "o", markersize=5, color=_COLOURS[choice[row.family]]
-            )
-            axes.text(x - 0.4, level + 0.6, row.name, size=8.2, va="center", color="#222222")
-    for year, rows in years:
-        places = [x for x, (one, _) in enumerate(columns) if one == year]
-        left, right = places[0] - 0.48, places[-1] + 0.46
-        middle, count = (left + right) / 2, f"{len(rows)} system" + "s" * (len(rows) > 1)
-        axes.plot([left, right], [-0.15, -0.15], "-", marker="", color="#444444", linewidth=2.2)
-        axes.text(middle, -0.45, str(year), ha="center", va="top", weight="bold", size=10)
-        axes.text(middle, -1.5, count, ha="center", va="top", size=8, color="#444444")
-    for name in _COLOURS:
-        label = "objective, or measuring" if name == "objective" else name
-        axes.plot([], [], "o", color=_COLOURS[name], label=label)
+    lowest = 0.0
+    for x, periods in enumerate(columns):
+        y = 0.0
+        for period, rows in periods:
+            count = f"{len(rows)} system" + "s" * (len(rows) > 1)
+            axes.plot([x, x + 0.94], [y - 0.7] * 2, "-", marker="", color="#444444", linewidth=1.8)
+            axes.text(x, y, period, va="center", weight="bold", size=9)
+            axes.text(x + 0.94, y, count, va="center", ha="right", size=8, color="#444444")
+            for level, row in enumerate(rows):
+                place = y - 1.6 - level
+                axes.text(
+                    x, place, _MONTHS[row.paper.month], size=7.5, va="center", color="#666666"
+                )
+                axes.plot([x + 0.16], [place], "o", markersize=5, color=colour[row.family])
+                axes.text(x + 0.2, place, row.name, size=8.2, va="center", color="#222222")
+            y -= len(rows) + 2.3
+        lowest = min(lowest, y)
+    for name, shade in _COLOURS.items():
+        label = "none: a GAN, to compare with" if name == "beside" else name
+        axes.plot([], [], "o", color=shade, label=label)
     axes.legend(
-        loc="upper left",
+        loc="lower left",
         frameon=False,
         fontsize=8.5,
-        title="what it changes",
+        title="what it mainly changes",
         title_fontsize=8.5,
         alignment="left",
     )
-    axes.set_xlim(-0.6, len(columns) - 0.4)
-    axes.set_ylim(-2.3, height + 0.4)
+    axes.set_xlim(-0.05, len(columns))
+    axes.set_ylim(lowest + 1, 0.8)
     axes.set_axis_off()
     return figure
+
+
+def _crossed() -> list[tuple[str, str, dict[str, list[survey.Row]]]]:
+    """For each class of the survey: its table, its name, and its systems by the choice changed."""
+    choice = {one.key: one.choice for one in survey.families()}
+    crossed = []
+    for table, classes in survey.CLASSES.items():
+        for one in classes:
+            cells: dict[str, list[survey.Row]] = {name: [] for name, _ in _COLUMNS}
+            for row in survey.rows(kind="system"):
+                if one in row.classes:
+                    cells[choice[row.family]].append(row)
+            crossed.append((table, one, cells))
+    return crossed
+
+
+def classes_figure() -> Figure:
+    """The survey's classes (Tables I and II) as rows, our choices as columns, systems in the cells.
+
+    The survey's taxonomy (its Fig. 6) beside ours: a class that agreed with a choice would fill one
+    cell of its row.
+    """
+    from textwrap import wrap
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots()
+    for x, (name, _) in enumerate(_COLUMNS, start=1):
+        axes.text(x + 0.02, 0.9, name, weight="bold", size=10.5, color=_COLOURS[name], va="center")
+    y, before = 0.0, ""
+    for table, one, cells in _crossed():
+        if table != before:
+            what = {"I": "Table I: designs", "II": "Table II: processes"}[table]
+            axes.text(0, y - 0.6, what, weight="bold", size=9, va="center")
+            y, before = y - 1.3, table
+        axes.plot([0, 6], [y, y], "-", marker="", color="#BBBBBB", linewidth=0.8)
+        written = {
+            name: wrap(", ".join(row.name.replace(" ", "\u00a0") for row in rows), 30)
+            for name, rows in cells.items()
+        }
+        axes.text(0.1, y - 0.65, one, size=8.6, va="center")
+        for x, name in enumerate(written, start=1):
+            for line, words in enumerate(written[name]):
+                axes.text(
+                    x + 0.02, y - 0.65 - line, words, size=8.2, va="center", color=_COLOURS[name]
+                )
+        y -= max(map(len, written.values())) + 0.3
+    axes.set_xlim(-0.02, 6)
+    axes.set_ylim(y - 0.2, 1.5)
+    axes.set_axis_off()
+    return figure
+
+
+def classes_text() -> str:
+    """What ``classes_figure`` shows, in words: how many systems of each class change what."""
+    lines = []
+    for _, one, cells in _crossed():
+        found = ", ".join(f"{len(rows)} {name}" for name, rows in cells.items() if rows)
+        lines.append(f"{one}: {found}")
+    return f"The survey's classes and what their systems mainly change. {'; '.join(lines)}."
 
 
 def alt_text(family: str | None = None) -> str:
     """A description of the map, or of one family on it, for those who do not see it."""
     rows = survey.rows(family=family)
-    counts = ", ".join(f"{sum(row.state == one for row in rows)} {one}" for one in survey.STATES)
     if family is not None:
         names = ", ".join(f"{row.name} (lesson {row.lesson})" for row in rows)
-        return f"The map with {survey.family(family).title} bright: {names}. State: {counts}."
+        title = survey.family(family).title
+        return f"The map with {title} bright: {names}. {survey.counts(rows)}."
     boxes = [f"{one.title} ({len(survey.rows(family=one.key))})" for one in survey.families()]
     return (
-        f"Map of the {len(rows)} systems of the survey in {len(boxes)} families, in columns by "
-        f"the choice they change: {', '.join(boxes)}. State: {counts}."
+        f"Map of the survey in {len(boxes)} families, in columns by the choice that they mainly "
+        f"change: {', '.join(boxes)}. {survey.counts(rows)}."
     )
 
 
 def family_html(key: str) -> str:
     """A family as HTML: what it changes, and its systems with paper, lesson, state and cost."""
     kin = survey.family(key)
-    changes = f"It changes the <b>{escape(kin.choice)}</b>." if kin.choice else ""
+    changes = f"It mainly changes the <b>{escape(kin.choice)}</b>." if kin.choice else ""
     lines = []
     for row in survey.rows(family=key):
         course = survey.lesson(row.lesson)
@@ -279,7 +366,8 @@ def explore_map(family: str | None = None) -> Explorer:
         lambda family: map_figure(keys[family]),
         family=choice("family", list(keys), start),
         alt=lambda family: alt_text(keys[family]),
-        caption="The systems of the survey. The number beside each is its lesson.",
+        caption="The systems of the survey. The number beside each is its lesson; a name in "
+        "italics is no system of its own.",
     )
     text = ipywidgets.HTML()
 

@@ -210,7 +210,7 @@ def explore(
 def player(
     frames: Sequence[Any], *, alt: Words, caption: Words, label: str = "step",
     titles: Sequence[str] | None = None, interval: int = 200, columns: int | None = None,
-    still: str = "",
+    still: str = "", rows: Mapping[str, int] | None = None,
 ) -> Explorer:  # fmt: skip
     """Pictures over time with a play button and a slider; the still figure is a strip of frames.
 
@@ -219,8 +219,10 @@ def player(
         titles: a word for each frame (its time, say), shown above the strip's frames.
         alt, caption: as for ``plots.show``; each may be a function of ``step``.
         interval: milliseconds from one frame to the next.
-        still: the alt text of the strip, which shows the first picture of up to eight frames;
-            that of the last frame where none is given.
+        still: the alt text of the strip, which shows up to eight frames; that of the last frame
+            where none is given.
+        rows: the rows of the strip, each a name and which picture of a frame it shows; the first
+            picture, without a name, where none are given.
     """
     import ipywidgets
     import matplotlib.pyplot as plt
@@ -237,7 +239,11 @@ def player(
     seen.box.children = (play, *seen.box.children)
     shown = _evenly(len(frames), 8)
     words = [titles[i] if titles else f"{label} {i}" for i in shown]
-    drawn = strip([_stack([frames[i][:1] for i in shown])], titles=words)
+    stills = [
+        _stack([frames[i][place : place + 1] for i in shown])
+        for place in (rows.values() if rows else [0])
+    ]
+    drawn = strip(stills, titles=words, labels=list(rows) if rows else None)
     seen.still = png(drawn), still or seen.words(alt)
     plt.close(drawn)
     seen.quick = True

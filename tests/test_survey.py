@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -140,7 +141,7 @@ def working() -> survey.Row:
     )
 
 
-def test_the_map_holds_the_70_systems_once_each():
+def test_the_map_holds_the_70_rows_once_each():
     assert [row.number for row in survey.rows()] == list(range(1, 71))
 
 
@@ -238,11 +239,72 @@ def test_find_by_number_name_and_label():
         survey.find(0)
 
 
-def test_the_timeline_holds_each_row_once_in_its_papers_year():
-    years = survey.timeline()
-    assert [year for year, _ in years] == sorted({row.paper.year for row in survey.rows()})
-    assert sorted(row.number for _, rows in years for row in rows) == list(range(1, 71))
-    assert all(row.paper.year == year for year, rows in years for row in rows)
+def test_the_timeline_holds_each_system_once_in_the_order_of_the_arxiv_numbers():
+    periods = survey.timeline()
+    found = [row for _, rows in periods for row in rows]
+    assert sorted(row.number for row in found) == [
+        row.number for row in survey.rows() if row.kind == "system"
+    ]
+    numbers = [row.paper.arxiv for row in found if row.paper.arxiv]
+    assert numbers == sorted(numbers)
+    assert len({period for period, _ in periods}) == len(periods)
+    for period, rows in periods:
+        halves = {"Jan to Jun": range(1, 7), "Jul to Dec": range(7, 13)}
+        year, _, half = period.partition(", ")
+        assert {row.paper.year for row in rows} == {int(year)}
+        assert {row.paper.month for row in rows} <= set(halves.get(half, range(1, 13)))
+        assert half or len(rows) <= 5
+    halves = [rows for period, rows in periods if period.startswith("2022")]
+    assert "NTIRE inpainting" in {row.name for row in halves[0]}  # June, and no arXiv number
+
+
+def test_what_is_no_system_is_not_counted():
+    references = survey.rows(kind="reference")
+    assert [row.number for row in references] == [53, 60, 69, 70]
+    assert {"metrics", "figures of the survey"} < {row.name for row in references}
+    assert len(survey.rows(kind="system")) == 66
+    assert survey.counts(survey.rows()).startswith("66 systems: ")
+    assert survey.counts(survey.rows()).endswith(" working, and 4 references")
+    assert survey.counts(survey.rows(family="map")).endswith(" and 1 reference")
+    assert survey.counts([survey.find("DDIM")]).startswith("1 system: ")
+    with pytest.raises(ValueError, match="Did you mean 'system'"):
+        survey.rows(kind="sytem")
+
+
+def test_the_gans_that_are_compared_with_change_none_of_the_choices():
+    assert {row.name for row in survey.rows(family="comparators")} == {"PGGAN", "StyleSwin"}
+    assert survey.family("comparators").choice == ""
+
+
+# Which systems the survey lists in each class of its Tables I and II.
+CLASSES = {
+    "guided": {3, 5, 6, 7}, "not guided": {4, 8, 9}, "discrete": {1, 9}, "continuous": {10, 11, 12},
+    "score network": {13, 14, 15, 16}, "SDE": {12, 17}, "pyramidal": {18, 19, 20},
+    "non-pyramidal": {21, 22}, "pixel": {1, 2}, "latent": {23, 24, 25, 26},
+    "training": {6, 27, 28, 29, 30}, "noise distribution": {13, 15, 31, 32, 33, 34, 35},
+    "mixing": {11, 28, 36, 37, 38, 39}, "scheduling": {10, 40, 41, 42, 43, 44, 45, 46},
+    "retrieval": {47, 48, 49},
+}  # fmt: skip
+
+
+def test_the_classes_are_the_surveys():
+    assert [one for classes in survey.CLASSES.values() for one in classes] == list(CLASSES)
+    for one, numbers in CLASSES.items():
+        assert {row.number for row in survey.rows() if one in row.classes} == numbers, one
+    for row in survey.rows():
+        tables = {table for table, some in survey.CLASSES.items() if set(row.classes) & set(some)}
+        assert tables == set(row.table) & {"I", "II"}, row.name
+        assert all(one in row.survey_class for one in row.classes), row.name
+
+
+def test_the_table_of_the_classes_names_each_system_where_it_belongs():
+    text = survey.classes_table()
+    assert max(map(len, text.splitlines())) <= 92
+    lines = {line[:25].strip(): line[25:] for line in text.splitlines() if line[2:3].strip()}
+    assert lines["discrete"] == "DDPM, VQ-Diffusion"
+    assert lines["compared in Table III"] == "ADM, Frido, LDM, PGGAN, DDGAN, StyleSwin"
+    assert set(CLASSES) < set(lines) and "metrics" not in text
+    assert all(text.count(row.name) for row in survey.rows(kind="system"))
 
 
 # Working is earned ------------------------------------------------------------------------------
@@ -324,6 +386,9 @@ def test_describe_tells_the_slip_and_the_other_reading():
     text = survey.describe(survey.find("GDDIM"))
     assert "2206.05564" in text and "2106.07582" in text and "about 60 %" in text
     assert "Label and strategy disagree" in text
+    assert "certain" not in survey.describe(survey.find("ADM"))  # said only where there is doubt
+    assert survey.describe(survey.find("ADM")).startswith("ADM (row 3 of the map)\n")
+    assert "no system of its own" in survey.describe(survey.find("metrics"))
 
 
 def test_a_file_that_is_not_there_yet_is_said_to_be_planned():
@@ -366,21 +431,23 @@ def test_the_map_shows_every_family_system_and_lesson_once():
     assert all(words[choice] == 1 for choice in survey.CHOICES)
 
 
-def test_no_label_of_the_pictures_leaves_its_column():
+def test_no_label_of_the_pictures_leaves_its_column_or_covers_another():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from diffusion_lab.survey_plots import map_figure, timeline_figure
+    from diffusion_lab.survey_plots import classes_figure, map_figure, timeline_figure
 
     names = {row.name for row in survey.rows()} | {one.title for one in survey.families()}
-    for figure in (map_figure(), timeline_figure()):
+    for figure in (map_figure(), timeline_figure(), classes_figure()):
         FigureCanvasAgg(figure).draw()
         axes = figure.axes[0]
         back = axes.transData.inverted()
-        for text in axes.texts:
-            box = text.get_window_extent().transformed(back)
-            if text.get_text() in names:
-                assert box.width < 0.93, text.get_text()
+        boxes = [(text, text.get_window_extent().transformed(back)) for text in axes.texts]
+        for text, box in boxes:
+            if text.get_text().split(", ")[0].replace("\u00a0", " ") in names:
+                assert box.width < 0.98, text.get_text()
                 assert axes.get_xlim()[0] <= box.x0 and box.x1 <= axes.get_xlim()[1] + 0.05
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            assert not a.overlaps(b), (one.get_text(), other.get_text())
 
 
 @pytest.mark.parametrize(
@@ -409,14 +476,31 @@ def test_highlight_refuses_what_is_not_on_the_map():
             map_figure(wrong)
 
 
-def test_timeline_counts_each_year():
+def test_timeline_counts_each_period_and_lists_from_the_top():
     from diffusion_lab.survey_plots import timeline_figure
 
-    words = Counter(_words(timeline_figure()))
-    assert all(words[row.name] == 1 for row in survey.rows())
-    for year, rows in survey.timeline():
-        assert words[str(year)] == 1
+    figure = timeline_figure()
+    words = Counter(_words(figure))
+    assert all(words[row.name] == (row.kind == "system") for row in survey.rows())
+    height = {text.get_text(): text.get_position()[1] for text in figure.axes[0].texts}
+    for period, rows in survey.timeline():
+        assert words[period] == 1
         assert words[f"{len(rows)} system{'s' if len(rows) > 1 else ''}"] >= 1
+        levels = [height[period], *(height[row.name] for row in rows)]
+        assert levels == sorted(levels, reverse=True)
+
+
+def test_the_survey_s_classes_are_crossed_with_our_choices():
+    from diffusion_lab.survey_plots import classes_figure, classes_text
+
+    words = classes_text()
+    assert "retrieval: 3 steering." in words and "guided: 1 data, 3 steering;" in words
+    axes = classes_figure().axes[0]
+    place = {text.get_text(): text.get_position() for text in axes.texts}
+    columns = {name: place[name][0] for name in survey.CHOICES if name in place}
+    assert list(columns) == [one for one in survey.CHOICES if one != "denoiser"]
+    assert place["ADM, SDEDIT, SDG"] == (columns["steering"], place["guided"][1])
+    assert place["CMDE"] == (columns["data"], place["scheduling"][1])
 
 
 def test_family_html_lists_its_systems_and_is_safe():
@@ -442,7 +526,7 @@ def test_explore_map_follows_the_choice():
     seen = explore_map()
     whole = seen.data
     assert whole.startswith(b"\x89PNG")
-    assert "70 systems" in seen.words(seen.alt)
+    assert "66 systems" in seen.words(seen.alt)
     seen.set(family="Other noises")
     assert seen.error == "" and seen.data != whole
     assert "Cold Diffusion" in seen.words(seen.alt)

@@ -156,6 +156,20 @@ def test_player_stores_a_strip_with_its_own_words(shown, still, words):
     assert metadata["image/png"]["alt"] == words
 
 
+def test_the_strip_of_a_player_shows_the_rows_that_are_named(monkeypatch):
+    frames = [torch.tensor([value, 0.0, -value]).reshape(3, 1, 1, 1) for value in (-1.0, 1.0)]
+    drawn, draw_strip = [], widgets.strip
+
+    def spy(rows, **words):
+        drawn.append(([row.flatten().tolist() for row in rows], words["labels"]))
+        return draw_strip(rows, **words)
+
+    monkeypatch.setattr(widgets, "strip", spy)
+    player(frames, alt="a", caption="c")
+    player(frames, alt="a", caption="c", rows={"held": 0, "guess": 2})
+    assert drawn == [([[-1, 1]], None), ([[-1, 1], [1, -1]], ["held", "guess"])]
+
+
 def test_saved_shut_down_and_read_again_the_figure_is_there():
     """What a learner's front end stores: each output on its own, the widget's without state."""
     nbformat = pytest.importorskip("nbformat")
