@@ -10,6 +10,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, four_points
 
 from diffusion_lab.bound import (
     decoder_nll,
@@ -22,19 +23,12 @@ from diffusion_lab.denoisers import Prediction, expand
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.schedules import VE, Linear, linear, posterior
 
-F64 = torch.float64
 LINEAR = linear(1000)
 NATS = math.log(2)
 
 
 def gaussian(s2):
     return Gaussian([0.0], [[s2]])
-
-
-def four_points(s2):
-    """x_0 and eps, each of shape (4, 1): second moments s2 and 1, no correlation."""
-    x0 = math.sqrt(s2) * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=F64)[:, None]
-    return x0, torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=F64)[:, None]
 
 
 def best_weight(s2, t, s):

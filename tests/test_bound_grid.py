@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, four_points
 
 from diffusion_lab.bound import (
     TimesByLoss,
@@ -20,17 +21,10 @@ from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.schedules import VE, Linear, Table, linear, posterior
 
-F64 = torch.float64
 LINEAR = linear(1000)
 NATS = math.log(2)
 UNEVEN = [1.0, 0.7, 0.3, 0.05, 0.004, 0.001, 0.0]
 ALL = ("small", "large", "best")
-
-
-def four_points(s2):
-    """x_0 and eps, (4, 1) each: their second moments are s2 and 1, so quadratics are exact."""
-    x0 = math.sqrt(s2) * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=F64)[:, None]
-    return x0, torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=F64)[:, None]
 
 
 def gaussian_bound(s2, times=None, schedule=LINEAR, variances=ALL):

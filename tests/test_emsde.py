@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, randn
 
 from diffusion_lab.data.toys import product
 from diffusion_lab.exact import ExactDenoiser, Gaussian
@@ -14,13 +15,8 @@ from diffusion_lab.samplers import emsde, gaussian, generate, sample, walk
 from diffusion_lab.samplers.emsde import AdaptiveState
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear
 
-F64 = torch.float64
 VP = Linear()
 ENDS = [1.0, 1e-3, 0.0]
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def drawn(seed=0):

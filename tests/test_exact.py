@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from helpers import F64, randn
 from torch.autograd.functional import jacobian
 
 from diffusion_lab.data.toys import load_toy
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear, zero_terminal_snr
 
-F64 = torch.float64
 ONE_D = GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.5]]])
 TWO_D = GaussianMixture(
     [0.5, 0.3, 0.2],
@@ -24,10 +24,6 @@ LEVELS = [(0.999, math.sqrt(1 - 0.999**2)), (0.8, 0.6), (0.2, math.sqrt(0.96)), 
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=gen(seed), dtype=F64)
 
 
 # ---- density ------------------------------------------------------------------------------------

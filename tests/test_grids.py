@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+from helpers import SCHEDULES
 
 from diffusion_lab.grids import SPACINGS, grid
 from diffusion_lab.schedules import (
@@ -14,17 +15,13 @@ from diffusion_lab.schedules import (
     Cosine,
     Linear,
     Sigmoid,
-    SubVP,
     cosine,
     linear,
     zero_terminal_snr,
 )
 
-VP = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
-ALL = [*VP, VE(), EDM(), SubVP(), zero_terminal_snr(linear(1000))]
 
-
-@pytest.mark.parametrize("schedule", ALL, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 18])
 def test_grids_fall_from_one_to_zero(schedule, spacing, steps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import F64, randn
 from torch import nn
 
 from diffusion_lab.denoisers import NetDenoiser
@@ -13,7 +14,6 @@ from diffusion_lab.guidance import Guided, guided
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, sample, walk
 from diffusion_lab.schedules import EDM, VE, Linear, linear
 
-F64 = torch.float64
 MIX = GaussianMixture(
     [0.3, 0.7],
     [[1.0, 1.0], [-1.5, 0.2]],
@@ -21,10 +21,6 @@ MIX = GaussianMixture(
 )
 LABEL = torch.tensor([0, 1, 1, 0])
 NULL = torch.full((4,), 2)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), EDM(), VE(), linear(100)], ids=repr)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import randn
 
 from diffusion_lab import data
 from diffusion_lab.device import generator
@@ -14,10 +15,6 @@ from diffusion_lab.metrics.distances import energy_distance, sliced_w2, w1
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import Reference
 from diffusion_lab.metrics.kid import estimate, gaussian_mmd2, kid_subsets, mmd2
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def test_mmd_is_the_sum_over_pairs():

@@ -23,6 +23,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, randn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
 from diffusion_lab.grids import grid
@@ -34,15 +35,10 @@ diffusers = pytest.importorskip("diffusers", reason="the peers extra is not inst
 # numpy 2 and torch talk past each other inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-F64 = torch.float64
 T = 1000
 LINEAR = linear(T)
 DDPM, DDIM = diffusers.DDPMScheduler, diffusers.DDIMScheduler
 MULTISTEP = diffusers.DPMSolverMultistepScheduler
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 class Net(Denoiser):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, SCHEDULES, VP_SCHEDULES
 
 from diffusion_lab.schedules import (
     EDM,
@@ -23,10 +24,6 @@ from diffusion_lab.schedules import (
     posterior,
     zero_terminal_snr,
 )
-
-VP = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
-ALL = [*VP, VE(), EDM(), SubVP(), zero_terminal_snr(linear(1000))]
-F64 = torch.float64
 
 
 def every(schedules):
@@ -50,7 +47,7 @@ def test_linear_1000_keeps_a_little_of_the_data_at_the_end():
 
 
 def test_no_noise_at_time_zero():
-    for s in VP:
+    for s in VP_SCHEDULES:
         assert s.alpha_sigma(0.0) == (1.0, 0.0)
         alpha, sigma = s.alpha_sigma(torch.zeros(3))
         assert alpha.tolist() == [1.0] * 3
@@ -150,7 +147,7 @@ def test_zero_terminal_snr():
     assert s.alpha(0.4) == pytest.approx(expected, rel=1e-12)
 
 
-@every(ALL)
+@every(SCHEDULES)
 def test_shape_of_every_schedule(schedule):
     t = torch.linspace(0, 1, 501, dtype=F64)
     alpha, sigma = schedule.alpha_sigma(t)
@@ -166,7 +163,7 @@ def test_shape_of_every_schedule(schedule):
         assert ((beta > 0) & (beta <= 1)).all()
 
 
-@every(ALL)
+@every(SCHEDULES)
 def test_floats_and_tensors_agree(schedule):
     times = [0.0, 1e-3, 0.0137, 0.3, 0.5, 0.77, 0.999, 1.0]
     t = torch.tensor(times, dtype=F64)
@@ -177,7 +174,7 @@ def test_floats_and_tensors_agree(schedule):
         assert torch.allclose(tensors, floats, rtol=1e-10, atol=1e-13), name
 
 
-@every(ALL)
+@every(SCHEDULES)
 def test_lambda_and_its_inverse(schedule):
     start = 1 / schedule.T if schedule.T else 1e-3
     times = [start, 0.01, 0.1, 0.25, 0.5, 0.8, 0.97, 1.0]
@@ -195,7 +192,7 @@ def test_lambda_and_its_inverse(schedule):
     assert torch.allclose(schedule.t_of_lam(lams), torch.tensor(one_by_one, dtype=F64), atol=1e-11)
 
 
-@every(ALL)
+@every(SCHEDULES)
 def test_infinite_lambda_has_a_time(schedule):
     assert schedule.t_of_lam(math.inf) == 0.0
     assert schedule.t_of_lam(-math.inf) == 1.0
@@ -355,7 +352,7 @@ def test_posterior_on_tensors_and_from_pure_noise():
 
 
 # ---- made by name, compared, printed ------------------------------------------------------------
-@every(ALL)
+@every(SCHEDULES)
 def test_a_schedule_is_made_again_from_its_spec(schedule):
     again = make(**schedule.spec())
     assert again == schedule
@@ -374,7 +371,7 @@ def test_made_by_name():
 
 
 # ---- bad input ----------------------------------------------------------------------------------
-@every(ALL)
+@every(SCHEDULES)
 @pytest.mark.parametrize("t", [-0.01, 1.01, math.nan, math.inf])
 def test_times_outside_are_refused(schedule, t):
     for ask in (t, torch.tensor([0.5, t])):

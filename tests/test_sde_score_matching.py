@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import F64, randn
 
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
@@ -18,14 +19,9 @@ from diffusion_lab.sde.score_matching import (
     sliced,
 )
 
-F64 = torch.float64
 SIGMA = 0.5
 DATA = toys.two_class()
 NOISED = GaussianMixture(DATA.weights, DATA.means, DATA.covs + SIGMA**2)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=generator(seed), dtype=F64)
 
 
 def line(n: int = 6001, far: float = 10.0):

@@ -24,7 +24,8 @@ import torch
 pytest.importorskip("diffusers", reason="the peers extra is not installed")
 
 import diffusers
-from test_peers import F64, LINEAR, Net, Plain, X, compare, randn, with_our_table, z
+from helpers import F64, randn
+from test_peers import LINEAR, Net, Plain, X, compare, with_our_table, z
 
 from diffusion_lab.bench.overhead import k_diffusion_sampling
 from diffusion_lab.denoisers import NetDenoiser

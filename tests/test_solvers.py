@@ -11,6 +11,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, MIX, randn
 from torchdiffeq import odeint
 
 from diffusion_lab.denoisers import NetDenoiser
@@ -39,19 +40,9 @@ from diffusion_lab.samplers.exponential import phi, weights
 from diffusion_lab.samplers.walk import Ask
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear, zero_terminal_snr
 
-F64 = torch.float64
 VP = Linear()
 LOW, HIGH = -5.02, 4.56  # lambda
-MIX = GaussianMixture(
-    [0.5, 0.3, 0.2],
-    [[1.0, 1.0], [-1.5, 0.2], [0.3, -1.0]],
-    [[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]],
-)
 LINE = GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.25]], [[0.25]]])
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def noise(i, like):
