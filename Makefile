@@ -94,8 +94,8 @@ bench: setup
 	$(BIN)/diffusion-lab bench
 
 # The core, line by line and branch by branch, by the tests that are about it.
-CORE := schedules grids denoisers exact forward bound objectives training states checkpoints \
-  recipes device errors files samplers sde scheduling guidance nets metrics data
+CORE := schedules grids denoisers exact forward bound objectives tasks training states \
+  checkpoints recipes device errors files samplers sde scheduling guidance nets metrics data
 ELSEWHERE := bench checks cli cli_survey environment install lessons mutants offline plots readme \
   ship survey widgets
 coverage: setup

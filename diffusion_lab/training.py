@@ -18,12 +18,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffusion_lab import checkpoints, nets, schedules, states
 from diffusion_lab.data import Dataset, default_root, load
@@ -31,8 +30,8 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import device, generator
 from diffusion_lab.errors import CheckpointError, whole
 from diffusion_lab.files import sha256
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
 from diffusion_lab.recipes import RECIPES, Recipe, get
+from diffusion_lab.tasks import TASKS
 
 __all__ = ["EMA", "Progress", "build", "fit", "learning_rate", "load_or_train", "train"]
 
@@ -111,77 +110,6 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.lr * up * down
 
 
-class _Diffusion(nn.Module):
-    """The loss of global batch number ``step``, drawn from (seed, step), on one process's slice."""
-
-    def __init__(self, model: nn.Module, recipe: Recipe, data: Dataset) -> None:
-        super().__init__()
-        parameters = {k: v for k, v in recipe.weighting.items() if k != "name"}
-        if recipe.weighting["name"] == "edm":
-            parameters.setdefault("sd", model.sd)
-        weighting = Weighting(recipe.weighting["name"], parameters)
-        self.loss = DiffusionLoss(model, weighting, hybrid=recipe.hybrid, levels=data.levels)
-        self.recipe, self.schedule, self.null = recipe, model.schedule, model.num_classes
-
-    def draw(self, data: Dataset, step: int) -> tuple[Tensor | None, ...]:
-        r = self.recipe
-        gen = generator(r.seed, 1, step)
-        pick = _indices(len(data), r.batch, r.seed, step)
-        x0 = data.x[pick]
-        eps = torch.randn(x0.shape, generator=gen)
-        t = draw_times(self.schedule, r.batch, gen, lam_range=r.lam_range, **r.times)
-        if not r.conditional:
-            return x0, t, eps, None
-        dropped = torch.rand(r.batch, generator=gen) < r.null
-        return x0, t, eps, torch.where(dropped, self.null, data.labels[pick])
-
-    def forward(self, *batch: Tensor | None) -> Tensor:
-        return self.loss(*batch).mean()
-
-
-class _Classification(nn.Module):
-    """Cross-entropy of a classifier, with the pictures moved by up to one pixel.
-
-    A fifth of the features is dropped; which ones is drawn here, from (seed, step) too.
-    """
-
-    def __init__(self, model: nn.Module, recipe: Recipe, data: Dataset) -> None:
-        super().__init__()
-        self.model, self.recipe = model, recipe
-
-    def draw(self, data: Dataset, step: int) -> tuple[Tensor | None, ...]:
-        gen = generator(self.recipe.seed, 1, step)
-        pick = _indices(len(data), self.recipe.batch, self.recipe.seed, step)
-        dx, dy = torch.randint(-1, 2, (2,), generator=gen).tolist()
-        x = nn.functional.pad(data.x[pick], (1, 1, 1, 1), value=-1.0)
-        x = x.roll((dy, dx), (2, 3))[:, :, 1:-1, 1:-1]
-        size = (self.recipe.batch, self.model.head.in_features)
-        kept = (torch.rand(size, generator=gen) >= 0.2).float() / 0.8
-        return x, data.labels[pick], kept
-
-    def forward(self, x: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
-        scores = self.model.head(self.model.features(x) * kept)
-        return nn.functional.cross_entropy(scores, labels, label_smoothing=0.05)
-
-
-_TASKS = {"diffusion": _Diffusion, "classifier": _Classification}
-
-
-@lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=generator(seed, 2, epoch))
-
-
-def _indices(n: int, batch: int, seed: int, step: int) -> Tensor:
-    """Which pictures step number ``step`` sees: every epoch is a fresh permutation."""
-    place = torch.arange(step * batch, (step + 1) * batch)
-    pick = torch.empty(batch, dtype=torch.int64)
-    for epoch in torch.unique(place // n).tolist():
-        here = place // n == epoch
-        pick[here] = _order(n, seed, epoch)[place[here] % n]
-    return pick
-
-
 def train(
     recipe: Recipe,
     *,
@@ -227,7 +155,7 @@ def train(
 
     model = build(recipe, data)
     average = build(recipe, data).eval().requires_grad_(False).to(accelerator.device)
-    task = _TASKS[recipe.task](model, recipe, data).train()
+    task = TASKS[recipe.task](model, recipe, data).train()
     optimiser = torch.optim.AdamW(
         model.parameters(), recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
@@ -322,13 +250,13 @@ def _check_finite(mean: float, model: nn.Module, recipe: Recipe, done: int) -> N
     )
 
 
-def _preview(recipe: Recipe, average: nn.Module, path: Path, n: int = 40) -> None:
-    """Pictures that the averaged model draws now, in rows of ten, always from the same noise."""
+def _preview(recipe: Recipe, average: nn.Module, path: Path) -> None:
+    """40 pictures that the averaged model draws now, in rows of ten, from the same noise always."""
     from diffusion_lab import plots
     from diffusion_lab.samplers import generate
 
-    label = None if average.num_classes is None else torch.arange(n) % average.num_classes
-    drawn = generate(average, n, label=label, seed=recipe.seed, **recipe.sampler)
+    label = None if average.num_classes is None else torch.arange(40) % average.num_classes
+    drawn = generate(average, 40, label=label, seed=recipe.seed, **recipe.sampler)
     plots.save_grid(path, drawn.x, columns=10)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab import checkpoints, cli, data, recipes, states, training
+from diffusion_lab import checkpoints, cli, data, recipes, states, tasks, training
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.grids import SPACINGS
 from diffusion_lab.samplers import SAMPLERS, generate
@@ -141,7 +141,7 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("taken").write_text("")
     Path("folder.png").mkdir()
-    for name in ("diffusion_lab.samplers.generate", "diffusion_lab.training._Diffusion.forward"):
+    for name in ("diffusion_lab.samplers.generate", "diffusion_lab.tasks.Diffusion.forward"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it was started"))
     status, out, err = run(capsys, *words.split())
     assert (status, out) == (2, "")
@@ -429,7 +429,7 @@ def test_fresh_begins_again(tiny, capsys):
 def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsys, monkeypatch):
     """Stopped before its first report nothing is lost; after it the old state is not resumed."""
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
-    draw, calls = training._Diffusion.draw, []
+    draw, calls = tasks.Diffusion.draw, []
 
     def stopping(self, *given):
         calls.append(given)
@@ -438,7 +438,7 @@ def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsy
         return draw(self, *given)
 
     fit = training.fit
-    monkeypatch.setattr(training._Diffusion, "draw", stopping)
+    monkeypatch.setattr(tasks.Diffusion, "draw", stopping)
     monkeypatch.setattr(training, "fit", lambda *a, **k: fit(*a, **k, report_every=2))
     status, _, err = run(capsys, "train", "tiny", "--out", "part", "--fresh")
     assert status == 130

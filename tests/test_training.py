@@ -15,7 +15,7 @@ import time
 import pytest
 import torch
 
-from diffusion_lab import checkpoints, data, files, recipes, schedules, states, training
+from diffusion_lab import checkpoints, data, files, recipes, schedules, states, tasks, training
 from diffusion_lab.data import Dataset
 from diffusion_lab.denoisers import Denoiser, Prediction
 from diffusion_lab.device import generator
@@ -191,7 +191,7 @@ def test_what_is_not_finite_ends_the_training_and_spares_the_state(what, tmp_pat
     before = states.state_file(TINY, tmp_path).read_bytes()
     if what == "loss":
         monkeypatch.setattr(
-            training._Diffusion, "forward", lambda self, *b: self.loss(*b).mean() * math.nan
+            tasks.Diffusion, "forward", lambda self, *b: self.loss(*b).mean() * math.nan
         )
     else:  # the last update before a save breaks the weights while the loss still looks well
         real = training.learning_rate
@@ -297,21 +297,21 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 def test_every_epoch_shows_every_picture_once_in_a_new_order():
     n, batch = 103, 16  # an epoch ends inside a batch
-    seen = torch.cat([training._indices(n, batch, 5, k) for k in range(20)])
+    seen = torch.cat([tasks.indices(n, batch, 5, k) for k in range(20)])
     first, second = seen[:n], seen[n : 2 * n]
     assert torch.equal(first.sort().values, torch.arange(n))
     assert torch.equal(second.sort().values, torch.arange(n))
     assert not torch.equal(first, second)
-    large = training._indices(5, 12, 0, 0)  # a batch of more than two epochs
+    large = tasks.indices(5, 12, 0, 0)  # a batch of more than two epochs
     assert torch.bincount(large).min() >= 2
 
 
 @pytest.mark.parametrize("recipe", [TINY, JUDGE], ids=["diffusion", "classifier"])
 def test_a_batch_depends_on_its_number_alone(recipe):
     digits = data.load("digits")
-    task = training._TASKS[recipe.task](training.build(recipe, digits), recipe, digits)
+    task = tasks.TASKS[recipe.task](training.build(recipe, digits), recipe, digits)
     expected = task.draw(digits, 70)
-    training._order.cache_clear()
+    tasks._order.cache_clear()
     torch.manual_seed(3)
     for k in (0, 69, 200):
         task.draw(digits, k)
@@ -324,7 +324,7 @@ def test_a_batch_depends_on_its_number_alone(recipe):
 def test_labels_are_dropped_at_the_rate_of_the_recipe():
     digits = data.load("digits")
     recipe = TINY.but(batch=64)
-    task = training._Diffusion(training.build(recipe, digits), recipe, digits)
+    task = tasks.Diffusion(training.build(recipe, digits), recipe, digits)
     labels = torch.cat([task.draw(digits, k)[3] for k in range(150)])
     share = (labels == 10).double().mean().item()
     assert share == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / len(labels)) ** 0.5)
