@@ -31,7 +31,9 @@ from torch import Tensor, nn
 from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, Time
 
-__all__ = ["KINDS", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "affine", "expand"]
+__all__ = [
+    "KINDS", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "affine", "expand", "scaled",
+]  # fmt: skip
 
 KINDS = ("x0", "eps", "v", "score", "edm")
 FAR = 10.0  # what a network is told of lambda where there is no data, or no noise, left
@@ -58,6 +60,11 @@ def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Nu
         size = alpha * alpha * sd * sd + sigma * sigma
         return alpha * sd * sd / size, sigma * sd / size**0.5
     raise unknown("kind of prediction", kind, KINDS)
+
+
+def scaled(x: Tensor, k: float) -> Tensor:
+    """k x, as a sum where k is near 1: torch adds a multiple faster than it scales by a number."""
+    return x.add(x, alpha=k - 1.0) if 0.5 < k < 2.0 else x * k
 
 
 def expand(value: Number, like: Tensor) -> Number:
@@ -111,16 +118,15 @@ class Prediction:
 
     def mix(self, cx: Number, c0: Number) -> Tensor:
         """cx x_t + c0 x_0 in two operations, straight from the network's output."""
-        k = cx + c0 * self.a
+        k, c = cx + c0 * self.a, c0 * self.b
         if isinstance(k, float):
-            if k == 0.0:
-                return self.out * (c0 * self.b)
-            if 0.5 < k < 2.0:  # k x as a sum: torch adds with a plain number faster than it scales
-                scaled = torch.add(self.x_t, self.x_t, alpha=k - 1.0)
-            else:
-                scaled = self.x_t * k
-            return scaled.add_(self.out, alpha=c0 * self.b)
-        return k * self.x_t + (c0 * self.b) * self.out
+            return self.out * c if k == 0.0 else scaled(self.x_t, k).add_(self.out, alpha=c)
+        return k * self.x_t + c * self.out
+
+    def along(self, cx: float, c0: float) -> tuple[float, Tensor]:
+        """(k, y) with cx x_t + c0 x_0 = k y: one operation, where the factor can wait."""
+        k, c = cx + c0 * self.a, c0 * self.b
+        return (c, self.out) if k == 0.0 else (k, self.x_t.add(self.out, alpha=c / k))
 
     def add_to(self, y: Tensor, c0: float) -> Tensor:
         """y <- y + c0 x_0, in place and without computing x_0 (float coefficients only)."""
@@ -181,6 +187,15 @@ class Prediction:
         return Prediction(
             self.x_t, self.alpha, self.sigma, out, self.kind, ab=(self.a, self.b), var=self.var
         )
+
+    def alone(self) -> Prediction:
+        """The same x_0 as b out with a = 0, in one operation (float coefficients only).
+
+        For those who use x_0 in several steps: each use then costs ``add_to`` one operation, and
+        x_0 stays as it is whatever becomes of ``x_t``.
+        """
+        b, out = self.along(0.0, 1.0)
+        return Prediction(self.x_t, self.alpha, self.sigma, out, "edm", ab=(0.0, b), var=self.var)
 
     def clip(self, low: float = -1.0, high: float = 1.0) -> Prediction:
         """x_0 clamped to the range of the data, with eps recomputed from it."""
@@ -280,7 +295,8 @@ class OnSchedule(Denoiser):
         else:
             r = sigma_in / sigma if lam < 0 else alpha_in / alpha
         p = self.inner(x_t * r, t_inner, **condition)
-        return Prediction(x_t, alpha, sigma, p.out, p.kind, ab=(p.a * r, p.b), var=p.var)
+        kind = p.kind if p.kind in ("x0", "eps") else "edm"  # v and score are others here
+        return Prediction(x_t, alpha, sigma, p.out, kind, ab=(p.a * r, p.b), var=p.var)
 
 
 class NetDenoiser(Denoiser):
@@ -346,20 +362,24 @@ class NetDenoiser(Denoiser):
                 f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
                 f"got {tuple(x_t.shape)}"
             )
-        if type(x_t) is not Tensor or not x_t.is_floating_point():  # saves a call where all is well
-            check_float(x_t, "x_t")
         known = self._known.get(t) if isinstance(t, float) else None
-        if known is None or known[2].dtype != x_t.dtype or known[2].device != x_t.device:
+        if (
+            known is None
+            or type(x_t) is not Tensor
+            or known[2].dtype is not x_t.dtype
+            or known[2].device != x_t.device
+        ):
+            check_float(x_t, "x_t")
             known = self._level(t, x_t)
         alpha, sigma, lam, shrink, ab = known
-        scaled = x_t if shrink is None else x_t * shrink
+        x = x_t if shrink is None else x_t * shrink
         net = self._modules["net"]  # self.net, without nn.Module's slow look-up
         if self.num_classes is not None:
-            given: tuple[Tensor, ...] = scaled, lam, self._label(label, x_t)
+            given: tuple[Tensor, ...] = x, lam, self._label(label, x_t)
         elif label is not None:
             raise ValueError("this denoiser was trained without classes: call it without a label")
         else:
-            given = scaled, lam
+            given = x, lam
         try:
             out = net(*given)
         except RuntimeError as error:
@@ -403,11 +423,13 @@ class NetDenoiser(Denoiser):
                 known[t] = self._level_float(t)
             except ValueError:  # an error where it is asked, not before
                 continue
-        lams = torch.tensor([level[2] for level in known.values()], dtype=like.dtype)
+        # numbers for the network and its input become tensors at once: faster than one at a time
+        rows = [(level[2], level[3] or 1.0) for level in known.values()]
+        ready = torch.tensor(rows, dtype=like.dtype).reshape(len(rows), 2, 1).to(like.device)
         self._known = {
-            t: (alpha, sigma, lam, shrink, ab)
-            for (t, (alpha, sigma, _, shrink, ab)), lam in zip(
-                known.items(), lams.to(like.device)[:, None], strict=True
+            t: (alpha, sigma, lam, None if shrink is None else scale, ab)
+            for (t, (alpha, sigma, _, shrink, ab)), (lam, scale) in zip(
+                known.items(), ready, strict=True
             )
         }
         self._known_for = (about, list(times))

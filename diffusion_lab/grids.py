@@ -7,8 +7,8 @@ compares these spacings, lesson 08 learns better ones.
 
 from __future__ import annotations
 
-import itertools
 import math
+import operator
 
 from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, check_steps
@@ -55,7 +55,8 @@ def grid(
             times = [last + (first - last) * (1 - i / (steps - 1)) ** power for i in range(steps)]
         if schedule.T is not None:
             times = _on_grid(times, schedule.T, first)
-        times = [max(t, last) for t in times]
+        if times[-1] < last:
+            times = [max(t, last) for t in times]
     else:
         # VE ends at its own sigma_min, which the last move reaches: no time of its own for it
         gaps = steps if last == 0.0 else max(steps - 1, 1)
@@ -66,20 +67,22 @@ def grid(
             big, small = math.exp(-low / rho), math.exp(-high / rho)
             lams = [-rho * math.log(big + w * (small - big)) for w in share]
         times = [first, *(schedule.t_of_lam(lam) for lam in lams[1:])]
-    if not all(a > b for a, b in itertools.pairwise([*times, 0.0])):
+    times.append(0.0)
+    if not all(map(operator.gt, times, times[1:])):
         raise ValueError(
             f"{steps} {spacing} steps do not fit between lambda {low:.3g} and {high:.3g}: "
             "ask for fewer steps"
         )
-    return [*times, 0.0]
+    return times
 
 
 def _on_grid(times: list[float], T: int, first: float) -> list[float]:
     """Falling times rounded to i/T, all distinct and at least 1/T: low ones make room upwards."""
     whole, floor = [round(t * T) for t in times], 1
-    for i in reversed(range(len(whole))):
-        whole[i] = max(whole[i], floor)
-        floor = whole[i] + 1
+    if whole[-1] < 1 or not all(map(operator.gt, whole, whole[1:])):
+        for i in reversed(range(len(whole))):
+            whole[i] = max(whole[i], floor)
+            floor = whole[i] + 1
     if whole[0] > round(first * T):
         raise ValueError(f"{len(times)} steps do not fit on the {round(first * T)} grid times left")
     return [i / T for i in whole]

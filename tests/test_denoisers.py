@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.denoisers import KINDS, NetDenoiser, OnSchedule, Prediction, affine
+from diffusion_lab.denoisers import KINDS, NetDenoiser, OnSchedule, Prediction, affine, scaled
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, zero_terminal_snr
 
@@ -59,10 +59,39 @@ def test_every_kind_reads_as_every_other(kind, alpha, sigma, batched):
         assert error < 1e-11, name
     for cx, c0 in itertools.product((0.0, 1.0, -0.4), (1.0, 0.3)):
         assert torch.allclose(p.mix(cx, c0), cx * x_t + c0 * x0, rtol=1e-11, atol=1e-11)
+        if not batched:
+            k, y = p.along(cx, c0)
+            assert torch.allclose(k * y, cx * x_t + c0 * x0, rtol=1e-11, atol=1e-11)
     lam = (alpha / sigma).log() if batched else math.log(alpha / sigma)
     assert torch.as_tensor(p.lam).flatten().tolist() == pytest.approx(
         torch.as_tensor(lam).flatten().tolist()
     )
+
+
+@pytest.mark.parametrize(
+    "kind,alpha,sigma",
+    [
+        *((kind, *level) for kind in KINDS for level in LEVELS),
+        *((kind, 0.0, 1.0) for kind in ("x0", "v", "edm")),
+    ],
+)
+def test_an_answer_alone_stays_when_its_state_moves(kind, alpha, sigma):
+    """x_0 = b out with a = 0: another x_t, as a corrector sets, changes eps and not x_0."""
+    x0, eps = randn(5, 2), randn(5, 2, seed=1)
+    x_t, outs = truth(x0, eps, alpha, sigma, 0.7)
+    p = read(kind, x_t, alpha, sigma, outs[kind], 0.7).alone()
+    for name in ("x0", "eps", "v", "score"):
+        assert torch.allclose(getattr(p, name), outs[name], rtol=1e-10, atol=1e-10), name
+    assert torch.allclose(p.add_to(eps.clone(), 0.4), eps + 0.4 * x0, rtol=1e-11, atol=1e-11)
+    p.x_t = x_t + 1.0
+    assert torch.allclose(p.mix(0.0, 1.0), x0, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(p.eps, eps + 1.0 / sigma, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [-1.0, 1e-6, 0.5, 0.51, 1.0, 1.99, 2.0, 40.0])
+def test_a_multiple_is_exact_to_rounding(k):
+    x = randn(50, dtype=torch.float32)
+    assert torch.allclose(scaled(x, k).double(), k * x.double(), rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -294,6 +323,21 @@ def test_on_schedule_equals_the_formula_there(a, b):
             assert (getattr(p, name) - getattr(q, name)).abs().max() < 1e-8 * scale, name
         many = moved(b.alpha(t) * x, torch.full((6,), t, dtype=F64))
         assert torch.allclose(many.x0, q.x0, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "score"])
+def test_all_readings_follow_x0_on_another_schedule(kind):
+    """v and score are not the same numbers there: eps is, and x_0."""
+
+    class Half(nn.Module):
+        def forward(self, x, lam):
+            return 0.5 * x + 0.1
+
+    there = NetDenoiser(Half(), Linear(), kind).on(VE())
+    p = there(randn(6, 2), 0.4)
+    q = Prediction(p.x_t, p.alpha, p.sigma, p.x0, "x0")
+    for name in ("eps", "v", "score"):
+        assert torch.allclose(getattr(p, name), getattr(q, name), rtol=1e-10, atol=1e-12), name
 
 
 def test_asked_from_pure_noise_on_another_schedule():

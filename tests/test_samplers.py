@@ -444,6 +444,11 @@ def test_yielded_states_stay_as_they_were():
         assert len({a.data_ptr() for a, _ in kept}) == len(kept)
 
 
+def test_a_bar_ends_at_the_last_step(capsys):
+    sample(walk(ddim(), MIX.denoiser(LINEAR), randn(3, 2), grid(LINEAR, 5)), bar=True)
+    assert "5/5" in capsys.readouterr().err
+
+
 def test_result_of_a_walk():
     x = randn(3, 2)
     result = sample(walk(ddim(), MIX.denoiser(LINEAR), x, grid(LINEAR, 5)), keep=True, bar=True)
@@ -749,6 +754,12 @@ def test_a_sample_that_is_not_finite_is_an_error():
     broken = ExactDenoiser(LINEAR, lambda x, *rest: x * math.nan, shape=(2,))
     with pytest.raises(FloatingPointError, match="not finite after 3 steps"):
         sample(walk(ddim(), broken, randn(2, 2), grid(LINEAR, 3)))
+
+
+def test_a_sample_whose_sum_overflows_is_finite():
+    huge = ExactDenoiser(LINEAR, lambda x, *rest: torch.full_like(x, 3e38), shape=(2,))
+    result = sample(walk(ddim(), huge, randn(2, 2).float(), [0.5, 0.0]))
+    assert torch.isfinite(result.x).all() and torch.isinf(result.x.sum())
 
 
 def test_a_range_of_lambda_is_kept():

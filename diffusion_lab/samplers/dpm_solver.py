@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction
+from diffusion_lab.denoisers import Prediction, scaled
 from diffusion_lab.samplers.exponential import phi, weights
 from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import Schedule
@@ -47,10 +47,10 @@ def dpmpp_2m(clip: Clip = None) -> Step:
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         if sigma_s == 0:
             return p.mix(0.0, alpha_s)
-        lam_t, lam_s = p.lam, math.log(alpha_s / sigma_s)
-        h = lam_s - lam_t
+        lam_t = p.lam
+        h = math.log(alpha_s / sigma_s) - lam_t
         c0 = -alpha_s * math.expm1(-h)
-        if before is None or math.isinf(lam_t) or math.isinf(before.lam):
+        if before is None or p.alpha == 0 or before.alpha == 0:
             return p.mix(sigma_s / p.sigma, c0)
         share = h / (2 * (lam_t - before.lam))  # 1 / (2r)
         # D is never formed: its two halves are added straight from the network's outputs
@@ -69,19 +69,21 @@ def dpmpp_3m(clip: Clip = None) -> Step:
     """
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
-        past = [p for _, p in ask.history[-2:] if not math.isinf(p.lam)]
-        p = _asked(ask, x, t, clip)
+        past = [p for _, p in ask.history[:-3:-1] if p.alpha > 0]  # newest first
+        p = _asked(ask, x, t, clip).alone()  # x0_hat goes into three steps
+        ask.history[-1] = (t, p)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        if sigma_s == 0 or math.isinf(p.lam) or not past:
+        if sigma_s == 0 or p.alpha == 0 or not past:
             return first_order(p, alpha_s, sigma_s)
-        h = math.log(alpha_s / sigma_s) - p.lam
+        lam = p.lam
+        h, back = math.log(alpha_s / sigma_s) - lam, [lam - q.lam for q in past]
         if len(past) == 1:  # as 2M
-            share = h / (2 * (p.lam - past[0].lam))
+            share = h / (2 * back[0])
             w, c = (1 + share, -share), -alpha_s * math.expm1(-h)
         else:
-            w, c = weights((0.0, *((q.lam - p.lam) / h for q in reversed(past))), h), alpha_s * h
+            w, c = weights((0.0, -back[0] / h, -back[1] / h), h), alpha_s * h
         x_s = p.mix(sigma_s / p.sigma, c * w[0])
-        for weight, q in zip(w[1:], reversed(past)):
+        for weight, q in zip(w[1:], past):
             q.add_to(x_s, c * weight)
         return x_s
 
@@ -99,7 +101,7 @@ def dpmpp_2s(clip: Clip = None) -> Step:
             return first_order(p, alpha_s, sigma_s)
         h = math.log(alpha_s / sigma_s) - p.lam
         middle = _ahead(ask, p, inside(ask.schedule, t, s, 0.5), h / 2, clip)
-        return middle.add_to(p.x_t * (sigma_s / p.sigma), -alpha_s * math.expm1(-h))
+        return middle.add_to(scaled(p.x_t, sigma_s / p.sigma), -alpha_s * math.expm1(-h))
 
     step.inside = inside.times
     return step
@@ -122,13 +124,14 @@ def dpmpp_sde(eta: float = 1.0, clip: Clip = None) -> Step:
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         if sigma_s == 0:
             return p.mix(0.0, alpha_s)
-        h = math.log(alpha_s / sigma_s) - p.lam
+        lam_t = p.lam
+        h = math.log(alpha_s / sigma_s) - lam_t
         c0 = -alpha_s * math.expm1(-(1 + eta) * h)
         cx = sigma_s / p.sigma * (math.exp(-eta * h) if eta else 1.0)
-        if before is None or math.isinf(h) or math.isinf(before.lam):
+        if before is None or p.alpha == 0 or before.alpha == 0:
             x_s = p.mix(cx, c0)
         else:
-            share = h / (2 * (p.lam - before.lam))
+            share = h / (2 * (lam_t - before.lam))
             x_s = before.add_to(p.mix(cx, c0 * (1 + share)), -c0 * share)
         if not eta:
             return x_s
@@ -162,7 +165,7 @@ def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
         h = math.log(alpha_s / sigma_s) - p.lam
         if k == 2:  # the two terms in eps_hat(x_t) cancel where r = 1/2
             middle = _ahead(ask, p, inside(ask.schedule, t, s, 0.5), h / 2)
-            return _add_eps(p.x_t * (alpha_s / p.alpha), middle, -sigma_s * math.expm1(h))
+            return _add_eps(scaled(p.x_t, alpha_s / p.alpha), middle, -sigma_s * math.expm1(h))
         one = _ahead(ask, p, inside(ask.schedule, t, s, 1 / 3), h / 3)
         g, t2 = 2 * h / 3, inside(ask.schedule, t, s, 2 / 3)
         alpha, sigma = ask.schedule.alpha_sigma(t2)

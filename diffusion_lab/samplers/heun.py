@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction
+from diffusion_lab.denoisers import Prediction, scaled
 from diffusion_lab.samplers.walk import Ask, Step
 
 __all__ = ["euler", "heun"]
@@ -61,7 +61,7 @@ class Churn:
         alpha_up, sigma_up = ask.schedule.alpha_sigma(up)
         added = math.sqrt(max((sigma_up / alpha_up) ** 2 - (sigma / alpha) ** 2, 0.0))
         z = ask.noise(x)
-        return (x * (alpha_up / alpha)).add_(z, alpha=alpha_up * added * self.noise), up
+        return scaled(x, alpha_up / alpha).add_(z, alpha=alpha_up * added * self.noise), up
 
 
 def euler(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
+import torch
 from torch import Tensor
 
+from diffusion_lab.denoisers import scaled
 from diffusion_lab.errors import unknown
 from diffusion_lab.samplers.ddpm import ddpm
 from diffusion_lab.samplers.walk import Ask, Step
@@ -28,10 +29,20 @@ __all__ = [
     "predictor_corrector", "reverse_diffusion", "slopes",
 ]  # fmt: skip
 
+REMEMBERED = 4096  # times of one schedule
 
-@lru_cache(maxsize=4096)
+
 def slopes(schedule: Schedule, t: float) -> tuple[float, float]:
     """(f, g^2) at one time, as floats and remembered. ValueError where they are infinite."""
+    known = vars(schedule).setdefault("_slopes", {})  # with it: to look one up by hash is slower
+    if t not in known:
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known[t] = _slopes(schedule, t)
+    return known[t]
+
+
+def _slopes(schedule: Schedule, t: float) -> tuple[float, float]:
     f, g2 = (float(c) for c in schedule.drift_diffusion(t))
     if not (math.isfinite(f) and math.isfinite(g2)):
         raise ValueError(
@@ -92,16 +103,24 @@ def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> Te
     ``kept`` is (alpha_t/alpha_s)^2 of the jump to this level, 1 for VE. (The paper's VP corrector
     takes the alpha_i of the jump that follows; a step knows the one behind it.)
     """
-    norms = [y.flatten(1).norm(dim=1).mean() for y in (z, score)]
-    return 2 * kept * (snr * norms[0] / norms[1].clamp(min=1e-12)) ** 2
+    return 2 * kept * (snr * _ratio(z, score)) ** 2
+
+
+def _ratio(z: Tensor, score: Tensor) -> Tensor:
+    """|z| / |score|, each averaged over the batch."""
+    one, two = (torch.linalg.vector_norm(y.flatten(1), dim=1).mean() for y in (z, score))
+    return one.div_(two.clamp_(min=1e-12))
 
 
 def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Tensor:
     """One Langevin step at time s: one network call and one draw of noise."""
     p = ask(x, s)
-    score, z = p.score, ask.noise(x)
-    size = langevin_size(score, z, snr, kept)
-    return x + size * score + (2 * size).sqrt() * z
+    var = p.sigma * p.sigma
+    k, y = p.along(-1 / var, p.alpha / var)  # score = k y, of which the length is still to come
+    z = ask.noise(x)
+    # sqrt(2a) = g ratio, so a score + sqrt(2a) z = g ratio (z + (g/2) ratio score)
+    g, ratio = 2 * snr * math.sqrt(kept) / abs(k), _ratio(z, y)
+    return x.addcmul(z.addcmul(y, ratio, value=g * k / 2), ratio, value=g)
 
 
 PREDICTORS: dict[str, Callable[[], Step]] = {
@@ -154,7 +173,7 @@ def annealed_langevin(ratio: float = 0.1, corrections: int = 5) -> Step:
             return ask(x, t).x0
         (alpha_t, _), (alpha_s, sigma_s) = (ask.schedule.alpha_sigma(u) for u in (t, s))
         if alpha_t:
-            x = x * (alpha_s / alpha_t)
+            x = scaled(x, alpha_s / alpha_t)
         size = ratio * sigma_s * sigma_s
         for _ in range(corrections):
             p = ask(x, s)

@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction
+from diffusion_lab.denoisers import Prediction, scaled
 from diffusion_lab.samplers.exponential import weights
 from diffusion_lab.samplers.walk import Ask, Step
 
@@ -45,8 +44,7 @@ def unipc(order: int = 2, clip: tuple[float, float] | None = None) -> Step:
         p = ask(x, t)
         if clip is not None:
             p = p.clip(*clip)
-        # x0_hat goes into the correction and into up to four steps: worth computing once
-        p = Prediction(x, p.alpha, p.sigma, p.x0, "x0", var=p.var)
+        p = p.alone()  # x0_hat goes into the correction and into up to four steps
         ask.history[-1] = (t, p)  # what was said; its state is corrected below
         levels = tuple([(q.alpha, q.sigma) for q in (p, *past)])
         back, ahead = _coefficients(levels, ask.schedule.alpha_sigma(s), order)
@@ -59,10 +57,9 @@ def unipc(order: int = 2, clip: tuple[float, float] | None = None) -> Step:
 
 def _rule(x: Tensor, coefficients: tuple[float, ...], nodes: tuple[Prediction, ...]) -> Tensor:
     """c_x x + sum_j c_j x0_hat_j, with as many nodes as there are c_j."""
-    k = coefficients[0]  # as a sum where it is near 1: torch adds faster than it scales
-    y = torch.add(x, x, alpha=k - 1) if 0.5 < k < 2 else x * k
+    y = scaled(x, coefficients[0])
     for c, q in zip(coefficients[1:], nodes):
-        y.add_(q.out, alpha=c)
+        y.add_(q.out, alpha=c * q.b)
     return y
 
 

@@ -13,6 +13,7 @@ corrections need no second copy of the loop.
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from diffusion_lab.schedules import Schedule
 
 __all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "sample", "walk"]
 
+REDRAW = 0.1  # seconds between two looks of a progress bar
 Noise = Callable[[int, Tensor], Tensor]  # (number of the draw, like) -> noise of that shape
 
 
@@ -65,9 +67,10 @@ class Ask:
         self.nfe = 0
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
-        pred = self.denoiser.forward(x, t, **self.condition)
+        condition, history = self.condition, self.history
+        forward = self.denoiser.forward
+        pred = forward(x, t, **condition) if condition else forward(x, t)
         self.nfe += self.denoiser.nfe
-        history = self.history
         history.append((t, pred))
         if len(history) > self.keep:
             del history[0]
@@ -99,6 +102,8 @@ def check_grid(times: Sequence[float]) -> list[float]:
     times = [float(t) for t in times]
     if len(times) < 2:
         raise ValueError(f"a time grid needs at least two times, start and end; got {times}")
+    if times[0] <= 1.0 and times[-1] >= 0.0 and all(map(operator.gt, times, times[1:])):
+        return times
     for i, t in enumerate(times):
         if not (math.isfinite(t) and 0.0 <= t <= 1.0):
             raise ValueError(f"time number {i} of the grid is {t}; times must lie in [0, 1]")
@@ -147,8 +152,6 @@ def walk(
     ask = Ask(denoiser, condition, noise)
     if not callable(grid):
         grid = check_grid(grid)
-        for t in grid:
-            denoiser.schedule.alpha_sigma(t)  # remembered: the loop looks them up
         inside = getattr(step, "inside", None)  # of solvers that also ask within a step
         more = inside(denoiser.schedule, grid) if inside is not None else []
         denoiser.prepare([*grid[:-1], *more], x)
@@ -220,20 +223,32 @@ def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) ->
         from tqdm.auto import tqdm
 
         progress = tqdm(total=None, unit="step", desc="sampling")
+        shown = begin
     with torch.no_grad():
         for last in states:
             if keep:
                 path.append(last)
-            if bar:
-                progress.total = last.n
-                progress.update(last.i - progress.n)
-    if bar:
-        progress.close()
+            if bar and time.perf_counter() - shown > REDRAW:
+                shown = time.perf_counter()
+                _show(progress, last)
     if last is None:
         raise ValueError("the walk yielded no state")
-    if not bool(torch.isfinite(last.x).all()):
+    if bar:
+        _show(progress, last)
+        progress.close()
+    if not _finite(last.x):
         raise FloatingPointError(
             f"the sample is not finite after {last.i} steps: the denoiser returned NaN or "
             "infinity, or the steps are too long for this sampler"
         )
     return Result(last.x, last.nfe, time.perf_counter() - begin, path)
+
+
+def _show(progress: Any, state: State) -> None:
+    progress.total = state.n
+    progress.update(state.i - progress.n)
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all of x is finite. The sum tells, in one operation, unless it overflows itself."""
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
