@@ -274,7 +274,11 @@ def classes_figure() -> Figure:
             y, before = y - 1.3, table
         axes.plot([0, 6], [y, y], "-", marker="", color="#BBBBBB", linewidth=0.8)
         written = {
-            name: wrap(", ".join(row.name.replace(" ", "\u00a0") for row in rows), 30)
+            name: wrap(
+                ", ".join(row.name.replace(" ", "\u00a0") for row in rows),
+                30,
+                break_on_hyphens=False,
+            )
             for name, rows in cells.items()
         }
         axes.text(0.1, y - 0.65, one, size=8.6, va="center")

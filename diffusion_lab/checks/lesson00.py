@@ -31,6 +31,10 @@ SAID = {
         "idea 4: the student is the same kind of network and predicts the same thing; new is what "
         "it is trained to match."
     ),
+    ("ProgressiveDistillation", "sampler"): (
+        "idea 4: the student does take fewer steps, but as a consequence: what had to be made anew "
+        "is the training target."
+    ),
 }
 """What is said to a word that is nearly right: the idea's paper and the word."""
 
@@ -92,7 +96,7 @@ def guesses(states: Iterable[State]) -> list[Tensor]:
 # ------------------------------------------------------------------------------- counting calls
 calls = number(
     24,
-    tolerance=0.5,
+    tolerance=0,
     slips={
         12: "that is without guidance: a guided step asks with the label and without it?",
         36: "the scale is how far to go, not how often to ask?",
@@ -166,7 +170,7 @@ def _results(g: Generator) -> list[tuple[Any, ...]]:
     },
     tolerance=1e-9,
     hint="the batch took nfe times len(x) picture-calls in all.",
-    right="times 1000 this is what a DDPM would take for a picture on this machine.",
+    right="times 1000: what a picture would cost with 1000 calls of *this* network.",
 )
 def seconds_per_call(run: Result) -> float:
     """Seconds of one network call for one picture."""
@@ -175,8 +179,8 @@ def seconds_per_call(run: Result) -> float:
 
 # ------------------------------------------------------------------------------- six choices
 @judge(
-    hint="the papers are on the map; the column of a system is the choice it changes.",
-    right="the map agrees: each changes one choice and leaves the others alone.",
+    hint="the papers are on the map; the column of a system is the choice it mainly changes.",
+    right="the map agrees: each has one *main* change.",
 )
 def choices(given: Any) -> str | None:
     """Five words; the truth is read from the map."""
@@ -196,7 +200,10 @@ def choices(given: Any) -> str | None:
         if (name, said) in SAID:
             return SAID[name, said]
         if said != survey.family(survey.find(name).family).choice:
-            return f"idea {place} ({idea}) leaves the {said} as it is. What must be replaced?"
+            return (
+                f"idea {place} ({idea}): the {said} is not its main change. What must be made anew "
+                "before anything else can follow?"
+            )
     return None
 
 

@@ -62,6 +62,8 @@ plots.show(
     alt="Sixty small grey pictures of clothes in ten columns, from t-shirts to ankle boots.",
     caption=f"{result.nfe} network calls a picture; 60 pictures in {result.seconds:.1f} seconds.",
 )
+print(f"{best['steps']} steps, {result.nfe} calls: the network is asked {result.nfe // best['steps']} "
+      "times at each step.")  # fmt: skip
 print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with all that it loads.")
 
 # %% [markdown]
@@ -78,7 +80,9 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 # What did you just run? `model` is a *denoiser*: shown a noisy picture, it answers with its best
 # guess of the clean one. `generate` starts from pure noise and asks again and again, with a little
 # less noise each time. Each question runs the network once, and the number of questions is what a
-# picture costs: *network function evaluations*, **NFE** for short.
+# picture costs: *network function evaluations*, **NFE** for short. How many *steps* were taken, and
+# how often the network was asked at each, is printed under the figure; the model's own recipe says
+# so. (Why it is asked more than once at a step comes below.)
 
 # %% [markdown]
 # ## Watch a picture come out of noise
@@ -86,8 +90,8 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 # A sampler here is a loop that you can watch. `walk` is a generator: it yields a state before the
 # first step and one after each step. A state holds the picture so far (`x`), where it stands on the
 # way from noise (time 1) to data (time 0), the network's last answer (`pred`) and the calls so far
-# (`nfe`). We take 12 steps. At each of them the standard deviation of the noise is known
-# beforehand:
+# (`nfe`). We take 12 steps this time, so that there is more to see. At each of them the standard
+# deviation of the noise is known beforehand:
 
 # %% name="walk" tags=["nbval-check-output"]
 from diffusion_lab.checks import lesson00 as check
@@ -150,14 +154,15 @@ player(
     alt=lambda step: (
         f"Step {step} of 12, from noise to clothes: {', '.join(kinds)}; below, guesses."
     ),
-    still=f"Eight stages: a {kinds[wanted[0]]} comes out of noise.",
+    still=f"Eight stages: a {kinds[wanted[0]]} comes out of noise; below it, the guesses.",
+    rows={"held": 0, "guess": 10},
     caption="One of the ten, from noise to picture; in a live notebook all ten move.",
 )
 
 # %% [markdown]
 # Without a running kernel you see a strip of still pictures; with one, a play button and a slider.
-# Look at the first steps: the outline is settled early, while the picture above still looks like
-# noise. The fine texture comes last.
+# Look at the first steps: in the guess the outline is settled early, while the picture above it
+# still looks like noise. The fine texture comes last.
 
 # %% [markdown]
 # ### Exercise 1 (fill in): read the states of a walk
@@ -192,6 +197,9 @@ check.guesses(guesses)
 # features of a small classifier. Smaller is better. To give it a scale we divide by **A**, the
 # distance of real pictures to which a little noise was added (standard deviation 0.1). Time is
 # counted in *core-seconds*, the work of one processor core, which other programs disturb least.
+#
+# How small can the distance get? Not zero: even as many *real* pictures, of the same kinds, are some
+# way from the test set. That is the floor, and it is the last line.
 
 # %% name="steps"
 from functools import partial
@@ -210,11 +218,17 @@ for steps in (2, 4, 8, 16):
     work = cost.cpu_seconds_per_1000
     distances = " and ".join(f"{runs[steps, seed][1]:5.2f} A" for seed in (0, 1))
     print(f"{steps:2} steps, {run.nfe:2} calls: {work:5.1f} core-s for 1000, FD {distances}")
+floor, spread = (value / anchor for value in metrics.real_floor(n, balanced=True))
+print(f"real pictures, same N, same classes:      FD {floor:5.2f} A, give or take {spread:.2f}")
 
 # %% [markdown]
-# Each line gives the cost and, for two seeds, the distance. Here are the first ten pictures of
-# seed 0 at each number of steps. (Nobody chose this seed. Its sandal is a poor one, and more steps do
-# not mend it.)
+# Each line gives the cost and, for two seeds, the distance. The last one says how to read the others:
+# a distance that is within two or three of its spreads ("give or take") is at the floor, where it can
+# no longer see differences. Which numbers of steps is that true of?
+#
+# Your eye can still see something. Here are the first ten pictures of seed 0 at each number of steps.
+# (Nobody chose this seed. Its trousers, sandal and shirt are poor ones, and more steps do not mend
+# them.)
 
 # %% name="steps-pictures"
 sheets = [runs[steps, 0][0].x[:10] for steps in (2, 4, 8, 16)]
@@ -225,20 +239,24 @@ plots.show(
 )
 
 # %% [markdown]
-# Two steps give a blur, four give clothes with blemishes, and from eight on the eye finds little to
-# choose. The distances agree. As a curve:
+# Two steps give a blur, four give clothes with blemishes. From eight steps on the distance, with 200
+# pictures, is at its floor, so it can no longer see differences. Your eye can: look at the trousers,
+# which are not the same in the last two rows. As a curve, with the floor as a grey line:
 
 # %% name="steps-curve"
 counts = [runs[steps, 0][0].nfe for steps in (2, 4, 8, 16)]
 curves = {f"seed {s}": [runs[steps, s][1] for steps in (2, 4, 8, 16)] for s in (0, 1)}
-plots.show(
-    plots.lines(
-        counts, curves, xlabel="network calls for one picture (NFE)",
-        ylabel="Fréchet distance / A", log="xy",
-    ),
-    alt="The distance falls steeply from 4 to 16 network calls and is almost flat after that.",
-    caption="Cost to the right, distance upwards: best is the lower left corner.",
+fig = plots.lines(
+    counts, curves, xlabel="network calls for one picture (NFE)",
+    ylabel="Fréchet distance / A", log="xy",
 )  # fmt: skip
+fig.axes[0].axhline(floor, color="0.5", lw=1, marker="")
+plots.show(
+    fig,
+    alt="The distance falls steeply from 4 to 16 network calls and is almost flat after that, a "
+    "little above a grey line.",
+    caption="Cost to the right, distance upwards: best is the lower left corner. Grey: real pictures.",
+)
 
 # %% [markdown]
 # This picture is the subject of the course. Every system in it tries to move such a curve towards
@@ -266,14 +284,32 @@ explore(
     steps=choice("steps", [1, 2, 4, 8, 16, 32], 8),
     scale=slider("guidance scale", 2.0, 0.0, 8.0, 0.5),
     alt=lambda steps, scale: f"Twenty clothes drawn in {steps} steps at guidance {scale:g}.",
-    caption="Few steps blur; scale 0 ignores the label and mixes the kinds; too much guidance "
-    "makes all of a kind alike.",
+    caption="Few steps blur; scale 0 ignores the label and mixes the kinds; a large scale hardens "
+    "the contrast.",
+)
+
+# %% [markdown]
+# For those who only read: five scales, the same noise in each column, two pictures of each of five
+# kinds. What changes from row to row?
+
+# %% name="scales"
+pairs = torch.tensor([0, 3, 5, 8, 9]).repeat_interleave(2)
+scales = (0.0, 1.0, 2.0, 4.0, 8.0)
+settings = best | {"steps": 8, "label": pairs, "seed": 4}
+sheets = [generate(model, 10, **settings | {"scale": scale}).x for scale in scales]
+plots.show(
+    plots.strip(
+        sheets, titles=[kinds[k] for k in pairs], labels=[f"scale {scale:g}" for scale in scales]
+    ),
+    alt="Five rows of ten clothes: of mixed kinds at scale 0, of the wanted kinds from 1 on, clean at "
+    "2 and 4, harsh at 8.",
+    caption="The same noise, more guidance.",
 )
 
 # %% [markdown]
 # At scale 0 the columns are mixed up: nobody told the network what to draw. At 1 the kinds are
-# right, but some pictures are poor. From 2 to 4 they are clean. At 8 they are stark, and two of a
-# kind look alike: guidance pays for cleanness with variety (lesson 14).
+# right, but some pictures are poor. At 2 and 4 they are cleaner. At 8 the contrast is harsh. (What
+# guidance costs in variety cannot be seen on two pictures of a kind; lesson 14 measures it.)
 #
 # Calls are exact. They depend on the settings and on nothing else:
 
@@ -408,44 +444,45 @@ check.seconds_per_call(seconds_per_call)
 # %% [markdown]
 # ## The map of the survey
 #
-# The survey names some seventy systems, methods and measures that make diffusion models cheaper or
-# better for the same cost. Three of its tables list most of them: Table I by *design*, Table II by
-# *process*, Table III compares models by quality and cost. The map holds every one, with its paper:
+# The survey names dozens of systems that make diffusion models cheaper, or better for the same cost,
+# and sorts them into classes: Table I by *design* (is it guided? discrete or continuous? pixels or a
+# latent space?), Table II by *process* (training, noise, mixing, scheduling, retrieval). Table III
+# compares models by quality and cost. The map holds every one, with its paper:
 
 # %% name="tables" tags=["nbval-check-output"]
-from textwrap import fill
-
 from diffusion_lab import survey
 
-every = survey.rows()
-print(f"{len(every)} systems in {len(survey.families())} families")
-for table in ("I", "II", "III"):
-    names = [row.name for row in every if table in row.table]
-    print(fill(f"Table {table} ({len(names)}): " + ", ".join(names), 92, subsequent_indent="   "))
+systems = survey.rows(kind="system")
+print(f"{len(systems)} systems in {len({row.family for row in systems})} families")
+print(survey.classes_table())
 
 # %% [markdown]
-# Some stand in two tables, and some only in the survey's text. In what order did they appear? The
-# survey's Fig. 1 is a timeline; ours is drawn from the papers' first public versions.
+# Some stand in several classes, some in both tables, and the last line holds those that only the
+# survey's text names. (The map has a few rows more, which are no systems: the measures, the figures
+# of the survey itself, a comparison of costs, and a system that is named twice.) In what order did
+# they appear? The survey's Fig. 1 is a timeline; ours is drawn from the papers' first public
+# versions.
 
 # %% name="timeline"
 from diffusion_lab import survey_plots
 
 plots.show(
     survey_plots.timeline_figure(),
-    alt="Names of systems above their year: "
-    + ", ".join(f"{len(rows)} in {year}" for year, rows in survey.timeline()),
-    caption="Each system above the year of its paper; the colour says what it changes.",
+    alt="Names of systems below the half-year of their paper: "
+    + ", ".join(f"{len(rows)} in {period}" for period, rows in survey.timeline()),
+    caption="Each system in the half-year of its paper, the first on top, with the month; the colour "
+    "says what it mainly changes.",
 )
 
 # %% [markdown]
 # One paper in 2015, three in 2020, then everything at once. (The one of 2017, PGGAN, is a GAN that the
 # survey compares with.) The survey stops in autumn 2022.
 #
-# The map itself groups the systems into families (the survey's Fig. 6 is its own grouping). Choose
-# a family from the list: it stays bright, and below the map you get its systems, their papers, the
-# lesson that builds each, and what each costs or saves. An empty circle stands for a system that is
-# planned: it has its place and its paper, but its lesson is not written yet. (Some of them run all
-# the same: a lesson may use what a later one explains.)
+# The map itself groups the systems into families of our own. Choose a family from the list: it stays
+# bright, and below the map you get its systems, their papers, the lesson that builds each, and what
+# each costs or saves. An empty circle stands for a system that is planned: it has its place and its
+# paper, but its lesson is not written yet. (Some of them run all the same: a lesson may use what a
+# later one explains.)
 
 # %% name="map"
 survey_plots.explore_map()
@@ -453,19 +490,40 @@ survey_plots.explore_map()
 # %% [markdown]
 # The number beside a system is its lesson. The mark says how far it is: an empty circle is planned
 # (no lesson yet), a half-filled one is partly there, a blue square is working. *Working* is earned
-# here: a test looks up the code, the lesson's section and the tests that the map names. Some rows
-# carry a note where the survey slips (a wrong class, a figure attributed to the wrong data). One
-# system in full:
+# here: a test looks up the code, the lesson's section and the tests that the map names. Names in
+# italics are no systems of their own.
+#
+# The survey groups differently: by the classes of its Tables I and II, which its taxonomy (Fig. 6)
+# is about. Here are both at once, the survey's classes as rows and our columns as columns. If the
+# two agreed, each row would fill one cell. Which rows do?
+
+# %% name="classes"
+plots.show(
+    survey_plots.classes_figure(),
+    alt=survey_plots.classes_text(),
+    caption="The survey's classes against the choice that each system mainly changes.",
+)
+
+# %% [markdown]
+# Where a row fills several cells, the survey's word says what a system *is* or *uses*, and our column
+# says what it *changes*: scheduling alone, in the survey's sense, holds bits, hitting times and a
+# student. Neither is wrong. The course goes by what is changed, since that is what one replaces in
+# the code. Some rows of the map carry a note where the survey slips (a wrong class, a figure
+# attributed to the wrong data). One system in full:
 
 # %% name="one-system"
+from textwrap import fill
+
 for line in survey.describe(survey.find("ADM")).splitlines():
     print(fill(line, 92, subsequent_indent=" " * 8, break_on_hyphens=False))
 
 # %% [markdown]
 # ## Six choices, one idea
 #
-# Seventy systems are too many to remember. Look at the columns of the map: nearly every system
-# changes one of six choices and leaves the other five alone.
+# So many systems are too many to remember. Look at the columns of the map: nearly every system
+# changes *mainly* one of six choices. (Others may follow from it: a student of fewer steps needs a new
+# training target first. And the denoiser's column is empty: every system needs one, and none of them
+# has it as its main change.)
 #
 # | choice | what it answers | in what you ran above |
 # |---|---|---|
@@ -498,33 +556,41 @@ plots.show(
 
 # %% [markdown]
 # All four rows start from the same noise. The first two are close relatives (both follow the same
-# path, in steps of different skill); DDPM adds fresh noise on the way and ends elsewhere. The fourth
-# row is the sharpest of all. Too good? Compare it with the training pictures, and do the same for the
-# sixty pictures at the top of this lesson:
+# path, with steps of different accuracy); DDPM adds fresh noise on the way and ends elsewhere. The fourth
+# row is the sharpest of all. Too good? Measure how far each picture is from the nearest training
+# picture (as points in a space of 784 dimensions), and do the same for the sixty pictures at the top
+# of this lesson. How far *should* a new picture be? As far as real ones that nobody trained on: those
+# of the test set. The last line counts the pictures that are nearer than all but a twentieth of these;
+# of new pictures about a twentieth should be, 0.05.
 
 
 # %% name="copies" tags=["nbval-check-output"]
 def away(pictures):
-    """The largest difference of any pixel from the nearest training picture."""
-    nearest = torch.cdist(pictures.flatten(1), train.x.flatten(1)).argmin(dim=1)
-    return (pictures - train.x[nearest]).abs().amax(dim=(1, 2, 3))
+    """The distance of each picture from the nearest training picture, its median."""
+    return float(metrics.nearest(pictures, train.x)[0].median() * 28)
 
 
+unseen = data.load("fashion", "test").x
 drawn = result.x.cpu()  # the sixty of the first figure
-print(f"exact formula: at most {away(rows[3]).max():.3f} away from a training picture")
-print(f"network: any of the {len(drawn)} less than 0.1 away? {bool((away(drawn) < 0.1).any())}")
+for name, pictures in {"exact formula": rows[3], "network": drawn, "test pictures": unseen}.items():
+    print(f"{name:13}  median distance to the nearest training picture {away(pictures):4.1f}")
+print(f"network no nearer than the test pictures: {away(drawn) >= away(unseen)}")
+share = metrics.copied(drawn, train.x, unseen)
+print(f"share nearer than all but 0.05 of the test pictures: {share:.2f}")
 
 # %% [markdown]
-# The fourth row agrees pixel by pixel: the formula recites its training pictures, and the network
-# does not. The perfect answer to the training
-# question is a copying machine, and a network draws *new* clothes because it cannot be perfect.
+# The fourth row is at distance zero: the formula recites its training pictures. The network's
+# pictures are no nearer to the training set than real pictures that it never saw. The perfect answer
+# to the training question is a copying machine, and a network draws *new* clothes because it cannot
+# be perfect.
 # Exact denoisers are still the best friends of this course: where the right answer is known, every
 # sampler, every guidance rule and every measure is first proved on it.
 
 # %% [markdown]
 # ### Exercise 5 (choose): which of the six?
 #
-# Five ideas, each from a paper on the map. Which choice does each change? Write a list of five words
+# Five ideas, each from a paper on the map. Which choice does each mainly change, the one that has to
+# be made anew before anything else can follow? Write a list of five words
 # out of `"data"`, `"process"`, `"denoiser"`, `"objective"`, `"sampler"`, `"steering"`, in this
 # order:
 #
@@ -659,21 +725,21 @@ lessons.cost_row(0, *lines)
 # What the papers claim, what was measured above, and whether it holds here.
 
 # %% name="claims"
-ratio = [runs[8, s][1] / runs[16, s][1] for s in (0, 1)]
+at_floor = sum(runs[8, s][1] for s in (0, 1)) / 2 < floor + 3 * spread
 gain = [runs[2, s][1] / runs[8, s][1] for s in (0, 1)]
 long, short = (calls * per_call * 50_000 / 3600 for calls in (1000, 8))
 claims = [
     ("1000 calls make 50,000 pictures a matter of many hours (DDIM paper: 20 h, 2080 Ti)",
      f"{long:.1f} core-hours at 1000 calls, extrapolated; {60 * short:.1f} core-minutes at 8",
-     long > 1),
+     "extrapolated, not run" if long > 1 else "no (extrapolated)"),
     ("high quality 10 to 50 times faster than 1000 steps (DDIM paper, abstract)",
-     f"FD of 8 steps / FD of 16 steps, not of 1000: {ratio[0]:.2f} and {ratio[1]:.2f}",
-     max(ratio) < 1.5),
+     f"no run of 1000 steps; 8 steps at the floor of the distance: {at_floor}",
+     "not tested here (lesson 05)"),
     ("quality can be traded for calls (DDIM paper, abstract)",
-     f"FD of 2 steps / FD of 8 steps: {gain[0]:.1f} and {gain[1]:.1f}", min(gain) > 2),
+     f"FD of 2 steps / FD of 8 steps: {gain[0]:.1f} and {gain[1]:.1f}", "yes" if min(gain) > 2 else "no"),
 ]  # fmt: skip
 for claim, here, holds in claims:
-    print(f"{claim}\n    here: {here}\n    holds: {'yes' if holds else 'no'}")
+    print(f"{claim}\n    here: {here}\n    holds: {holds}")
 
 # %% [markdown]
 # The two numbers of a line are two seeds. Our network, data and sampler are not those of the paper:
@@ -687,7 +753,7 @@ for claim, here, holds in claims:
 #   figure: most of the waiting was for torch and the model to load.
 # - **Below about eight steps the pictures pay for it**, and this is an easy data set: small, grey,
 #   one object in the middle. Large colour pictures need more.
-# - **Guidance costs variety** and a second call. Where all kinds of pictures are wanted, as in
+# - **Guidance costs variety** (lesson 14 measures it) and a second call. Where all kinds of pictures are wanted, as in
 #   estimating a density, it is the wrong tool.
 # - **None of this makes training cheaper.** The sampler is the easiest choice to change because the
 #   network stays as it is.
@@ -699,7 +765,7 @@ for claim, here, holds in claims:
 #
 # - A denoiser guesses the clean picture; a sampler moves towards the guess, and asks again.
 # - Cost is calls times the cost of a call. DDPM needs 1000 calls; here 8 guided steps are 16 calls.
-# - Nearly every system of the survey changes one of six choices: data, process, denoiser,
+# - Nearly every system of the survey changes mainly one of six choices: data, process, denoiser,
 #   objective, sampler, steering.
 # - The exact denoiser of a finite data set copies it; a network does not, and that is its use.
 # - Numbers are exact, quoted, or measured, and you can tell which.

@@ -26,7 +26,13 @@ WRONG = {
         (lambda states: [s.pred.x0 if s.pred else torch.zeros(()) for s in states], "leave it out"),
         (lambda states: [s.pred for s in states if s.pred], "Prediction came back"),
     ],
-    "calls": [(12, "without guidance"), (36, "how far"), (1440, "batch"), (25, "too large")],
+    "calls": [
+        (12, "without guidance"),
+        (36, "how far"),
+        (1440, "batch"),
+        (25, "too large"),
+        (24.4, "too large"),
+    ],
     "starts": [
         (seed_plus_run, "own seed"),
         (no_generator, "largest error"),
@@ -39,7 +45,8 @@ WRONG = {
         (lambda run: run.nfe * len(run.x), "picture-calls"),
     ],
     "choices": [
-        (["data", "process", "sampler", "sampler", "steering"], "idea 4"),
+        (["data", "process", "sampler", "sampler", "steering"], "as a consequence"),
+        (["data", "process", "objective", "objective", "steering"], "idea 3"),
         (["denoiser", "process", "sampler", "objective", "steering"], "idea 1"),
         (["data", "process", "sampler", "denoiser", "steering"], "what it is trained to match"),
         (["data", "noise", "sampler", "objective", "steering"], "none of"),
