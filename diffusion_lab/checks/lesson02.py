@@ -37,6 +37,9 @@ def _posterior(
         var = math.sqrt(var)
     if slip == "upside down":
         var = beta * (1 - abar_t) / (1 - abar_s)
+    if slip == "deterministic":
+        c_t, var = math.sqrt((1 - abar_s) / (1 - abar_t)), 0.0
+        c_0 = math.sqrt(abar_s) - c_t * math.sqrt(abar_t)
     return c_0 * x0 + c_t * x_t, var
 
 
@@ -59,6 +62,10 @@ def _slip(name: str) -> Any:
         _slip("swapped"): "the two weights are swapped: which belongs to x0?",
         _slip("upside down"): "the ratio of the two noise levels is upside down: going back, the "
         "variance must be less than beta.",
+        _slip(
+            "deterministic"
+        ): "x_s comes out with the right mean and variance, but its covariance "
+        "with x_t is not that of the forward step: another way back, not the posterior.",
     },
     hint="with 1 - beta = abar_t/abar_s: two weights, each over 1 - abar_t.",
     right="this is the survey's equation 3, for any two times.",

@@ -140,11 +140,11 @@ plots.show(
 # Three unknown numbers can be checked by three identities. Two are necessary: if $x_t$ has the mean and
 # variance of $q(x_t \mid x_0)$, then $x_s$ must come out with those of $q(x_s \mid x_0)$. They leave one number
 # free (lesson 05 makes a sampler of that freedom). The third fixes it: the covariance of $x_s$ and $x_t$ must be that
-# of the forward step, $c_t \sigma_t^2 = \frac{\alpha_t}{\alpha_s} \sigma_s^2$. The last row of the next table takes
+# of the forward step, $c_t \sigma_t^2 = \frac{\alpha_t}{\alpha_s} \sigma_s^2$. For comparison, `deterministic` takes
 # variance 0 and chooses the two weights so that the first two identities hold.
 
 
-# %% name="identities" tags=["nbval-check-output"]
+# %% name="identities-of"
 def identities(i: int, deterministic: bool = False) -> str:
     """The weights at step i of 1000, and which of the three identities hold."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (linear.alpha_sigma(j / 1000) for j in (i, i - 1))
@@ -157,6 +157,10 @@ def identities(i: int, deterministic: bool = False) -> str:
     return f"{i:4d}   {c_0:7.4f}  {c_t:7.4f}   {mean!s:9s}   {variance!s:13s}   {joint}"
 
 
+# %% [markdown] name="identities-text"
+# The posterior at four steps; the last row is the comparison:
+
+# %% name="identities" tags=["nbval-check-output"]
 print("step   c_0      c_t       mean fits   variance fits   covariance fits")
 for i in (2, 10, 100, 1000):
     print(identities(i))
@@ -682,16 +686,21 @@ for key, net in trained.items():
     )
     pictures[key], quality[key] = drawn.x.cpu(), metrics.fd(drawn.x, "digits") / A
 
-# %% [markdown] name="marks-text"
-# The two marks:
+# %% [markdown] name="reference-text"
+# The reference:
 
-# %% name="marks"
-floor, spread = metrics.real_floor(N, "digits", balanced=False)
+# %% name="reference"
 reference = checkpoints.load("digits").to(device())
 longer = reference.about["recipe"]
 some_labels = torch.randint(10, (N,), generator=generator(9)).to(device())
 drawn = generate(reference, N, label=some_labels, seed=1, **longer["sampler"])
 pictures["reference"] = drawn.x.cpu()
+
+# %% [markdown] name="marks-text"
+# And the two marks:
+
+# %% name="marks"
+floor, spread = metrics.real_floor(N, "digits", balanced=False)
 sizes = [sum(c.numel() for c in net.parameters()) for net in (trained["hybrid", 0], reference)]
 print(f"weights: ours {sizes[0]:,}, reference {sizes[1]:,}")
 print(f"training steps: ours {steps}, reference {longer['steps']}")
@@ -699,27 +708,28 @@ print(f"FD / A of {N} digits: real {floor / A:.2f} (scatter of a draw {spread / 
 print(f"reference {metrics.fd(drawn.x, 'digits') / A:.2f}")
 
 # %% [markdown] name="judge-print-text"
-# The table, with standard errors over the test digits. All rows see the same digits and the same noise, so differences
-# of two rows are known better than each row: they are printed below it.
-
+# The table, with standard errors over the test digits:
 
 # %% name="verdict"
-def apart(one, other) -> str:
-    """How many more bits ``one`` needs than ``other``, from differences on each digit."""
-    gap = metrics.Estimate.of(one - other)
-    return f"{gap.value:6.3f} +- {gap.error:.3f} bits/dim"
-
-
 print(f"{'':18s} seed" + "".join(f"{k:>9s}" for k in kinds) + "   +- (learned)   FD / A")
 for (name, seed), found in bits.items():
     row = "".join(f"{found[k].total:9.3f}" for k in kinds)
     error = metrics.Estimate.of(found["learned"].each).error
     print(f"{name:18s} {seed:4d}{row} {error:10.3f} {quality[name, seed]:12.2f}")
 print(f"ten Gaussians, exact   {exact.value:27.3f} {'':8s} {exact.error:10.3f}")
+
+# %% [markdown] name="apart-text"
+# All rows see the same digits and the networks the same noise, so differences of two rows are known better than each row (seed 0):
+
+# %% name="apart"
 each = {name: bits[name, 0]["learned"].each.cpu() for name in objectives}
-for name in ("hybrid", "bound, uniform t"):
-    print(f"{name} above bound, t by loss: {apart(each[name], each['bound, t by loss'])}")
-print(f"ten Gaussians above hybrid: {apart(exact_each, each['hybrid'])}")
+each["ten Gaussians"] = exact_each
+for more, less in (
+    ("hybrid", "bound, t by loss"), ("bound, uniform t", "bound, t by loss"),
+    ("ten Gaussians", "hybrid"), ("ten Gaussians", "bound, uniform t"),
+):  # fmt: skip
+    gap = metrics.Estimate.of(each[more] - each[less])
+    print(f"{more:16s} above {less:16s}  {gap.value:6.3f} +- {gap.error:.3f} bits/dim")
 
 # %% [markdown] name="pictures-text"
 # And the pictures, twelve each. The three rows in the middle start from the same noise. Above them stand twelve real digits,
@@ -910,20 +920,23 @@ for K in Ks:
         )
 
 # %% [markdown] name="stride-print-text"
-# The table. Its last columns name the one of `small`, `large` and `learned` that needs the fewest bits, and say by how much
-# `learned` differs from the better of the two fixed ones on the same pictures (below 0: it needs fewer). Then, for comparison, the recorded bits of
-# the whole chain:
+# How far is `learned` from the better of the two fixed variances? Again by differences, on the same pictures:
 
 
-# %% name="stride-table"
+# %% name="ahead"
 def ahead(b) -> metrics.Estimate:
     """Bits of the learned variance above those of the better fixed one, on the same pictures."""
     fixed = min((b["small"], b["large"]), key=lambda one: one.total)
     return metrics.Estimate.of((b["learned"].each - fixed.each).cpu())
 
 
+# %% [markdown] name="stride-table-text"
+# The table. Its last columns name the one of `small`, `large` and `learned` that needs the fewest bits, and that difference
+# (below 0: `learned` needs fewer). Then, for comparison, the recorded bits of the whole chain:
+
+# %% name="stride-table"
 for name, found in strided.items():
-    print(f"{name}, bits/dim\n   K" + "".join(f"{kind:>10s}" for kind in kinds) + "   fewest")
+    print(f"{name}, bits/dim\n   K" + "".join(f"{kind:>10s}" for kind in kinds) + "   fewest   by")
     for K, b in found.items():
         first, gap = min(kinds[:3], key=lambda kind: b[kind].total), ahead(b)
         row = "".join(f"{b[kind].total:10.2f}" for kind in kinds)

@@ -16,6 +16,17 @@ def _rootless(x0, x_t, abar_t, abar_s):
     return c_0 * x0 + c_t * x_t, (1 - a) * (1 - abar_s) / (1 - abar_t)
 
 
+def _without_noise(x0, x_t, abar_t, abar_s):
+    c_t = math.sqrt((1 - abar_s) / (1 - abar_t))
+    return (math.sqrt(abar_s) - c_t * math.sqrt(abar_t)) * x0 + c_t * x_t, 0.0
+
+
+def _half_noise(x0, x_t, abar_t, abar_s):  # passes the identities of mean and variance too
+    var = 0.25 * (1 - abar_t / abar_s) * (1 - abar_s) / (1 - abar_t)
+    c_t = math.sqrt((1 - abar_s - var) / (1 - abar_t))
+    return (math.sqrt(abar_s) - c_t * math.sqrt(abar_t)) * x0 + c_t * x_t, var
+
+
 def _variance(error, abar_t, abar_s):
     beta = 1 - abar_t / abar_s
     bt = beta * (1 - abar_s) / (1 - abar_t)
@@ -32,6 +43,8 @@ WRONG = {
     "posterior": [
         (_with_beta, "forward step"),
         (_rootless, "both roots"),
+        (_without_noise, "covariance"),
+        (_half_noise, "largest error"),
         (lambda x0, x_t, abar_t, abar_s: (x_t, 0.0), "error"),
         (lambda x0, x_t, abar_t, abar_s: x0[:2], "2 values"),
     ],
