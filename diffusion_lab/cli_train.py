@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["train_command"]
 
 
-def _first() -> bool:
-    """Whether this is the process that talks: the only one, or rank 0 of torchrun."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _list_recipes(as_json: bool) -> int:
     from diffusion_lab.recipes import RECIPES
 
@@ -55,6 +50,7 @@ def _cost(recipe: Recipe) -> dict[str, float | None]:
     from diffusion_lab import checkpoints, training
     from diffusion_lab.data import load
     from diffusion_lab.errors import DataError
+    from diffusion_lab.metrics import count_parameters
 
     with contextlib.suppress(CheckpointError, DataError):
         if recipe.name in checkpoints.shipped():
@@ -65,7 +61,7 @@ def _cost(recipe: Recipe) -> dict[str, float | None]:
                 "cpu_seconds": about["cpu_seconds"] if same else None,
             }
         net = training.build(recipe, load(recipe.data))
-        return {"parameters": sum(p.numel() for p in net.parameters()), "cpu_seconds": None}
+        return {"parameters": count_parameters(net), "cpu_seconds": None}
     return {"parameters": None, "cpu_seconds": None}
 
 
@@ -101,6 +97,7 @@ def _train(given: argparse.Namespace) -> int:
     import torch
 
     from diffusion_lab import checkpoints, states, training
+    from diffusion_lab.device import first_process
 
     state = states.state_file(recipe, given.out)
     if not (given.resume or given.fresh):
@@ -110,7 +107,7 @@ def _train(given: argparse.Namespace) -> int:
     reports: list[Progress] = []
 
     def watch(report: Progress) -> None:
-        if given.fresh and not reports and report.step < report.steps and _first():
+        if given.fresh and not reports and report.step < report.steps and first_process():
             state.unlink(missing_ok=True)  # under way: from here on a resume must not find it
         reports.append(report)
 
@@ -124,7 +121,7 @@ def _train(given: argparse.Namespace) -> int:
             watch=watch,
         )
     except KeyboardInterrupt:
-        if _first():
+        if first_process():
             earlier = given.fresh and not reports  # the state there is not of this training
             saved = 0 if earlier else states.saved_step(recipe, given.out)
             print(
@@ -135,7 +132,7 @@ def _train(given: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         return 130
-    if _first():
+    if first_process():
         last, about = reports[-1], checkpoints.info(file)
         done = {
             "recipe": recipe.name, "path": str(file), "state": str(state),

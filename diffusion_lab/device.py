@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.errors import whole
 
-__all__ = ["device", "generator", "randn"]
+__all__ = ["device", "first_process", "generator", "randn"]
 
 
 def device() -> torch.device:
@@ -23,6 +23,11 @@ def device() -> torch.device:
         raise ValueError(
             f"the variable DIFFUSION_LAB_DEVICE names no device: {name!r}. Known: cpu, cuda, cuda:0"
         ) from error
+
+
+def first_process() -> bool:
+    """Whether this process is the one that talks: the only one, or rank 0 of torchrun."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def generator(*seed: int) -> torch.Generator:

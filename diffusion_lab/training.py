@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from torch import nn
 from diffusion_lab import checkpoints, nets, schedules, states
 from diffusion_lab.data import Dataset, default_root, load
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import device, generator
+from diffusion_lab.device import device, first_process, generator
 from diffusion_lab.errors import CheckpointError, whole
 from diffusion_lab.files import sha256
 from diffusion_lab.recipes import RECIPES, Recipe, get
@@ -300,7 +299,7 @@ def fit(
     steps, start = options.get("steps") or recipe.steps, 0
     if options.get("resume") and options.get("out") is not None:
         start = states.saved_step(recipe, options["out"])
-    quiet = not bar or os.environ.get("RANK", "0") != "0"
+    quiet = not bar or not first_process()
     training = train(recipe, **options)  # refuses before a bar is drawn
     with tqdm(total=steps, initial=start, desc=recipe.name, unit="step", disable=quiet) as progress:
         for p in training:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from diffusion_lab.device import device, generator, randn
+from diffusion_lab.device import device, first_process, generator, randn
 
 
 def test_seeds_of_several_numbers_do_not_meet():
@@ -38,3 +38,11 @@ def test_the_variable_chooses_the_device(monkeypatch):
     assert device().type == "meta"
     monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "")  # empty is as if it were not there
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_of_several_processes_the_first_one_talks(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert first_process()
+    for rank, talks in (("0", True), ("1", False)):  # as torchrun sets it
+        monkeypatch.setenv("RANK", rank)
+        assert first_process() == talks

@@ -280,7 +280,7 @@ def _row(
     fd = metrics.fd(x)
     details |= {
         "pictures": n, "FD": round(fd, 4), "A": round(anchor, 4),
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "parameters": metrics.count_parameters(net),
         "core-s for 1,000 pictures": round(1000 * took / n, 1),
     }  # fmt: skip
     return Row(

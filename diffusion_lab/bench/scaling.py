@@ -18,7 +18,7 @@ from diffusion_lab import metrics, nets, recipes, schedules
 from diffusion_lab.bench.conditions import one_thread
 from diffusion_lab.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import generator
+from diffusion_lab.device import first_process, generator
 from diffusion_lab.training import train
 
 __all__ = ["KINDS", "Forward", "forward", "run"]
@@ -68,7 +68,7 @@ def _worker() -> None:
     recipe = recipes.get("fashion").but(batch=BATCH, steps=steps)
     stamps = [(p.step, time.perf_counter()) for p in train(recipe, report_every=max(steps // 4, 1))]
     (first, begin), (last, end) = stamps[0], stamps[-1]
-    if os.environ.get("RANK", "0") == "0":
+    if first_process():
         print(json.dumps({"pictures per second": BATCH * (last - first) / (end - begin)}))
 
 
