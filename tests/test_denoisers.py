@@ -10,19 +10,15 @@ import math
 
 import pytest
 import torch
+from helpers import F64, randn
 from torch import nn
 
 from diffusion_lab.denoisers import KINDS, NetDenoiser, OnSchedule, Prediction, affine, scaled
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, zero_terminal_snr
 
-F64 = torch.float64
 SCHEDULES = [Linear(), Cosine(), Sigmoid(), VE(), EDM(), linear(1000)]
 LEVELS = [(0.8, 0.6), (0.99, math.sqrt(1 - 0.99**2)), (1.0, 3.0), (0.3, 0.2), (0.05, 1.0)]
-
-
-def randn(*shape, seed=0, dtype=F64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def truth(x0, eps, alpha, sigma, sd):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, randn
 from torch import nn
 
 from diffusion_lab.bound import vlb_term
@@ -14,7 +15,6 @@ from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.objectives import WEIGHTS, DiffusionLoss, Weighting, draw_times, noised
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, zero_terminal_snr
 
-F64 = torch.float64
 LINEAR = linear(1000)
 AT = torch.tensor([1, 100, 250, 500, 1000], dtype=F64) / 1000
 SCHEDULES = [Linear(), Cosine(), VE(), EDM(), LINEAR]
@@ -22,10 +22,6 @@ SCHEDULES = [Linear(), Cosine(), VE(), EDM(), LINEAR]
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=gen(seed), dtype=F64)
 
 
 # ---- values -------------------------------------------------------------------------------------

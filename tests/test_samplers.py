@@ -11,6 +11,7 @@ import math
 
 import pytest
 import torch
+from helpers import F64, MIX, randn
 from torch import nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
@@ -40,23 +41,13 @@ from diffusion_lab.schedules import (
     zero_terminal_snr,
 )
 
-F64 = torch.float64
 LINEAR = linear(1000)
 ZERO_SNR = zero_terminal_snr(LINEAR)
-MIX = GaussianMixture(
-    [0.5, 0.3, 0.2],
-    [[1.0, 1.0], [-1.5, 0.2], [0.3, -1.0]],
-    [[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]],
-)
 NAMES = ["ddim", "ddim eta 1", "ddpm", "dpmpp"]
 
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=gen(seed), dtype=F64)
 
 
 def steps():
