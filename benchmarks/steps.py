@@ -1,16 +1,21 @@
-"""Which steps? Grids, variances and learned samplers on one network, at 5 and 10 evaluations.
+"""Which steps? Grids, clipping, a solver and learned samplers on one network, at equal calls.
 
 The shipped 1000-step model of Fashion-MNIST (linear schedule, no classes), 1,000 pictures each from
-the same noise. Lesson 08 reads the result:
+the same noise, at 5 and 10 evaluations (grids at 20 too). Lesson 08 reads the result:
 
-    grids    uniform, quadratic, uniform in lambda, DP stride: bits/dim, and Fréchet distance (A) of
-             DDIM and of ancestral sampling with the analytic variance
-    ggdm-K   GGDM with K steps from uniform DDIM, KID loss in the frozen features
+    grids     uniform, quadratic, uniform in lambda, DP stride: bits/dim, and pictures by DDIM and
+              (at 5 and 10) by ancestral sampling with the analytic variance; ++(3M) on uniform
+              times
+    clipped   uniform and DP stride again, DDIM with x0_hat clipped to [-1, 1] at every step
+    ggdm-K    GGDM with K steps from uniform DDIM: KID in the frozen features of the clipped
+              picture, and OVERSHOOT times the mean square of what exceeds the range; ``ggdm-K-2``
+              from a second seed of the training
 
-    python benchmarks/steps.py grids ggdm-5 ggdm-10      # about 10 core-minutes; any of the parts
-    python benchmarks/steps.py --tiny                    # seconds, to see that it runs
+    python benchmarks/steps.py grids clipped ggdm-5 ggdm-10   # about a quarter of an hour
+    python benchmarks/steps.py --tiny                         # seconds, to see that it runs
 
-Runs on one thread (OMP_NUM_THREADS=1 before it, to be sure). Each part replaces its own entry.
+Nothing but the part ``clipped`` clips. Runs on one thread (OMP_NUM_THREADS=1 before it, to be
+sure). Each part replaces its own entry.
 """
 
 from __future__ import annotations
@@ -26,18 +31,23 @@ from torch import Tensor
 
 from diffusion_lab import checkpoints, data, grids, metrics
 from diffusion_lab.data import store
+from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.metrics.distances import sliced_w2
-from diffusion_lab.samplers import ddim, gaussian, sample, walk
+from diffusion_lab.samplers import ddim, dpmpp_3m, gaussian, sample, walk
+from diffusion_lab.samplers.walk import Step
 from diffusion_lab.scheduling import analytic, dp_stride, ggdm
 
-COMMAND = "python benchmarks/steps.py grids ggdm-5 ggdm-10"
+COMMAND = "python benchmarks/steps.py grids clipped ggdm-5 ggdm-10"
+PARTS = tuple(COMMAND.split()[2:])
 RESULT = "measured/steps.json"
-STEPS = (5, 10)
+STEPS = (5, 10, 20)
+ROUNDS, BATCH, OVERSHOOT = 200, 64, 10.0
+RATE = {5: 0.01, 10: 0.006}  # what one coefficient does to the end of the walk grows with K
 
 
-def table(model: Any, pictures: int, points: int) -> dp_stride.Errors:
+def table(model: Denoiser, pictures: int, points: int) -> dp_stride.Errors:
     """D_t and its companions at all 1000 times, measured at ``points`` of them (even in lambda)."""
     T = model.schedule.T
     even = torch.linspace(model.schedule.lam(1.0), model.schedule.lam(1 / T), points)
@@ -48,91 +58,119 @@ def table(model: Any, pictures: int, points: int) -> dp_stride.Errors:
 
 
 def judge(draw: Callable[[], Tensor], anchor: float) -> dict[str, float]:
-    """FD in units of A, KID, and sliced W2 of the pixels (another measure than was descended)."""
+    """FD in units of A and KID, with standard errors, of the clipped pictures; then two that see
+    the pictures as they are: sliced W2 of the pixels, and the share of pixels beyond 1.05.
+    """
     begin = time.process_time()
     x = draw()
     seconds = time.process_time() - begin
     test = data.load("fashion", "test").x[: len(x)]
+    fd, kid = metrics.fd_estimate(x) / anchor, metrics.kid(x)
     return {
-        "fd": round(metrics.fd(x) / anchor, 3),
-        "kid": round(metrics.kid(x).value, 4),
+        "fd": round(fd.value, 3), "fd_error": round(fd.error, 3),
+        "kid": round(kid.value, 4), "kid_error": round(kid.error, 4),
         "pixels": round(sliced_w2(x.flatten(1), test.flatten(1), generator(9)), 4),
+        "beyond": round((x.abs() > 1.05).double().mean().item(), 4),
         "core_seconds": round(seconds, 1),
-    }
+    }  # fmt: skip
 
 
-def of_grids(model: Any, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
-    """Every spacing at every number of steps."""
+def walked(step: Step, model: Denoiser, x: Tensor, times: list[float]) -> Callable[[], Tensor]:
+    """Draws from the start noise x, in batches; the noise of the steps is the same each time."""
+
+    def draw() -> Tensor:
+        noise = gaussian(generator(3))
+        return torch.cat([sample(walk(step, model, p, times, noise=noise)).x for p in x.split(250)])
+
+    return draw
+
+
+def spacings(model: Denoiser, tiny: bool) -> tuple[dict[str, list[float]], Any, dp_stride.Errors]:
+    """{"uniform 5": times, ...} at every number of steps, the price of a grid, and the errors."""
     errors = table(model, 8 if tiny else 256, 5 if tiny else 50)
     costs = dp_stride.costs(model.schedule, errors, "best")
-    best = dp_stride.shortest(costs, errors.times, max(STEPS))
-    x, found = torch.randn(n, *model.shape, generator=generator(2)), {}
+    best, laid = dp_stride.shortest(costs, errors.times, max(STEPS)), {}
     for steps in STEPS[:1] if tiny else STEPS:
-        laid = {s: grids.grid(model.schedule, steps, s) for s in ("uniform", "quadratic", "lambda")}
-        laid["lambda"] = [round(t * 1000) / 1000 for t in laid["lambda"]]
-        for name, times in {**laid, "DP stride": best.grid(steps)}.items():
-            row: dict[str, Any] = {
-                "times": times,
-                "bits": round(dp_stride.path_cost(costs, errors.times, times), 4),
-            }
-            kinds = {
-                "ddim": ddim(clip=(-1, 1)),
-                "ancestral": analytic.analytic(analytic.sizes(errors, times), clip=(-1, 1)),
-            }
-            for kind, step in kinds.items():
+        for name in ("uniform", "quadratic", "lambda"):
+            times = grids.grid(model.schedule, steps, name)
+            laid[f"{name} {steps}"] = [round(t * 1000) / 1000 for t in times]
+        laid[f"DP stride {steps}"] = best.grid(steps)
 
-                def draw(step: Any = step, times: list[float] = times) -> Tensor:
-                    parts = x.split(500)
-                    noise = gaussian(generator(3))
-                    return torch.cat(
-                        [sample(walk(step, model, p, times, noise=noise)).x for p in parts]
-                    )
+    def price(times: list[float]) -> float:
+        return round(dp_stride.path_cost(costs, errors.times, times), 4)
 
-                row[kind] = judge(draw, anchor)
-            found[f"{name} {steps}"] = row
-            print(name, steps, row, flush=True)
+    return laid, price, errors
+
+
+def of_grids(model: Denoiser, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
+    """Every spacing at every number of steps, and the solver on uniform times."""
+    laid, price, errors = spacings(model, tiny)
+    x, found = torch.randn(n, *model.shape, generator=generator(2)), {}
+    for name, times in laid.items():
+        row: dict[str, Any] = {"times": times, "bits": price(times)}
+        row["ddim"] = judge(walked(ddim(), model, x, times), anchor)
+        if len(times) - 1 <= 10:
+            ancestral = analytic.analytic(analytic.sizes(errors, times))
+            row["ancestral"] = judge(walked(ancestral, model, x, times), anchor)
+        if name.startswith("uniform"):
+            row["++(3M)"] = judge(walked(dpmpp_3m(), model, x, times), anchor)
+        found[name] = row
+        print(name, row, flush=True)
     return found
 
 
-def of_ggdm(part: str, model: Any, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
-    """GGDM-K: trained from uniform DDIM, judged on fresh noise; "-times" learns times and eta."""
-    _, steps, *less = part.split("-")
-    learn = ("times", "eta") if less else ggdm.LEARNABLE
+def of_clipped(model: Denoiser, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
+    """Two of the grids again, DDIM, with x0_hat clipped."""
+    x = torch.randn(n, *model.shape, generator=generator(2))
+    step, found = ddim(clip=(-1, 1)), {}
+    for name, times in spacings(model, tiny)[0].items():
+        if name.startswith(("uniform", "DP")) and len(times) - 1 <= 10:
+            found[name] = judge(walked(step, model, x, times), anchor)
+            print("clipped", name, found[name], flush=True)
+    return found
+
+
+def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> dict[str, Any]:
+    """GGDM-K: trained from uniform DDIM, judged on the noise of the grids."""
+    steps, *seed = map(int, part.split("-")[1:])
     sampler = ggdm.GGDM(
-        model.schedule, grids.grid(model.schedule, int(steps)), learn=learn,
-        lam_max=model.lam_range[1],
-    )  # fmt: skip
+        model.schedule, grids.grid(model.schedule, steps), lam_max=model.lam_range[1]
+    )
     x = torch.randn(n, *model.shape, generator=generator(2))
 
     def draw() -> Tensor:
         noise = gaussian(generator(3))
-        return torch.cat([sample(sampler.states(model, p, noise)).x for p in x.split(500)])
+        return torch.cat([sample(sampler.states(model, p, noise)).x for p in x.split(250)])
 
-    before = judge(draw, anchor)
-    eye = checkpoints.load("fashion-features")
-    # memory and time grow with K, and so does what one coefficient does to the end of the walk
-    rounds, batch, lr = (100, 96, 0.02) if int(steps) <= 5 else (36, 48, 0.006)
-    begin, losses = time.process_time(), []
+    eye, begin, losses = checkpoints.load("fashion-features"), time.process_time(), []
     for loss in ggdm.fit(
-        sampler, model, data.load("fashion").x, generator(4), steps=2 if tiny else rounds,
-        batch=8 if tiny else batch, lr=lr, features=lambda x: eye.features(x.clamp(-1, 1)),
+        sampler, model, data.load("fashion").x, generator(4, *seed), steps=rounds, batch=BATCH,
+        lr=RATE[steps], cool=True, overshoot=OVERSHOOT,
+        features=lambda x: eye.features(x.clamp(-1, 1)),
     ):  # fmt: skip
         losses.append(loss)
         if len(losses) % 10 == 0:
             print(part, len(losses), f"{sum(losses[-10:]) / 10:.4f}", flush=True)
+    training = time.process_time() - begin
+    print(part, f"{training:.0f} core-seconds, loss {losses[-1]:.4f}", flush=True)
     return {
         "learned": sum(p.numel() for p in sampler.parameters() if p.requires_grad),
-        "before": before,
-        "after": judge(draw, anchor),
-        "training_core_seconds": round(time.process_time() - begin, 1),
-        "losses": [float(f"{loss:.4g}") for loss in losses],
+        "rounds": len(losses),
+        "batch": BATCH,
+        "overshoot": OVERSHOOT,
+        "rate": RATE[steps],
+        "ggdm": judge(draw, anchor),
+        "training_core_seconds": round(training, 1),
+        "losses": [round(sum(losses[i : i + 10]) / len(losses[i : i + 10]), 4)
+                   for i in range(0, len(losses), 10)],
         "numbers": {k: v.tolist() for k, v in sampler.state_dict().items()},
-    }
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", help="grids, ggdm-K, ggdm-K-times")
+    parser.add_argument("parts", nargs="*", help="grids, clipped, ggdm-K, ggdm-K-SEED")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of GGDM's training")
     parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,9 +178,12 @@ def main() -> None:
     model = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
     anchor = metrics.noise_anchor(n)
     file = store.folder() / RESULT
-    for part in given.parts or ["grids", "ggdm-5"]:
-        run = of_grids if part == "grids" else lambda *a, part=part: of_ggdm(part, *a)
-        found = run(model, n, anchor, given.tiny)
+    plain = {"grids": of_grids, "clipped": of_clipped}
+    for part in given.parts or PARTS:
+        if part in plain:
+            found = plain[part](model, n, anchor, given.tiny)
+        else:
+            found = of_ggdm(part, model, n, anchor, 2 if given.tiny else given.rounds)
         if given.tiny:
             continue
         known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}

@@ -181,7 +181,7 @@ def test_three_steps_become_good():
 
 
 def test_one_step_reaches_the_variance_of_a_gaussian():
-    """x_0 = p x0_hat + A x is any multiple of x: DDIM's one step has far too little variance."""
+    """x_0 = p x0_hat + H x is any multiple of x: DDIM's one step has far too little variance."""
     schedule, s2 = schedules.Linear(), 0.25
     data = Gaussian([0.0], [[s2]])
     denoiser, start = data.denoiser(schedule), torch.randn(20_000, 1, generator=generator(1))
@@ -194,6 +194,46 @@ def test_one_step_reaches_the_variance_of_a_gaussian():
         pass
     var = sample(sampler.states(denoiser, start, gaussian(generator(3)))).x.var().item()
     assert var == pytest.approx(s2, rel=0.1)
+
+
+def test_outside_is_the_mean_square_of_what_exceeds_the_range():
+    x = torch.tensor([[0.5, -1.0, 1.5], [-3.0, 1.0, 0.0]])
+    assert ggdm.outside(x).item() == pytest.approx((0.5**2 + 2**2) / 6)
+
+
+def fitted(data, rounds, **given):
+    """What one step of N(0, s2) data becomes: the sampler after each round."""
+    schedule = schedules.Linear()
+    sampler = GGDM(schedule, [1.0, 0.0])
+    real = data.sample(5000, generator(0)).float()
+    for _ in ggdm.fit(
+        sampler, data.denoiser(schedule), real, generator(2), steps=rounds,
+        kernel=ggdm.rbf(0.5, 2.0), **given,
+    ):  # fmt: skip
+        yield sampler
+
+
+def test_a_weight_on_the_overshoot_keeps_samples_in_the_range():
+    """Data of standard deviation 2 lie outside [-1, 1]: MMD alone goes there, its price holds."""
+    data, start = Gaussian([0.0], [[4.0]]), torch.randn(2000, 1, generator=generator(1))
+    over = {}
+    for weight in (0.0, 10.0):
+        *_, sampler = fitted(data, 60, lr=0.05, overshoot=weight)
+        drawn = sample(
+            sampler.states(data.denoiser(sampler.schedule), start, gaussian(generator(3)))
+        )
+        over[weight] = ggdm.outside(drawn.x).item()
+    assert over[0.0] > 0.5 and over[10.0] < 0.1 * over[0.0]
+
+
+def test_a_rate_that_cools_halves_the_last_of_four_steps():
+    """The factor of round i of n is min(1, 2 (1 - i/n)): 1, 1, 1, 1/2."""
+    data, ends = Gaussian([0.0], [[0.25]]), {}
+    for cool in (False, True):
+        walked = [s.history.item() for s in fitted(data, 4, lr=0.02, cool=cool)]
+        ends[cool] = walked[2], walked[3] - walked[2]
+    assert ends[True][0] == ends[False][0] and ends[False][1] != 0
+    assert ends[True][1] == pytest.approx(ends[False][1] / 2, rel=1e-9)
 
 
 def test_bad_input():
@@ -211,6 +251,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match="nothing to learn"):
         frozen = GGDM(schedule, [1.0, 0.5, 0.0], learn=())
         next(ggdm.fit(frozen, RING.denoiser(schedule), torch.zeros(9, 2), generator(0)))
+    with pytest.raises(ValueError, match="weight of the overshoot"):
+        next(fitted(Gaussian([0.0], [[1.0]]), 1, overshoot=-1.0))
     with pytest.raises(ValueError, match="at least two"):
         ggdm.mmd2(torch.zeros(1, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="widths > 0"):

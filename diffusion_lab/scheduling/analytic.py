@@ -2,11 +2,11 @@
 
 For a step t -> s whose forward posterior has variance l2 (bt for DDPM, 0 for DDIM),
 
-    c    = alpha_s - sqrt(sigma_s^2 - l2) alpha_t / sigma_t          how much of x_0 is used
-    S*^2 = l2 + c^2 E Var(x_0 | x_t) = l2 + c^2 (sigma_t/alpha_t)^2 (1 - G_t),
-    G_t  = sigma_t^2 E|score|^2 / d = E|eps_hat|^2 / d,
+    c       = alpha_s - sqrt(sigma_s^2 - l2) alpha_t / sigma_t          how much of x_0 is used
+    S*^2    = l2 + c^2 E Var(x_0 | x_t) = l2 + c^2 (sigma_t/alpha_t)^2 (1 - Gamma_t),
+    Gamma_t = sigma_t^2 E|score|^2 / d = E|eps_hat|^2 / d,
 
-which is bt + c_0^2 D_t of the bound when the denoiser is exact. G_t lies in [0, 1], and data in
+which is bt + c_0^2 D_t of the bound when the denoiser is exact. Gamma_t lies in [0, 1], and data in
 [lo, hi] cannot vary by more than ((hi - lo)/2)^2: S*^2 is clipped to both.
 """
 
@@ -113,11 +113,11 @@ def _check_data_left(alpha: float, t: float) -> None:
 
 
 def analytic_errors(errors: Errors, schedule: Schedule) -> Errors:
-    """The errors with D_t = (sigma_t/alpha_t)^2 (1 - G_t): what DP stride takes in this method.
+    """The errors with D_t = (sigma_t/alpha_t)^2 (1 - Gamma_t): what DP stride takes in this method.
 
-    Equal to the measured D_t for an exact denoiser, but near pure noise 1 - G_t is a difference of
-    near-equal numbers: there D_t is kept from falling with t, as it cannot. The decoder's cost is
-    that of the errors.
+    Equal to the measured D_t for an exact denoiser, but near pure noise 1 - Gamma_t is a difference
+    of near-equal numbers: there D_t is kept from falling with t, as it cannot. The decoder's cost
+    is that of the errors.
     """
     alpha, sigma = schedule.alpha_sigma(torch.tensor(errors.times, dtype=torch.float64))
     _check_data_left(float(alpha.min()), errors.times[-1])

@@ -217,6 +217,7 @@ def search(
     betas: Sequence[float],
     noise: Noise | None = None,
     most: int = 20,
+    smallest: float | None = None,
     jitter: float = 0.05,
 ) -> dict[int, tuple[float, list[float]]]:
     """{number of moves: (score, grid)}: the best grid of each length over all start pairs.
@@ -231,7 +232,8 @@ def search(
                 u, v = (1 + spread * (2 * torch.rand(2, generator=generator) - 1)).tolist()
                 if not (0 < abar * u < 1 and 0 < beta * v < 1):
                     continue
-                grid = find(net, denoiser, x, step, abar * u, beta * v, noise=noise, most=most + 1)
+                pair, limits = (abar * u, beta * v), {"most": most + 1, "smallest": smallest}
+                grid = find(net, denoiser, x, step, *pair, noise=noise, **limits)
                 n = len(grid) - 1
                 if n > most:
                     continue

@@ -2,10 +2,10 @@
 
 Differentiable Diffusion Sampler Search (Watson et al. 2022, 2202.05830). K steps down a grid,
 
-    x_s = p_k alpha_s x0_hat + q_k sqrt(sigma_s^2 - r_k^2) eps_hat + r_k z + sum_{j>=k} A_kj x_j,
+    x_s = p_k alpha_s x0_hat + q_k sqrt(sigma_s^2 - r_k^2) eps_hat + r_k z + sum_{j>=k} H_kj x_j,
     r_k = eta_k sqrt(bt),   x0_hat and eps_hat asked at (x_k, t_k),
 
-with p = q = 1 and A = 0 is DDIM(eta). Learned are p, q, eta, A and the times (gaps in lambda, which
+with p = q = 1 and H = 0 is DDIM(eta). Learned are p, q, eta, H and the times (gaps in lambda, which
 a softmax keeps positive): fewer than 100 numbers for K = 5, through the frozen network, by Adam on
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.denoisers import Denoiser
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import number, unknown
 from diffusion_lab.metrics.kid import cubic
 from diffusion_lab.samplers.walk import Noise, State, check_grid
 from diffusion_lab.schedules import Schedule, posterior
 
-__all__ = ["GGDM", "LEARNABLE", "fit", "mmd2", "rbf"]
+__all__ = ["GGDM", "LEARNABLE", "fit", "mmd2", "outside", "rbf"]
 
 LEARNABLE = ("times", "eta", "scales", "history")
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -37,7 +37,7 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 class GGDM(nn.Module):
     """A K-step sampler on ``schedule`` that starts as DDIM(``eta``) on ``grid``.
 
-    ``learn`` names what is trained: times, eta, scales (p, q), history (A). Parameters are float64.
+    ``learn`` names what is trained: times, eta, scales (p, q), history (H). Parameters are float64.
     The first time stays; the others may move up to the lambda ``lam_max`` (a network's highest; by
     default that of the schedule's first step, or of t = 0.001).
     """
@@ -177,6 +177,11 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> Tensor:
     return within(x) + within(y) - 2 * kernel(x, y).mean()
 
 
+def outside(x: Tensor) -> Tensor:
+    """The mean square of what exceeds [-1, 1]: 0 for pictures that stay in their range."""
+    return (x.abs() - 1).relu().square().mean()
+
+
 def fit(
     sampler: GGDM,
     denoiser: Denoiser,
@@ -189,11 +194,17 @@ def fit(
     kernel: Kernel = cubic,
     features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1),
     condition: Callable[[int], dict[str, Any]] = lambda n: {},
+    overshoot: float = 0.0,
+    cool: bool = False,
 ) -> Iterator[float]:
     """Train ``sampler`` in place, yielding the loss of each iteration; the denoiser stays frozen.
 
     Start noise, step noise and real data (N, ...) are drawn afresh each time: fixed noise would be
     learned by heart. ``features`` must let gradients through; ``condition(n)`` gives the labels.
+
+    Not in the paper: ``overshoot`` times ``outside`` of the samples is added to what is descended
+    (the loss that is yielded is the MMD^2 alone), and with ``cool`` the rate falls linearly to 0
+    over the second half.
     """
     if len(real) < 2 or batch < 2:
         raise ValueError(
@@ -202,13 +213,16 @@ def fit(
     learned = [p for p in sampler.parameters() if p.requires_grad]
     if not learned:
         raise ValueError("this sampler has nothing to learn: name parts in learn=...")
+    number("the weight of the overshoot", overshoot)
     adam = torch.optim.Adam(learned, lr=lr)
     std = sampler.schedule.prior_std(sampler.start)
 
     def draw(i: int, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
-    for _ in range(steps):
+    for i in range(steps):
+        for group in adam.param_groups:
+            group["lr"] = lr * min(1.0, 2 * (1 - i / steps)) if cool else lr
         chosen = torch.randint(len(real), (batch,), generator=generator)
         y = real[chosen]
         x = std * draw(0, y)
@@ -219,7 +233,8 @@ def fit(
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {loss.item()}: lower the learning rate ({lr:g})")
         # of these alone: backward() would also leave gradients on the network's weights
-        slopes = torch.autograd.grad(loss, learned, allow_unused=True)
+        total = loss + overshoot * outside(last.x) if overshoot else loss
+        slopes = torch.autograd.grad(total, learned, allow_unused=True)
         for p, slope in zip(learned, slopes, strict=True):
             p.grad = slope
         adam.step()
