@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab import about
+from diffusion_lab import about, survey
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,7 +30,7 @@ def starting(word: str) -> list[str]:
 
 
 def test_every_line_of_a_block_is_of_a_kind_that_is_tested():
-    kinds = ("make ", "diffusion-lab ", "pip install ", "%pip install ", "conda ")
+    kinds = ("git clone ", "make ", "diffusion-lab ", "pip install ", "%pip install ", "conda ")
     set_up = ("python3 -m venv .venv", ". .venv/bin/activate")
     unknown = [
         line
@@ -40,8 +40,11 @@ def test_every_line_of_a_block_is_of_a_kind_that_is_tested():
     assert not unknown, f"add a test for: {unknown}"
 
 
-def test_the_first_screen_is_two_commands():
-    assert BLOCKS[0] == ["make lab", "make test"]
+def test_the_first_screen_is_two_commands_where_the_course_has_been_fetched():
+    folder = about.REPOSITORY.rsplit("/", 1)[1]
+    fetch = f"git clone {about.REPOSITORY} && cd {folder}"
+    assert BLOCKS[0] == [fetch, "make lab", "make test"]
+    assert starting("git") == [fetch]
     assert README.index("make lab") < 200
 
 
@@ -152,3 +155,11 @@ def test_every_lesson_is_in_the_table():
     table = README.split("<!-- lessons: begin -->")[1].split("<!-- lessons: end -->")[0]
     listed = re.findall(r"^\| \[?(\d\d)", table, re.MULTILINE)
     assert listed == [name[:2] for name in lessons.names() if lessons.find(name).is_file()]
+    assert f"{len(listed)} of its {len(survey.lessons())} lessons are ready" in README
+
+
+def test_the_table_asks_the_questions_of_the_map():
+    """Title, question and file of a lesson have one home, survey.json; lesson 00 prints them."""
+    rows = re.findall(r"^\| \[(\d\d) (.+?)\]\((.+?)\) \| (.+?) \|", README, re.MULTILINE)
+    known = {(one.number, one.title, one.file, one.question) for one in survey.lessons()}
+    assert rows and set(rows) <= known

@@ -19,7 +19,7 @@
 #
 # **Data.** Two toys whose exact answers are known, and the 10,000 embedded training pictures of Fashion-MNIST (28 x 28, grey). No network is needed.
 #
-# **On the map.** Every system in this course changes one of six choices: data, *process*, denoiser, objective, sampler, steering. This lesson is about the process, the survey's section II-A and its equation 1. The code is in `schedules.py` and `forward.py`.
+# **On the map.** Nearly every system in this course changes mainly one of six choices: data, *process*, denoiser, objective, sampler, steering. This lesson is about the process, the survey's section II-A and its equation 1. The code is in `schedules.py` and `forward.py`.
 
 # %% [markdown] name="imports-text"
 # ## What we need
@@ -304,9 +304,9 @@ check.repaired_jump(repaired_jump)
 #
 # | schedule | definition | paper |
 # |---|---|---|
-# | linear | $\beta$ rises linearly; without steps $\log\alpha_t = -\tfrac14 t^2 (b_1 - b_0) - \tfrac12 t\,b_0$ with $b_0 = 0.1$, $b_1 = 20$ | [2006.11239](https://arxiv.org/abs/2006.11239), [2011.13456](https://arxiv.org/abs/2011.13456) |
-# | cosine | $\bar\alpha_t \propto \cos^2\!\big(\tfrac{\pi}{2}\,\tfrac{t+s}{1+s}\big)$ with $s = 0.008$ | [2102.09672](https://arxiv.org/abs/2102.09672) |
-# | sigmoid | $\bar\alpha_t$ is a logistic curve from 1 to 0 | [2301.10972](https://arxiv.org/abs/2301.10972) |
+# | linear | $\beta$ rises linearly, in 1000 steps from 0.0001 to 0.02; without steps $\log\alpha_t = -\tfrac14 t^2 (b_1 - b_0) - \tfrac12 t\,b_0$ with $b_0 = 0.1$, $b_1 = 20$ | [2006.11239](https://arxiv.org/abs/2006.11239), [2011.13456](https://arxiv.org/abs/2011.13456) |
+# | cosine | $\bar\alpha_t \propto \cos^2\!\big(\tfrac{\pi}{2}\,\tfrac{t+s}{1+s}\big)$ with $s = 0.008$; cut into steps, $\beta$ is clipped at 0.999 | [2102.09672](https://arxiv.org/abs/2102.09672) |
+# | sigmoid | $\bar\alpha_t = \dfrac{S(3) - S(6t-3)}{S(3) - S(-3)}$ with the logistic function $S(z) = 1/(1+e^{-z})$ | [2301.10972](https://arxiv.org/abs/2301.10972) |
 #
 # The left panel shows $\bar\alpha_t$, the right one shows $\lambda_t = \log(\alpha_t/\sigma_t)$, whose meaning comes in the next section. Which schedule is the gentlest in the middle, and which drops most at the end?
 
@@ -479,8 +479,11 @@ for ax, name in zip(panels, ("linear", "linear, zero SNR"), strict=True):
     alpha, sigma = ends[name].alpha_sigma(1.0)
     bright, g = train.x[:200].mean((1, 2, 3)), generator(4)
     noise = torch.stack([torch.randn(448 * 448, generator=g).mean() for _ in bright])
-    ax.plot(bright, alpha * bright + sigma * noise, "o", markersize=3)
-    ax.set(xlabel="brightness of $x_0$", ylabel="brightness of $x_1$", title=name)
+    after, ratio = alpha * bright + sigma * noise, ends[name].snr(1.0) * spread * 448**2
+    found = float(torch.corrcoef(torch.stack([bright, after]))[0, 1])
+    words = f"{name}\ncorrelation {found:.2f}, formula {math.sqrt(ratio / (1 + ratio)):.2f}"
+    ax.plot(bright, after, "o", markersize=3)
+    ax.set(xlabel="brightness of $x_0$", ylabel="brightness of $x_1$", title=words)
 plots.show(
     fig,
     alt="Two scatter plots: on the left the brightness of noise rises with that of the picture, "
@@ -489,7 +492,7 @@ plots.show(
 )
 
 # %% [markdown] name="see-leak-seen"
-# Left, the end of the process knows about the beginning; right, it does not. The repair, `zero_terminal_snr`, shifts and stretches $\sqrt{\bar\alpha}$ so that its last value is 0 and its first stays: $r \mapsto (r - r_T)\, r_1/(r_1 - r_T)$ with $r = \sqrt{\bar\alpha}$.
+# Left, the end of the process knows about the beginning; right, it does not. Above each panel stand the correlation of these 200 pictures and the one that the formula predicts; chance moves the first by 0.07 or so, about $1/\sqrt{200}$. The repair, `zero_terminal_snr`, shifts and stretches $\sqrt{\bar\alpha}$ so that its last value is 0 and its first stays: $r \mapsto (r - r_T)\, r_1/(r_1 - r_T)$ with $r = \sqrt{\bar\alpha}$.
 #
 # It has a price. At $\alpha = 0$ the picture cannot be read off the noise, because $x_0 = (x_t - \sigma\epsilon)/\alpha$ divides by zero. A network for such a schedule has to predict something other than $\epsilon$; lesson 03 says what.
 
@@ -660,12 +663,12 @@ plots.show(
 
 # %% name="measure"
 n = lessons.pick(smoke=12, live=128)
-where = torch.linspace(-5, 1, 17)
+where = torch.cat([torch.tensor([-5.0, -4.5]), torch.linspace(-4, 0, 41), torch.tensor([0.5, 1.0])])
 found = [
     [information.finite(data, float(level), n, generator(seed)) for level in where]
     for seed in range(3)
 ]
-class_bits = torch.tensor([[one.class_bits for one in seed] for seed in found])  # (3, 17)
+class_bits = torch.tensor([[one.class_bits for one in seed] for seed in found])  # (3, 45)
 picture_bits = torch.tensor([[one.picture_bits for one in seed] for seed in found])
 accuracy = torch.tensor([[one.accuracy for one in seed] for seed in found])
 
@@ -888,7 +891,7 @@ for side in (28, 112, 448):
 # - One step: $x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon$. Roots, because variances add.
 # - All steps at once: $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with $\alpha_t^2 = \bar\alpha_t = \prod(1-\beta_i)$ and $\sigma_t^2 = 1 - \bar\alpha_t$. Exact, and hundreds of times cheaper.
 # - Time is a label. A noise level is one number, $\lambda = \log(\alpha/\sigma)$; a schedule says when it is reached; VP and VE differ by a factor.
-# - Fine detail goes first, then the identity of the picture, then its class, and last of all the mean brightness, which the linear schedules never quite destroy in large pictures.
+# - Fine detail goes first, then the identity of the picture, then its class. What a schedule leaves over at its end is little for one pixel and may be much for the whole picture: in large pictures the linear schedules never quite destroy the mean brightness.
 # - The speed of destruction is the loss of the best denoiser, $\mathrm{SNR}\cdot\mathrm{mmse}$. Schedules spread the same total differently over time.
 #
 # Next: lesson 02 turns around and asks how to go back, and why predicting the noise is enough.
