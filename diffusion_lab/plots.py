@@ -222,12 +222,7 @@ def grid(
         ax.imshow(sheet, interpolation="nearest")
         ax.set_axis_off()
         ax.set_title(title, pad=20 if heads else None)
-        width = (sheet.shape[1] + 1) / columns
-        for index, word in enumerate(heads or ()):
-            x = (index + 0.5) * width - 1
-            ax.annotate(
-                word, (x, -0.5), (0, 3), textcoords="offset points", ha="center", fontsize=9
-            )
+        _heads(ax, sheet.shape[1], heads or (), 9)
         return fig
     if len(titles) != count:
         raise ValueError(f"{count} pictures need {count} titles, {len(titles)} were given")
@@ -240,6 +235,13 @@ def grid(
             ax.set_title(titles[index], fontsize=9)
     fig.suptitle(title)
     return fig
+
+
+def _heads(ax: Axes, width: int, words: Sequence[str], size: float) -> None:
+    """Words above the columns of a sheet of pictures that is ``width`` pixels wide."""
+    for index, word in enumerate(words):
+        x = (index + 0.5) * (width + 1) / len(words) - 1
+        ax.annotate(word, (x, -0.5), (0, 3), textcoords="offset points", ha="center", fontsize=size)
 
 
 def save_grid(path: str | PathLike[str], images: Any, *, zoom: int = 2, **options: Any) -> None:
@@ -321,8 +323,12 @@ def training(
     *,
     columns: int = 10,
     title: str = "",
+    heads: Sequence[str] = (),
 ) -> Figure:
-    """A training as it stands: its loss so far on the left, pictures (N, C, H, W) on the right."""
+    """A training as it stands: its loss so far on the left, pictures (N, C, H, W) on the right.
+
+    ``heads`` are words above the columns of the pictures.
+    """
     import matplotlib.pyplot as plt
 
     use_style()
@@ -330,9 +336,11 @@ def training(
     shape = (3.4 + 0.62 * columns, max(2.6, 0.62 * rows + 0.4))
     fig, (left, right) = plt.subplots(1, 2, figsize=shape, width_ratios=[3.4, 0.62 * columns])
     lines(steps, {"loss": losses}, xlabel="optimiser step", ylabel="training loss", ax=left)
-    right.imshow(picture(images, columns=columns), interpolation="nearest")
+    sheet = picture(images, columns=columns)
+    right.imshow(sheet, interpolation="nearest")
     right.set_axis_off()
-    right.set_title(title)
+    right.set_title(title, pad=20 if heads else None)
+    _heads(right, sheet.shape[1], heads, 7)
     return fig
 
 

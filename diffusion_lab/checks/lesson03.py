@@ -83,6 +83,10 @@ def _vp(g: Generator) -> list[tuple[Any, ...]]:
         lambda alpha, sigma, k, gamma: sigma**2 / (k + (alpha / sigma) ** 2) ** gamma: (
             "|d x0|^2 = sigma^2 |d v|^2 turns a weight on x0 into one on v; P2 starts from eps."
         ),
+        lambda alpha, sigma, k, gamma: sigma**-2 / (k + (alpha / sigma) ** 2) ** gamma: (
+            "that is the factor for |d v|^2 = |d x0|^2 / sigma^2; P2 starts from eps, and "
+            "|d eps|^2 = SNR |d x0|^2."
+        ),
         lambda alpha, sigma, k, gamma: alpha**-2 / (k + (alpha / sigma) ** 2) ** gamma: (
             "the factor is upside down: is |d eps|^2 = alpha^2 |d v|^2?"
         ),

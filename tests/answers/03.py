@@ -22,6 +22,7 @@ WRONG = {
     "p2_on_v": [
         (lambda a, s, k, g: (k + (a / s) ** 2) ** -g, "weight on eps"),
         (lambda a, s, k, g: a**2 / (k + a / s) ** g, "its root"),
+        (lambda a, s, k, g: s**-2 / (k + (a / s) ** 2) ** g, "|d x0|^2 / sigma^2"),
         (lambda a, s, k, g: 2 * a**2 / (k + (a / s) ** 2) ** g, "2 times"),
     ],
     "noised_batch": [
