@@ -410,3 +410,11 @@ def test_a_racer_keeps_its_own_spacing_and_churn():
     assert "churn" not in samplers.settings("Heun", vp, 20)
     given = samplers.settings("Heun with churn", vp, 50)
     assert given["churn"] * given["steps"] == pytest.approx(samplers.CHURN)
+
+
+def test_recorded_rows_are_the_full_ones_of_one_benchmark():
+    rows = results.recorded("samplers")
+    assert rows and {(row.benchmark, row.quick) for row in rows} == {("samplers", False)}
+    mine = samplers.stored("fashion")
+    assert mine and {row.details["model"] for row in mine} == {"fashion"}
+    assert results.recorded("nothing of this name") == []

@@ -15,7 +15,7 @@ from typing import Any
 from diffusion_lab.errors import DataError
 from diffusion_lab.files import write_atomically
 
-__all__ = ["Results", "Row", "machine", "report", "within"]
+__all__ = ["Results", "Row", "machine", "recorded", "report", "within"]
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +121,16 @@ class Results:
             text = json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n"
             write_atomically(self.folder / "results.json", text.encode())
             write_atomically(self.folder / "report.md", report(self.rows).encode())
+
+
+def recorded(benchmark: str) -> list[Row]:
+    """The full rows of a benchmark that the repository or the installed package carries."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_benchmarks", package.parent / "benchmarks"):
+        rows = [row for row in Results(folder).rows if row.benchmark == benchmark and not row.quick]
+        if rows:
+            return rows
+    return []
 
 
 # ---- the report ---------------------------------------------------------------------------------

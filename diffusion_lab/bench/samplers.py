@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffusion_lab import checkpoints, metrics
 from diffusion_lab.bench.conditions import check_pictures, one_thread
-from diffusion_lab.bench.results import Results, Row
+from diffusion_lab.bench.results import Row, recorded
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.grids import grid
@@ -33,7 +32,7 @@ __all__ = ["CALLS", "RACE", "TOLERANCES", "Racer", "run", "settings", "stored"]
 CALLS = (5, 10, 20, 50)
 SLOW = (*CALLS, 100, 200)
 """Calls of the samplers that add noise, which need more of them."""
-PICTURES = 1000
+PICTURES = 500
 CHURN = 5.0
 """EDM's S_churn: a step of n raises its noise level by the share 5/n, at most sqrt 2 - 1."""
 TOLERANCES = ((1.0, 0.2), (0.25, 0.05), (0.1, 0.0078), (0.05, 0.0078), (0.02, 0.0078))
@@ -212,13 +211,4 @@ def _adaptive(tolerances: Sequence[tuple[float, float]]) -> Iterator[_Case]:
 
 def stored(model: str = "fashion-vp1000") -> list[Row]:
     """The rows of the race that the repository or the installed package carries, for one model."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "_benchmarks", package.parent / "benchmarks"):
-        rows = [
-            row
-            for row in Results(folder).rows
-            if row.benchmark == "samplers" and not row.quick and row.details["model"] == model
-        ]
-        if rows:
-            return rows
-    return []
+    return [row for row in recorded("samplers") if row.details["model"] == model]

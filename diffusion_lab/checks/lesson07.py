@@ -177,8 +177,12 @@ def _errors(g: Generator) -> list[tuple[Any, ...]]:
             "the safety factor 0.9 is missing: without it every second trial is just refused."
         ),
         lambda h, e, left: max(left, 0.9 * h * e**-0.9): "the smaller of the two, not the larger.",
+        lambda h, e, left: min(left, 0.9 * h / e): (
+            "the exponent is -0.9, not -1: the next step follows an error that fluctuates a little "
+            "less than all the way."
+        ),
         lambda h, e, left: min(left, 0.9 * h / e**0.5): (
-            "the exponent here is -0.9, the paper's choice between caution (-1) and -1/2."
+            "the exponent here is -0.9, the paper's choice between -1/2 and -1."
         ),
     },
     hint="min(left, 0.9 h E^-0.9), whether the trial was accepted or not.",

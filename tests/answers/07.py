@@ -35,6 +35,7 @@ WRONG = {
         (lambda h, e, left: 0.9 * h * e**-0.9, "past the end"),
         (lambda h, e, left: min(left, 0.9 * h * e**0.9), "exponent"),
         (lambda h, e, left: min(left, h * e**-0.9), "safety factor"),
+        (lambda h, e, left: min(left, 0.9 * h / e), "not -1"),
     ],
     "posterior_price": [(1.0, "spread"), (4.0, "variances"), (3.0, "too large")],
 }
