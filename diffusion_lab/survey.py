@@ -225,6 +225,9 @@ def lesson(number: str | int) -> Lesson:
     raise ValueError(f"unknown lesson {number!r}. Lessons go from {known[0]} to {known[-1]}.")
 
 
+_family, _lesson = family, lesson  # for ``rows``, whose arguments have these names
+
+
 def rows(
     family: str | None = None,
     state: str | None = None,
@@ -237,12 +240,12 @@ def rows(
         ValueError: a family, state, lesson or kind that does not exist, with the nearest name.
     """
     if family is not None:
-        globals()["family"](family)
+        _family(family)
     if state is not None and state not in STATES:
         raise unknown("state", state, STATES)
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    number = None if lesson is None else globals()["lesson"](lesson).number
+    number = None if lesson is None else _lesson(lesson).number
     return [
         row
         for row in _rows()

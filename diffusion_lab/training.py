@@ -329,7 +329,7 @@ def load_or_train(
         path, branch = folder / f"{name}.safetensors", "loaded what was trained here before"
         wanted = json.loads(json.dumps(recipe.as_dict()))
         if not path.is_file() or checkpoints.load_tensors(path)[1]["recipe"] != wanted:
-            state = folder / f"{name}.state.safetensors"
+            state = states.state_file(recipe, folder)
             fit(recipe, out=folder, resume=state.is_file())
             state.unlink()
             branch = "trained here, just now"
