@@ -182,7 +182,7 @@ def test_estimates_and_which_is_better():
     assert gap.error == pytest.approx(math.hypot(a.error, 0.1)) and gap.n == 3
     assert Estimate(1.6449, 1.0, 9).sure == pytest.approx(0.95, abs=1e-4)
     assert Estimate(0.0, 0.0, 9).sure == 0.5
-    assert "cannot be told apart" in compare(a, b)
+    assert compare(a, b, ("A", "B")) == "A and B cannot be told apart (difference 0.1 ± 0.59)"
     assert compare(Estimate(3, 0.3, 9), Estimate(1, 0.4, 9), ("A", "B")).startswith("B is lower")
     assert compare(Estimate(3, 0.3, 9), Estimate(1, 0, 9)).endswith("by 2 ± 0.3, over 99.9% sure")
     assert str(Estimate(1.2345, 0.1, 5000)) == "1.234 ± 0.1 (N = 5,000)"

@@ -116,9 +116,9 @@ def compare(a: Estimate, b: Estimate, names: tuple[str, str] = ("first", "second
     as it takes to be as sure (97.7%) where the error rests on few values.
     """
     gap = a - b
-    sure = "over 99.9%" if gap.sure > 0.999 else f"{gap.sure:.1%}"
-    text = f"{abs(gap.value):.3g} ± {gap.error:.2g}, {sure} sure"
+    text = f"{abs(gap.value):.3g} ± {gap.error:.2g}"
     if not gap.sure > SURE:
-        return f"{names[0]} and {names[1]} cannot be told apart ({text})"
+        return f"{names[0]} and {names[1]} cannot be told apart (difference {text})"
     low, high = names if gap.value < 0 else names[::-1]
-    return f"{low} is lower than {high} by {text}"
+    sure = "over 99.9%" if gap.sure > 0.999 else f"{gap.sure:.1%}"
+    return f"{low} is lower than {high} by {text}, {sure} sure"
