@@ -44,7 +44,7 @@ PARTS = tuple(COMMAND.split()[2:])
 RESULT = "measured/steps.json"
 STEPS = (5, 10, 20)
 ROUNDS, BATCH, OVERSHOOT = 200, 64, 10.0
-RATE = {5: 0.01, 10: 0.006}  # what one coefficient does to the end of the walk grows with K
+RATE = {5: 0.006, 10: 0.002}  # what one coefficient does to the end of the walk grows with K
 
 
 def table(model: Denoiser, pictures: int, points: int) -> dp_stride.Errors:
