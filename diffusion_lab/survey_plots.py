@@ -255,8 +255,8 @@ def _crossed() -> list[tuple[str, str, dict[str, list[survey.Row]]]]:
 def classes_figure() -> Figure:
     """The survey's classes (Tables I and II) as rows, our choices as columns, systems in the cells.
 
-    The survey's taxonomy (its Fig. 6) beside ours: a class that agreed with a choice would fill one
-    cell of its row.
+    The survey's own grouping beside ours: a class that agreed with a choice would fill one cell of
+    its row.
     """
     from textwrap import wrap
 

@@ -493,9 +493,10 @@ survey_plots.explore_map()
 # here: a test looks up the code, the lesson's section and the tests that the map names. Names in
 # italics are no systems of their own.
 #
-# The survey groups differently: by the classes of its Tables I and II, which its taxonomy (Fig. 6)
-# is about. Here are both at once, the survey's classes as rows and our columns as columns. If the
-# two agreed, each row would fill one cell. Which rows do?
+# The survey groups differently. (Its own taxonomy is its Fig. 6; we go by the classes of its Tables I
+# and II, which say of each system where it belongs.) Here are both groupings at once, the survey's
+# classes as rows and our columns as columns. If the two agreed, each row would fill one cell. Which
+# rows do?
 
 # %% name="classes"
 plots.show(
