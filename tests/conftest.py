@@ -34,6 +34,19 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict | None]]:
+    """What figures and widgets would show in a notebook: (bundle, metadata) of each."""
+    from diffusion_lab import plots, widgets
+
+    seen: list[tuple[dict, dict | None]] = []
+    for module in (plots, widgets):
+        monkeypatch.setattr(
+            module, "_display", lambda bundle, metadata=None: seen.append((bundle, metadata))
+        )
+    return seen
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast first: a file with slow tests runs after the files without, its fast tests first."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}

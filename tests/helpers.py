@@ -34,6 +34,11 @@ MIX = GaussianMixture(
 """Three Gaussians in the plane, none of them round and two of them tilted."""
 
 
+def gen(seed: int = 0) -> torch.Generator:
+    """A generator with that seed; 0 where it does not matter."""
+    return generator(seed)
+
+
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     """Standard normal numbers that depend on the seed alone."""
     return torch.randn(shape, generator=generator(seed), dtype=dtype)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import F64, randn
+from helpers import F64, gen, randn
 from torch.autograd.functional import jacobian
 
 from diffusion_lab.data.toys import load_toy
@@ -20,10 +20,6 @@ TWO_D = GaussianMixture(
     [[[0.3, 0.1], [0.1, 0.2]], [[0.05, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.1]]],
 )
 LEVELS = [(0.999, math.sqrt(1 - 0.999**2)), (0.8, 0.6), (0.2, math.sqrt(0.96)), (1.0, 5.0)]
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---- density ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import F64, randn
+from helpers import F64, gen, randn
 from torch import nn
 
 from diffusion_lab.bound import vlb_term
@@ -18,10 +18,6 @@ from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, ze
 LINEAR = linear(1000)
 AT = torch.tensor([1, 100, 250, 500, 1000], dtype=F64) / 1000
 SCHEDULES = [Linear(), Cosine(), VE(), EDM(), LINEAR]
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---- values -------------------------------------------------------------------------------------

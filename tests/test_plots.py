@@ -18,15 +18,6 @@ def pictures(count: int = 5, channels: int = 1, size: int = 4) -> torch.Tensor:
     return torch.rand(count, channels, size, size, generator=generator) * 2 - 1
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        plots, "_display", lambda bundle, metadata=None: seen.append((bundle, metadata))
-    )
-    return seen
-
-
 def open_figures() -> list[int]:
     import matplotlib.pyplot as plt
 
@@ -72,6 +63,14 @@ def test_grid_has_heads_above_its_columns():
     width = plots.picture(pictures(6)[:1]).shape[1]
     middles = [(width - 1) / 2 + i * (width + 1) for i in range(3)]
     assert [t.xy[0] for t in ax.texts] == pytest.approx(middles)
+
+
+def test_a_training_has_heads_above_its_pictures():
+    _, ax = plots.training([1, 2], [1.0, 0.5], pictures(6), columns=3, heads=["a", "b", "c"]).axes
+    assert [t.get_text() for t in ax.texts] == ["a", "b", "c"]
+    assert [t.xy for t in ax.texts] == [
+        t.xy for t in plots.grid(pictures(6), columns=3, heads=["a", "b", "c"]).axes[0].texts
+    ]
 
 
 def test_strip_draws_each_row():

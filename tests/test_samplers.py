@@ -11,7 +11,7 @@ import math
 
 import pytest
 import torch
-from helpers import F64, MIX, randn
+from helpers import F64, MIX, gen, randn
 from torch import nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
@@ -44,10 +44,6 @@ from diffusion_lab.schedules import (
 LINEAR = linear(1000)
 ZERO_SNR = zero_terminal_snr(LINEAR)
 NAMES = ["ddim", "ddim eta 1", "ddpm", "dpmpp"]
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def steps():

@@ -14,15 +14,6 @@ from diffusion_lab.widgets import choice, explore, player, slider, toggle
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        widgets, "_display", lambda bundle, metadata=None: seen.append((bundle, metadata))
-    )
-    return seen
-
-
 def draw(t, kind="linear", on=True):
     if t > 0.95:
         raise ValueError("t is <too> large")
