@@ -418,3 +418,8 @@ def test_recorded_rows_are_the_full_ones_of_one_benchmark():
     mine = samplers.stored("fashion")
     assert mine and {row.details["model"] for row in mine} == {"fashion"}
     assert results.recorded("nothing of this name") == []
+    ours = quality.stored()
+    assert {(108, "guided"), (540, "guided")} <= {
+        (float(row.case.split()[0]), row.case.split(", ")[1]) for row in ours
+    }
+    assert {row.details["pictures"] for row in ours} == {quality.PICTURES}

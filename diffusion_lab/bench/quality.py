@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from diffusion_lab import metrics, recipes
 from diffusion_lab.bench.conditions import check_budgets, check_pictures, one_thread
-from diffusion_lab.bench.results import Results, Row
+from diffusion_lab.bench.results import Row, recorded
 from diffusion_lab.bench.shipped import draw
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.recipes import Recipe
@@ -112,9 +111,4 @@ def _one(
 
 def stored() -> list[Row]:
     """The rows that the repository or the installed package carries, at 5,000 pictures."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "_benchmarks", package.parent / "benchmarks"):
-        rows = [row for row in Results(folder).rows if row.benchmark == "quality"]
-        if rows:
-            return [r for r in rows if not r.quick and r.details["pictures"] == PICTURES]
-    return []
+    return [row for row in recorded("quality") if row.details["pictures"] == PICTURES]
