@@ -107,8 +107,8 @@ def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> Te
 
 
 def _ratio(z: Tensor, score: Tensor) -> Tensor:
-    """|z| / |score|, each averaged over the batch."""
-    one, two = (torch.linalg.vector_norm(y.flatten(1), dim=1).mean() for y in (z, score))
+    """|z| / |score|, each averaged over the batch, or summed: its size goes out."""
+    one, two = [torch.linalg.vector_norm(y.flatten(1), dim=1).sum() for y in (z, score)]
     return one.div_(two.clamp_(min=1e-12))
 
 
