@@ -624,8 +624,7 @@ plots.show(
 # is $\sigma$; the best shared one is a compromise, and the weight decides whose.
 
 # %% name="scarce" tags=["nbval-check-output"]
-lams = torch.tensor([-2.0, 2.0], dtype=torch.float64)
-t = vp.t_of_lam(lams)
+t = vp.t_of_lam(torch.tensor([-2.0, 2.0], dtype=torch.float64))
 sigma = vp.sigma(t)
 print("              shared k    excess error: noisy    clean")
 for name, weighting in weightings.items():
@@ -1150,6 +1149,11 @@ grids = []
 for guidance in range(7):
     settings = minute.sampler | {"scale": float(guidance)}
     grids.append(generate(shipped, 20, label=twenty, seed=7, **settings).x)
+
+# %% [markdown] name="guidance-strip-text"
+# Two pictures of each of five classes, at five of the scales:
+
+# %% name="guidance-strip"
 some = [k + 10 * j for k in (0, 1, 5, 7, 8) for j in (0, 1)]  # two of each of five classes
 plots.show(
     plots.strip(
