@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -163,3 +164,13 @@ def test_the_table_asks_the_questions_of_the_map():
     rows = re.findall(r"^\| \[(\d\d) (.+?)\]\((.+?)\) \| (.+?) \|", README, re.MULTILINE)
     known = {(one.number, one.title, one.file, one.question) for one in survey.lessons()}
     assert rows and set(rows) <= known
+
+
+def test_the_minutes_are_measured_ones():
+    """To a third, or 0.2 minutes: a lesson may be measured again without a change here."""
+    rows = re.findall(r"\(notebooks/(\w+)\.ipynb\) \|.*\| ([\d.]+) \|", README)
+    measured = json.loads((ROOT / "notebooks" / "measured.json").read_text())
+    assert rows
+    for name, minutes in rows:
+        seconds = measured[name]["seconds"]
+        assert abs(60 * float(minutes) - seconds) <= max(12, seconds / 3), (name, minutes, seconds)
