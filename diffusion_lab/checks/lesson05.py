@@ -26,7 +26,9 @@ one_jump = number(
 def _jumps(g: Generator) -> list[tuple[Any, ...]]:
     x, eps, z = torch.randn(3, 4, 1, 2, 2, generator=g, dtype=torch.float64)
     low, high = (torch.rand(2, generator=g) * 0.4 + torch.tensor([0.05, 0.5])).tolist()
-    return [(x, eps, z, low, high, 0.5), (x, eps, z, low, high, 1.0), (x, eps, z, high, 1.0, 1.0)]
+    nearly = 1 - 1e-12  # as good as 1, and a division by 1 - abar_s is a slip that can be named
+    pairs = ((low, high, 0.2), (low, high, 0.5), (low, high, 1.0), (high, nearly, 1.0))
+    return [(x, eps, z, *pair) for pair in pairs]
 
 
 def _std(abar_t: float, abar_s: float, eta: float) -> float:
@@ -79,6 +81,15 @@ def _rootless(
         ): (
             "S lacks the factor (1 - abar_s)/(1 - abar_t): that is sigma-hat's noise, and in long "
             "jumps its S^2 exceeds 1 - abar_s?"
+        ),
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, std=eta * math.sqrt((1 - a) / (1 - b) * (1 - a / b))
+        ): "s and t are exchanged in the first fraction of S: it is (1 - abar_s)/(1 - abar_t).",
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, towards=math.sqrt(max(1 - b - _std(a, b, eta), 0))
+        ): "S is squared under the root: the factor of eps is the root of 1 - abar_s - S^2.",
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, -z, a, b, eta): (
+            "with - S z the law of x_s is equally right; the check compares with + S z."
         ),
         _turned: "S is complex: abar_t is the smaller one, so abar_t/abar_s it must be.",
         _rootless: "the roots are missing: alpha is the root of abar, and sigma that of 1 - abar.",

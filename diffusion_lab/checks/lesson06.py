@@ -119,6 +119,9 @@ def _moves(g: Generator) -> list[tuple[Any, ...]]:
             "g^2 h is the variance of the noise: z is multiplied by its root, g sqrt(h)."
         ),
         lambda x, score, f, g2, h, z: x - (f * x - g2 * score) * h: "the noise is missing.",
+        lambda x, score, f, g2, h, z: x - (f * x - g2 * score) * h - (g2 * h) ** 0.5 * z: (
+            "with - z the law of the step is equally right; the check compares with + z."
+        ),
         lambda x, score, f, g2, h, z: x - (f * x + g2 * score) * h + (g2 * h) ** 0.5 * z: (
             "the sign of the score: backwards in time x is pushed along it, towards the data."
         ),

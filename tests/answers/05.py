@@ -37,6 +37,24 @@ def _no_roots(x, eps, z, a, b, eta):
     return b * (x - (1 - a) * eps) / a + (1 - b - std**2) * eps + std * z
 
 
+def _upside_down(x, eps, z, a, b, eta):
+    std = eta * ((1 - a) / (1 - b) * (1 - a / b)) ** 0.5
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - b - std**2) ** 0.5 * eps + std * z
+
+
+def _not_squared(x, eps, z, a, b, eta):
+    std = eta * _root(a, b)
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - b - std) ** 0.5 * eps + std * z
+
+
+def _minus_noise(x, eps, z, a, b, eta):
+    std = eta * _root(a, b)
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - b - std**2) ** 0.5 * eps - std * z
+
+
 def _sum(i, d, c):
     return sum(math.log(d * (c - k)) for k in range(int(i)))  # whole steps only
 
@@ -54,6 +72,9 @@ WRONG = {
         (_sigma_hat, "S^2 exceeds"),
         (_turned, "complex"),
         (_no_roots, "roots are missing"),
+        (_upside_down, "exchanged in the first fraction"),
+        (_not_squared, "S is squared under the root"),
+        (_minus_noise, "equally right"),
         (lambda x, eps, z, a, b, eta: x, "largest error"),
         (lambda x, eps, z, a, b: x, "6 arguments"),
     ],

@@ -21,6 +21,7 @@ WRONG = {
         (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h + g2**0.5 * h * z, "root of time"),
         (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h + g2 * h * z, "its root"),
         (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h, "noise is missing"),
+        (lambda x, s, f, g2, h, z: x - (f * x - g2 * s) * h - (g2 * h) ** 0.5 * z, "equally right"),
     ],
     "log_stretch": [
         (lambda v0, v1, d: -0.5 * d * math.log(v1 / v0), "sign"),
