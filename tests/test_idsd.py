@@ -169,7 +169,10 @@ def test_residual_has_the_posterior_about_the_predictor():
             lambda d: langevin(d, noisy(1), 0.8, [0.5, 0.6], 3, noise=drawn()),
             "must fall from sigma0",
         ),
-        (lambda d: langevin(d, noisy(1), 0.8, [0.5], 0, noise=drawn()), "updates >= 1"),
+        (
+            lambda d: langevin(d, noisy(1), 0.8, [0.5], 0, noise=drawn()),
+            "updates must be a whole number >= 1; got 0",
+        ),
         (lambda d: langevin(d, noisy(1), 90.0, [60.0], 1, noise=drawn()), "60 is outside.*at 50"),
         (lambda d: langevin(d, noisy(1), 0.8, [0.001], 1, noise=drawn()), "ends at 0.01"),
         (

@@ -55,8 +55,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 
 def start_noise(denoiser: Denoiser, n: int, t: float, gen: torch.Generator, like: Tensor) -> Tensor:
     """n draws of the noise that sampling starts from at time t, shaped as the denoiser's data."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"the number of samples must be a whole number >= 1; got {n!r}")
+    n = whole("the number of samples", n)
     if denoiser.shape is None:
         raise ValueError("this denoiser does not know the shape of its data: draw x yourself")
     z = torch.randn((n, *denoiser.shape), generator=gen) * denoiser.schedule.prior_std(t)

@@ -60,12 +60,12 @@ def dpmpp_2m(clip: Clip = None) -> Step:
     return step
 
 
-def dpmpp_3m(clip: Clip = None) -> Step:
+def dpmpp_3m(clip: Clip = None, published: bool = False) -> Step:
     """The DPM-Solver++(3M) step: a parabola through the last three x0_hat, one call a step.
 
     The rule is exact for parabolas in lambda, which makes it of third order. The rule that goes by
     this name in diffusers and k-diffusion takes half of the second derivative, and is of second
-    order; ``tests/test_solvers.py`` measures both.
+    order: ``published`` takes that one. ``tests/test_solvers.py`` measures both.
     """
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
@@ -82,12 +82,20 @@ def dpmpp_3m(clip: Clip = None) -> Step:
             w, c = (1 + share, -share), -alpha_s * math.expm1(-h)
         else:
             w, c = weights((0.0, -back[0] / h, -back[1] / h), h), alpha_s * h
+            w = _half_second(w, back, h) if published else w
         x_s = p.mix(sigma_s / p.sigma, c * w[0])
         for weight, q in zip(w[1:], past):
             q.add_to(x_s, c * weight)
         return x_s
 
     return step
+
+
+def _half_second(w: Sequence[float], back: Sequence[float], h: float) -> tuple[float, ...]:
+    """The weights w of now and two steps back, less half of the second derivative's share."""
+    r0, r1 = back[0] / h, (back[1] - back[0]) / h
+    half = phi(3, -h) / (r0 + r1)
+    return w[0] - half / r0, w[1] + half * (1 / r0 + 1 / r1), w[2] - half / r1
 
 
 def dpmpp_2s(clip: Clip = None) -> Step:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import expand
+from diffusion_lab.errors import whole
 from diffusion_lab.samplers.walk import Ask, State
 
 __all__ = ["AdaptiveState", "Emsde", "emsde"]
@@ -101,8 +102,8 @@ def emsde(
         if value is not None and not 0 < value <= 1:
             raise ValueError(f"{name} is a step in t and must lie in (0, 1]; got {value}")
     for name, value in (("path", path), ("most", most)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number >= 1; got {value!r}")
+        if value is not None:
+            whole(name, value)
     return Emsde(rel, abs, first, fixed, path, most)
 
 

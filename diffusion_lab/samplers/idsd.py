@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction, expand
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers.walk import Ask, Noise, State
 from diffusion_lab.schedules import Schedule, Time
@@ -64,8 +64,7 @@ def levels(sigma0: float, last: float, count: int) -> list[float]:
     """sigma_1 > ... > sigma_L = ``last``: geometric from sigma_0, which is not one of them."""
     if not 0 < last < sigma0:
         raise ValueError(f"the last level must lie between 0 and sigma0={sigma0:g}; got {last}")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"the number of levels must be a whole number >= 1; got {count!r}")
+    count = whole("the number of levels", count)
     return [sigma0 * (last / sigma0) ** (i / count) for i in range(1, count + 1)]
 
 
@@ -95,8 +94,8 @@ def langevin(
     """
     if step not in RATES:
         raise unknown("step rule", step, RATES)
-    if not rate > 0 or not isinstance(updates, int) or updates < 1:
-        raise ValueError(f"need rate > 0 and updates >= 1; got rate={rate}, updates={updates!r}")
+    number("rate", rate, above=True)
+    updates = whole("updates", updates)
     plan = []
     for before, sigma in zip([sigma0, *sigmas], sigmas):
         if not 0 < sigma < before:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import scaled
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 from diffusion_lab.samplers.ddpm import ddpm
 from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import Schedule
@@ -187,5 +187,4 @@ def annealed_langevin(ratio: float = 0.1, corrections: int = 5) -> Step:
 def _check(size: float, corrections: int, least: int, name: str = "snr") -> None:
     if not 0 < size < math.inf:
         raise ValueError(f"{name} must be a positive number; got {size}")
-    if not isinstance(corrections, int) or isinstance(corrections, bool) or corrections < least:
-        raise ValueError(f"corrections must be a whole number >= {least}; got {corrections!r}")
+    whole("corrections", corrections, least)
