@@ -17,6 +17,7 @@ Conventions, beside those that ``test_peers.py`` names:
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -112,7 +113,10 @@ SPACING = pytest.mark.parametrize("spacing", ["uniform", "lambda", "karras"])
 
 
 @SPACING
-@pytest.mark.parametrize("order,step", [(1, ddim), (2, dpmpp_2m), (3, published_3m)])
+@pytest.mark.parametrize(
+    "order,step",
+    [(1, ddim), (2, dpmpp_2m), (3, published_3m), (3, partial(dpmpp_3m, published=True))],
+)
 def test_multistep(order, step, spacing):
     times = grid(LINEAR, 12, spacing)
     theirs = prepared(diffusers.DPMSolverMultistepScheduler, times, solver_order=order, **MULTI)

@@ -148,6 +148,7 @@ def test_half_of_the_second_derivative_is_of_second_order(exact):
         second = ((p.x0 - old.x0) / r0 - (old.x0 - older.x0) / r1) / (r0 + r1)
         return x_s - VP.alpha(s) * h * phi(3, -h) * second
 
+    assert (carried(published, 12) - carried(dpmpp_3m(published=True), 12)).abs().max() < 1e-12
     few, many = ((carried(published, n) - exact).norm(dim=1).mean() for n in (192, 384))
     assert math.log2(few / many) == pytest.approx(2, abs=0.2)
     assert many > 20 * (carried(dpmpp_3m(), 384) - exact).norm(dim=1).mean()

@@ -63,6 +63,7 @@ RACE = {
     "DPM-Solver-3": Racer("dpm-solver", {"order": 3}, last=(50,)),
     "DPM-Solver++(2M)": Racer("dpmpp"),
     "DPM-Solver++(3M)": Racer("dpmpp-3m", last=(50,)),
+    "++(3M) as published": Racer("dpmpp-3m", {"published": True}, last=(50,)),
     "UniPC-2": Racer("unipc"),
     "UniPC-3": Racer("unipc", {"order": 3}, last=(50,)),
     "Heun": Racer("heun"),
