@@ -471,10 +471,10 @@ plots.show(
 
 # %% [markdown] name="four-seen"
 # The picture is the one the two panels above predicted: $\epsilon$ fails at the noisy end, $x_0$ at
-# the clean end, each by a wide margin and in every seed (mind the log scale). $v$ is close to EDM at
-# both ends; at the noisy end the seeds of either differ by as much as the two do, so this short run
-# cannot order them. In the middle the four come close: there the task itself is hard, and rescaling
-# helps little.
+# the clean end, each by a wide margin and in every seed (mind the log scale). $v$ is as good as EDM at
+# the clean end and close to it at the noisy one, behind by about as much as its own seeds differ: so short
+# a run cannot order the two. In the middle the four come close: there the task itself is hard, and
+# rescaling helps little.
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table
