@@ -485,7 +485,7 @@ plots.show(
 # $c$ at three times, beside the exact one ($\alpha_t^2$ times the data's variance, plus $\sigma_t^2$):
 
 # %% name="marginals"
-n, moments = lessons.pick(smoke=300, live=5000, full=20_000), {}
+n = lessons.pick(smoke=300, live=5000, full=20_000)
 cloud = torch.randn(n, 1, generator=generator(28), dtype=torch.float64)
 mean = two.weights @ two.means
 spread = float(two.weights @ (two.covs[:, 0] + (two.means - mean) ** 2))
