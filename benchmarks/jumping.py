@@ -2,8 +2,8 @@
 
 The shipped network on 1000 linear steps draws the same number of pictures from the same start
 noise with each setting; the Fréchet distance (frozen features, units of the anchor A) has its
-standard error beside it, and the floor is that of as many real pictures. Lesson 05 reads the
-result.
+standard error beside it, and the floor is that of as many real pictures, averaged over draws.
+Lesson 05 reads the result.
 
     python benchmarks/jumping.py                # about 4 core-minutes; resumes where it was killed
     python benchmarks/jumping.py --seconds 100  # as many settings as fit, then stop
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lab import checkpoints, data, metrics
+from diffusion_lab import checkpoints, metrics
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
@@ -34,6 +34,7 @@ from diffusion_lab.samplers.walk import Step
 
 MODEL = "fashion-vp1000"
 PICTURES = 300
+GRID = "linspace"
 ETAS = ("0", "0.5", "1", "hat")
 KAPPAS = (0.0, 0.5, 1.0)
 COMMAND = "python benchmarks/jumping.py"
@@ -58,7 +59,7 @@ def plan(name: str, denoiser: Denoiser) -> tuple[Denoiser, Step, list[float]]:
     *way, steps, _, share = name.split()
     if way == ["ddim"]:
         step = ddpm("large") if share == "hat" else ddim(float(share))
-        return denoiser, step, grid(denoiser.schedule, int(steps), "linspace")
+        return denoiser, step, grid(denoiser.schedule, int(steps), GRID)
     levels = GammaLevels()
     return denoiser.on(levels), ddim(float(share)), fastdpm_grid(levels, int(steps), *way)
 
@@ -89,14 +90,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
     parser.add_argument("--seconds", type=float, default=1e9, help="core-seconds, then stop")
-    parser.add_argument("--runs", type=Path, default=Path("runs/jumping.json"), help="so far")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of what is done")
     given = parser.parse_args()
     torch.set_num_threads(1)
     pictures, names = (20, settings()[:13:4]) if given.tiny else (PICTURES, settings())
     denoiser = checkpoints.load_denoiser(MODEL)
     anchor = metrics.noise_anchor(pictures)
-    done = not given.tiny and given.runs.is_file()
-    runs: dict[str, dict[str, Any]] = json.loads(given.runs.read_text()) if done else {}
+    weights = store.index()[f"checkpoints/{MODEL}.safetensors"]["sha256"][:8]
+    so_far = given.runs / f"jumping-{weights}-{pictures}.json"  # of these weights, and no others
+    done = not given.tiny and so_far.is_file()
+    runs: dict[str, dict[str, Any]] = json.loads(so_far.read_text()) if done else {}
     for name in names:
         if time.process_time() > given.seconds:
             print(f"{len(runs)} of {len(names)} settings done; call again to go on")
@@ -106,14 +109,14 @@ def main() -> None:
         runs[name] = scored(name, denoiser, pictures, anchor)
         print(name, runs[name], flush=True)
         if not given.tiny:
-            given.runs.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(given.runs, json.dumps(runs, indent=1).encode())
+            so_far.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(so_far, json.dumps(runs, indent=1).encode())
     if given.tiny:
         return
-    floor = metrics.fd(data.load("fashion").x[-pictures:]) / anchor
+    floor, spread = (f / anchor for f in metrics.real_floor(pictures, balanced=False))
     result = {
-        "command": COMMAND, "model": MODEL, "unit": "A", "pictures": pictures,
-        "anchor": round(anchor, 4), "floor": round(floor, 3),
+        "command": COMMAND, "model": MODEL, "unit": "A", "pictures": pictures, "grid": GRID,
+        "anchor": round(anchor, 4), "floor": round(floor, 3), "floor_spread": round(spread, 3),
         "machine": denoiser.about["machine"], "runs": {name: runs[name] for name in names},
     }  # fmt: skip
     file = store.folder() / RESULT
