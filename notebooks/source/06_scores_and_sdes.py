@@ -1032,7 +1032,7 @@ plots.show(
 )
 
 # %% [markdown] name="drawn-seen"
-# Some digits can be read (a 4, a 0, a 7), others are none: the network is small and its training takes seconds.
+# Some digits can be read (a 4, a 0), others are none: the network is small and its training takes seconds.
 # Between the first row and the third the eye finds little difference, and the second is a little rougher. What
 # differs is in the columns above, and the claims below say how sure each difference is.
 #
