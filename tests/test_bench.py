@@ -423,3 +423,15 @@ def test_recorded_rows_are_the_full_ones_of_one_benchmark():
         (float(row.case.split()[0]), row.case.split(", ")[1]) for row in ours
     }
     assert {row.details["pictures"] for row in ours} == {quality.PICTURES}
+
+
+def test_the_stored_race_is_that_of_the_shipped_weights():
+    """Trained anew, a model needs its race run anew: ``diffusion-lab bench samplers``."""
+    from diffusion_lab.data import store
+
+    shipped = store.index()["checkpoints/fashion-vp1000.safetensors"]["sha256"]
+    rows = samplers.stored("fashion-vp1000")
+    assert {row.details["weights"] for row in rows} == {shipped[:8]}
+    assert {row.details["kind"] for row in rows if row.details["limit"]} == {"ODE", "SDE"}
+    raced = {row.details["sampler"] for row in rows}
+    assert raced == set(samplers.RACE), "a racer without a row, or a row without its racer"
