@@ -510,12 +510,17 @@ def run(name: str) -> metrics.Estimate:
 for steps in (5, 10, 20, 50, 100):
     none, full = run(f"ddim {steps} eta 0"), run(f"ddim {steps} eta 1")
     print(f"{steps:3d} calls: {metrics.compare(none, full, ('eta 0', 'eta 1'))}")
+
+# %% [markdown] name="stored-gains-text"
+# And what do more than twenty calls bring?
+
+# %% name="stored-gains"
 for k in ("0", "1"):
     twenty, most = run(f"ddim 20 eta {k}"), run(f"ddim 100 eta {k}")
     print(f"eta {k}: {metrics.compare(twenty, most, ('20 calls', '100 calls'))}", end="; ")
     print(f"100 calls: {most.value / bench['floor']:.1f} times the floor")
 
-# %% [markdown] name="stored-verdicts-seen"
+# %% [markdown] name="stored-gains-seen"
 # Without noise, twenty calls give nearly all that more steps could give. The rest is the network's own error,
 # which a map carries to its end; whether fresh noise repairs part of it is asked in lesson 07.
 #
@@ -880,8 +885,7 @@ for steps in (10, 20):
         print(f"{' '.join(way):15s} {steps} calls   kappa", "   ".join(words))
 
 # %% [markdown] name="fast-verdicts-text"
-# Which of these differences are differences? In each way and at each number of calls: quadratic against linear,
-# and, at ten calls, noise against none.
+# Which of these differences are differences? In each way and at each number of calls: quadratic against linear.
 
 # %% name="fast-verdicts"
 for steps in (10, 20):
@@ -890,6 +894,11 @@ for steps in (10, 20):
             even, dense = (run(f"{how} {w} {steps} kappa {k}") for w in ("linear", "quadratic"))
             words = metrics.compare(even, dense, ("linear", "quadratic"))
             print(f"{how:4s} {steps} calls, kappa {k}: {words}")
+
+# %% [markdown] name="fast-noise-text"
+# And noise against none, at ten calls:
+
+# %% name="fast-noise"
 for way in ways:
     none, full = (run(f"{' '.join(way)} 10 kappa {k}") for k in (0, 1))
     print(f"{' '.join(way)}: {metrics.compare(none, full, ('kappa 0', 'kappa 1'))}")
