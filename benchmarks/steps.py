@@ -43,7 +43,7 @@ COMMAND = "python benchmarks/steps.py grids clipped ggdm-5 ggdm-10"
 PARTS = tuple(COMMAND.split()[2:])
 RESULT = "measured/steps.json"
 STEPS = (5, 10, 20)
-ROUNDS, BATCH, OVERSHOOT = 200, 64, 10.0
+ROUNDS, BATCH, OVERSHOOT = 120, 64, 10.0
 RATE = {5: 0.006, 10: 0.002}  # what one coefficient does to the end of the walk grows with K
 
 
