@@ -124,9 +124,14 @@ class Prediction:
         return k * self.x_t + c * self.out
 
     def along(self, cx: float, c0: float) -> tuple[float, Tensor]:
-        """(k, y) with cx x_t + c0 x_0 = k y: one operation, where the factor can wait."""
+        """(k, y) with cx x_t + c0 x_0 = k y: one operation, where the factor can wait.
+
+        k is the larger of the two factors: the other may be 0 but for rounding (score from eps).
+        """
         k, c = cx + c0 * self.a, c0 * self.b
-        return (c, self.out) if k == 0.0 else (k, self.x_t.add(self.out, alpha=c / k))
+        if abs(k) < abs(c):
+            return c, self.out if k == 0.0 else self.out.add(self.x_t, alpha=k / c)
+        return k, self.x_t if c == 0.0 else self.x_t.add(self.out, alpha=c / k)
 
     def add_to(self, y: Tensor, c0: float) -> Tensor:
         """y <- y + c0 x_0, in place and without computing x_0 (float coefficients only)."""

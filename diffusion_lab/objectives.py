@@ -203,7 +203,11 @@ def draw_times(
         z = torch.randn(n, generator=generator, dtype=torch.float64)
         log_sigma = p["mean"] + p["std"] * z
         t = schedule.t_of_lam(-log_sigma)
-        if schedule.T is not None:
-            return (t * schedule.T).round().clamp(1, schedule.T) / schedule.T
     low, high = (-math.inf, math.inf) if lam_range is None else lam_range
-    return t.clamp(schedule.t_of_lam(high), schedule.t_of_lam(low))
+    first, last = schedule.t_of_lam(high), schedule.t_of_lam(low)
+    if law == "lognormal" and schedule.T is not None:
+        steps, rounding = schedule.T, 1e-6  # a range that ends at a step holds it
+        lowest = max(math.ceil(first * steps - rounding), 1)
+        highest = max(math.floor(last * steps + rounding), lowest)
+        return (t * steps).round().clamp(lowest, highest) / steps
+    return t.clamp(first, last)

@@ -84,6 +84,20 @@ def test_an_answer_alone_stays_when_its_state_moves(kind, alpha, sigma):
     assert torch.allclose(p.eps, eps + 1.0 / sigma, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha,sigma", [*LEVELS, (1e-4, 1.0), (1.0, 80.0)])
+def test_neither_part_of_a_factored_answer_is_blown_up(kind, alpha, sigma):
+    """The score from eps has a factor of x_t that is 0 but for rounding: not what to divide by."""
+    x0, eps = randn(5, 2), randn(5, 2, seed=1)
+    x_t, outs = truth(x0, eps, alpha, sigma, 0.7)
+    p = read(kind, x_t, alpha, sigma, outs[kind], 0.7)
+    for cx, c0 in ((-1 / sigma**2, alpha / sigma**2), (0.0, 1.0)):
+        k, y = p.along(cx, c0)
+        assert y.abs().max() <= x_t.abs().max() + outs[kind].abs().max()
+        wanted = cx * x_t + c0 * x0
+        assert torch.allclose(k * y, wanted, rtol=1e-11, atol=1e-11 * (1 + abs(k)))
+
+
 @pytest.mark.parametrize("k", [-1.0, 1e-6, 0.5, 0.51, 1.0, 1.99, 2.0, 40.0])
 def test_a_multiple_is_exact_to_rounding(k):
     x = randn(50, dtype=torch.float32)

@@ -324,6 +324,10 @@ def test_times_stay_within_the_range():
             lam = s.lam(draw_times(s, 3000, gen(), law=law, lam_range=(-1.0, 2.0)))
             assert lam.min() >= -1.0 - 1e-9
             assert lam.max() <= 2.0 + 1e-9
+    low, high = LINEAR.lam(0.7), LINEAR.lam(0.2001)  # ends at a step, and between two
+    t = draw_times(LINEAR, 3000, gen(), law="lognormal", lam_range=(low, high), mean=-0.5, std=2)
+    assert (t.min().item(), t.max().item()) == (0.201, 0.7)
+    assert (t * 1000 - (t * 1000).round()).abs().max() < 1e-9
 
 
 # ---- bad input ----------------------------------------------------------------------------------
