@@ -387,7 +387,7 @@ for k in (5, 10, 20):
     print(f"{k:2d} steps: fewest bits {least}; by the pictures of DDIM", " < ".join(seen))
 for name, run in bench["parts"]["clipped"].items():
     change = run["fd"] / stored[name]["ddim"]["fd"] - 1
-    print(f"clipping x0_hat, DDIM on {name:12s} FD {run['fd']:.2f} A, {change:+.0%}")
+    print(f"clipping x0_hat, DDIM on {name:12s} FD {run['fd']:.2f} A, {change:+.1%}")
 
 # %% [markdown] name="stored-seen"
 # By bits DP stride is first at every K, by construction. The first three lines hold the order by pictures,
