@@ -352,7 +352,7 @@ def test_the_race_is_a_table(tmp_path):
                 raced("a", 100, 2.0, True)):  # fmt: skip
         some.add(one)
     report = (tmp_path / "report.md").read_text()
-    assert "| m | 5 calls | 10 calls | within 5% |" in report
+    assert "| m | 5 calls | 10 calls | at most 5% above |" in report
     assert "| a | 3 | 2 | 10 |" in report
     assert "| b |  | 2.5 | no |" in report
     assert "Limit of the ODE (a, 100 calls): 2 A." in report

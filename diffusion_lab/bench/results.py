@@ -264,7 +264,8 @@ def _race(rows: list[Row]) -> list[str]:
     for model in dict.fromkeys(row.details["model"] for row in rows):
         own = [row for row in rows if row.details["model"] == model and row.details["seed"] == 0]
         asked = sorted({row.details["asked"] for row in own if not row.details["limit"]} - {0})
-        lines += [f"| {model} | " + " | ".join(f"{n} calls" for n in asked) + " | within 5% |"]
+        head = [model, *(f"{n} calls" for n in asked), "at most 5% above"]
+        lines += ["| " + " | ".join(head) + " |"]
         lines += ["|---" * (len(asked) + 2) + "|"]
         limits = [row for row in own if row.details["limit"]]
         for name in dict.fromkeys(r.details["sampler"] for r in own if not r.details["limit"]):

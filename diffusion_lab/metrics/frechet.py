@@ -307,7 +307,8 @@ def real_floor(
 
     ``balanced`` draws n/K pictures of each of the K classes, as ``generate`` does with a label for
     each class. That takes away part of the scatter, so such sets lie lower than n pictures drawn
-    without regard to class: compare balanced with balanced. ValueError where n is no multiple of K
+    without regard to class: compare balanced with balanced. Draws are from the embedded pictures,
+    so the spread shrinks where n comes near their number. ValueError where n is no multiple of K
     or more than is embedded.
     """
     n, draws = whole("the number of pictures", n), whole("draws", draws, 2)

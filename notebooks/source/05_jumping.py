@@ -964,7 +964,7 @@ print(f"left at 50 calls of the distance at 10: paper {4.67 / 13.36:.0%}, here {
 # - **Agrees:** $\hat\sigma$ far behind the others at few calls, no noise never clearly behind $\eta = 1$, and that a
 #   few tens of calls suffice where training had a thousand.
 # - **Not decided here:** every line that says *within the spread*. In the paper no noise leads $\eta = 1$ at every number
-#   of calls; our leads are of the size of the errors of a few hundred pictures. And the steps gain less here (the last
+#   of calls; most of our leads are of the size of the errors of a few hundred pictures. And the steps gain less here (the last
 #   line): the rest is our small network's own error.
 # - **FastDPM's quadratic STEP:** its 9.9 is a number of CIFAR-10 and its network. The toy agrees with it; our pictures
 #   do not show it. The best spacing is a property of data and network, which is why lesson 08 learns it.

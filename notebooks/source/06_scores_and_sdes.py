@@ -657,9 +657,9 @@ for process, schedule in processes.items():
 
 # %% [markdown] name="pc-others-seen"
 # All three processes can be sampled by all three methods: one field, three speeds. Read the columns against the
-# floor. With the ancestral predictor the corrector does less harm than with reverse diffusion above: the predictor
-# matters more. Annealed Langevin stays well above the floor: at each level it must forget the last level's cloud by
-# Langevin steps alone, and those are slow, as we saw.
+# floor. The ancestral predictor with a corrector ends nearer the floor than reverse diffusion with one did
+# above: the predictor matters more. Annealed Langevin stays well above the floor: at each level it must forget
+# the last level's cloud by Langevin steps alone, and those are slow, as we saw.
 #
 # And with a network, whose score is wrong somewhere? The shipped digits network, equal NFE, three seeds each; the
 # Fréchet distance is measured in features of digits, in units of A, beside that of as many real digits.

@@ -674,7 +674,7 @@ print(f"ODE solvers below their own limit with 50 uniform steps: {len(below)} of
 #   make: DPM-Solver-3, three steps with five calls, is last of all, as solvers with two calls a step
 #   were on the exact mixture.
 # - **Noise on the way needs a good step.** At five or ten calls DDPM's first-order step loses to DDIM; a
-#   second-order step for the same SDE does not. With more calls fresh noise repairs errors that the
+#   second-order step for the same SDE does not (against ++(2M) it still loses at five). With more calls fresh noise repairs errors that the
 #   ODE carries along faithfully; the rows "noise on the way" tell from where on. (Churn of this
 #   strength puts back much less noise, and is a tie.) EMSDE draws from the same SDE with steps of its
 #   own: its tolerance must be tight before the pictures are clean. (The paper compares it with

@@ -391,8 +391,9 @@ for name, run in bench["parts"]["clipped"].items():
 
 # %% [markdown] name="stored-seen"
 # By bits DP stride is first at every K, by construction. The first three lines hold the order by pictures,
-# and on this network they turn it round: the first by bits is the **last** by pictures, with ancestral
-# steps too, and by far more than the errors. The reason was in our first figure. The bound is paid for
+# and on this network they turn it round: the first by bits is the **last** by the pictures of DDIM (at five
+# steps lambda is nearly as bad). With ancestral steps too it is far behind uniform and quadratic. Against
+# uniform the gap is many times the errors. The reason was in our first figure. The bound is paid for
 # details near the clean end, while what a garment *is* gets decided at the noisy end, where the bound
 # sees nothing to pay for. The authors said so themselves and went on to GGDM, below.
 #
@@ -984,8 +985,8 @@ for n, (score, times) in chosen.items():
     print(f"   {gap.value:+.3f} +- {gap.error:.3f}")
 
 # %% [markdown] name="bddm-search-seen"
-# The search is worth its price: compare its grids with those of the three starts above, at equal numbers
-# of steps. But the last column is what the second network and the search have won (below zero) or lost
+# At seven steps the search is worth its price: compare its grid with those of the three starts above, and
+# see how little is left of that at ten. But the last column is what the second network and the search have won (below zero) or lost
 # (above) over steps that need neither. At six steps it is a clear loss, from seven on a few thousandths,
 # mostly in favour of the uniform steps. (Four seeds know their own error badly.) What $\varphi$ was trained
 # on is one term of a bound, so it sees what the bound sees: the clean end. The paper's claim concerns
