@@ -1170,10 +1170,10 @@ for case, v in sorted(ours.items(), key=lambda pair: pair[1]):
 #
 # Papers report FID on CIFAR-10; here it is FD in A on Fashion-MNIST with a network a hundred times
 # smaller. What can be compared are rankings and numbers of calls. FD here is one seed, so less than
-# 5% counts as a tie.
+# 5% counts as a tie. First the words in which a line of the comparison is written:
 
 
-# %% name="paper"
+# %% name="paper-words"
 def told(name: str) -> str:
     """FD and calls of a sampler's stored rows."""
     return ", ".join(f"{r.value:.2f} A at {r.details['NFE']}" for r in ran[name])
@@ -1189,6 +1189,10 @@ def against(one: str, other: str) -> str:
     return ", ".join(f"{judged(one, other, k)} at {k}" for k in (5, 10, 20, 50))
 
 
+# %% [markdown] name="paper-lines"
+# Then the lines, each a claim and what was measured here.
+
+# %% name="paper"
 order_at = {
     k: sorted((v, name) for (name, asked), v in value.items() if asked == k and "," not in name)
     for k in (5, 10, 20, 50)
