@@ -28,9 +28,9 @@ from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
-from diffusion_lab.samplers.fastdpm import GammaLevels, fastdpm_grid
-from diffusion_lab.samplers.walk import Step
+from diffusion_lab.samplers import ddim, ddpm
+from diffusion_lab.scheduling.fastdpm import GammaLevels, fastdpm_grid
+from diffusion_lab.walk import Step, gaussian, sample, walk
 
 MODEL = "fashion-vp1000"
 PICTURES = 300
@@ -81,9 +81,11 @@ def scored(name: str, denoiser: Denoiser, pictures: int, anchor: float) -> dict[
     seconds = time.process_time() - begin
     found = metrics.fd_estimate(x)
     return {
-        "fd": round(found.value / anchor, 3), "error": round(found.error / anchor, 3),
-        "nfe": len(plan(name, denoiser)[2]) - 1, "core_seconds": round(seconds, 1),
-    }  # fmt: skip
+        "fd": round(found.value / anchor, 3),
+        "error": round(found.error / anchor, 3),
+        "nfe": len(plan(name, denoiser)[2]) - 1,
+        "core_seconds": round(seconds, 1),
+    }
 
 
 def main() -> None:
@@ -115,10 +117,17 @@ def main() -> None:
         return
     floor, spread = (f / anchor for f in metrics.real_floor(pictures, balanced=False))
     result = {
-        "command": COMMAND, "model": MODEL, "unit": "A", "pictures": pictures, "grid": GRID,
-        "anchor": round(anchor, 4), "floor": round(floor, 3), "floor_spread": round(spread, 3),
-        "machine": denoiser.about["machine"], "runs": {name: runs[name] for name in names},
-    }  # fmt: skip
+        "command": COMMAND,
+        "model": MODEL,
+        "unit": "A",
+        "pictures": pictures,
+        "grid": GRID,
+        "anchor": round(anchor, 4),
+        "floor": round(floor, 3),
+        "floor_spread": round(spread, 3),
+        "machine": denoiser.about["machine"],
+        "runs": {name: runs[name] for name in names},
+    }
     file = store.folder() / RESULT
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)

@@ -10,18 +10,21 @@ import json
 from pathlib import Path
 
 from diffusion_lab import metrics
-from diffusion_lab.bench import folder
-from diffusion_lab.bench.peers import BUDGETS, CONTESTANTS, PICTURES
-from diffusion_lab.bench.results import Results
+from diffusion_lab.course.bench import folder
+from diffusion_lab.course.bench.peers import BUDGETS, CONTESTANTS, PICTURES
+from diffusion_lab.course.bench.results import Results
 from diffusion_lab.data import load, store
 from diffusion_lab.files import write_atomically
 
 RESULT = "measured/peers.json"
 COMMAND = "diffusion-lab bench peers; python benchmarks/peers.py"
 KEPT = {
-    "NFE": "nfe", "parameters": "parameters", "steps": "steps", "batch": "batch",
+    "NFE": "nfe",
+    "parameters": "parameters",
+    "steps": "steps",
+    "batch": "batch",
     "core-s for 1,000 pictures": "seconds",
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -37,9 +40,13 @@ def main() -> None:
         runs[name] = {"fd": [round(row.value, 2) for row in own]} | details
     floor = metrics.fd(load("fashion", "test").x[-PICTURES:]) / metrics.noise_anchor(PICTURES)
     result = {
-        "command": COMMAND, "unit": "A", "pictures": PICTURES, "budget": budget,
-        "floor": round(floor, 3), "runs": runs,
-    }  # fmt: skip
+        "command": COMMAND,
+        "unit": "A",
+        "pictures": PICTURES,
+        "budget": budget,
+        "floor": round(floor, 3),
+        "runs": runs,
+    }
     file: Path = store.folder() / RESULT
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)

@@ -35,9 +35,9 @@ from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.metrics.distances import sliced_w2
-from diffusion_lab.samplers import ddim, dpmpp_3m, gaussian, sample, walk
-from diffusion_lab.samplers.walk import Step
+from diffusion_lab.samplers import ddim, dpmpp_3m
 from diffusion_lab.scheduling import analytic, dp_stride, ggdm
+from diffusion_lab.walk import Step, gaussian, sample, walk
 
 COMMAND = "python benchmarks/steps.py grids clipped ggdm-5 ggdm-10"
 PARTS = tuple(COMMAND.split()[2:])
@@ -67,12 +67,14 @@ def judge(draw: Callable[[], Tensor], anchor: float) -> dict[str, float]:
     test = data.load("fashion", "test").x[: len(x)]
     fd, kid = metrics.fd_estimate(x) / anchor, metrics.kid(x)
     return {
-        "fd": round(fd.value, 3), "fd_error": round(fd.error, 3),
-        "kid": round(kid.value, 4), "kid_error": round(kid.error, 4),
+        "fd": round(fd.value, 3),
+        "fd_error": round(fd.error, 3),
+        "kid": round(kid.value, 4),
+        "kid_error": round(kid.error, 4),
         "pixels": round(sliced_w2(x.flatten(1), test.flatten(1), generator(9)), 4),
         "beyond": round((x.abs() > 1.05).double().mean().item(), 4),
         "core_seconds": round(seconds, 1),
-    }  # fmt: skip
+    }
 
 
 def walked(step: Step, model: Denoiser, x: Tensor, times: list[float]) -> Callable[[], Tensor]:
@@ -144,10 +146,17 @@ def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> d
 
     eye, begin, losses = checkpoints.load("fashion-features"), time.process_time(), []
     for loss in ggdm.fit(
-        sampler, model, data.load("fashion").x, generator(4, *seed), steps=rounds, batch=BATCH,
-        lr=RATE[steps], cool=True, overshoot=OVERSHOOT,
+        sampler,
+        model,
+        data.load("fashion").x,
+        generator(4, *seed),
+        steps=rounds,
+        batch=BATCH,
+        lr=RATE[steps],
+        cool=True,
+        overshoot=OVERSHOOT,
         features=lambda x: eye.features(x.clamp(-1, 1)),
-    ):  # fmt: skip
+    ):
         losses.append(loss)
         if len(losses) % 10 == 0:
             print(part, len(losses), f"{sum(losses[-10:]) / 10:.4f}", flush=True)
@@ -161,10 +170,12 @@ def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> d
         "rate": RATE[steps],
         "ggdm": judge(draw, anchor),
         "training_core_seconds": round(training, 1),
-        "losses": [round(sum(losses[i : i + 10]) / len(losses[i : i + 10]), 4)
-                   for i in range(0, len(losses), 10)],
+        "losses": [
+            round(sum(losses[i : i + 10]) / len(losses[i : i + 10]), 4)
+            for i in range(0, len(losses), 10)
+        ],
         "numbers": {k: v.tolist() for k, v in sampler.state_dict().items()},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -189,15 +200,21 @@ def main() -> None:
         known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
         real = data.load("fashion").x[-n:]
         known |= {
-            "command": COMMAND, "unit": "A", "pictures": n, "anchor": round(anchor, 4),
+            "command": COMMAND,
+            "unit": "A",
+            "pictures": n,
+            "anchor": round(anchor, 4),
             "floor": judge(real.clone, anchor) | {"core_seconds": 0.0},
             "machine": f"torch {torch.__version__}, 1 thread, cpu",
-        }  # fmt: skip
+        }
         known["parts"][part] = found
         write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
         store.register(
-            RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND,
-        )  # fmt: skip
+            RESULT,
+            licence="CC BY 4.0",
+            source="measured by the course",
+            recipe=COMMAND,
+        )
         print(f"written: {part} in {file.relative_to(store.folder().parent)}", flush=True)
 
 

@@ -29,10 +29,10 @@ from diffusion_lab.data import store
 from diffusion_lab.denoisers import expand
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
-from diffusion_lab.objectives import noised
-from diffusion_lab.recipes import Recipe
-from diffusion_lab.samplers import generate
+from diffusion_lab.forward import noised
+from diffusion_lab.generate import generate
 from diffusion_lab.training import train
+from diffusion_lab.training.recipes import Recipe
 
 WEIGHTINGS: dict[str, dict[str, Any]] = {
     "simple": {"name": "simple"},
@@ -49,12 +49,21 @@ def recipe(weighting: str, seed: int) -> Recipe:
     """The training of one run: only the weight and the seed differ between runs."""
     word = "".join(c for c in weighting.lower() if c.isalnum())
     return Recipe(
-        f"weighting-{word}-{seed}", "a small network under one of four weights",
+        f"weighting-{word}-{seed}",
+        "a small network under one of four weights",
         net={"name": "unet", "widths": (16, 32), "emb": 64},
-        schedule={"name": "linear", "T": 1000}, kind="v", sd=1.0, lam_range=None,
-        weighting=WEIGHTINGS[weighting], times={"law": "grid"}, conditional=False,
-        steps=1500, lr=2e-3, ema=0.995, seed=seed,
-    )  # fmt: skip
+        schedule={"name": "linear", "T": 1000},
+        kind="v",
+        sd=1.0,
+        lam_range=None,
+        weighting=WEIGHTINGS[weighting],
+        times={"law": "grid"},
+        conditional=False,
+        steps=1500,
+        lr=2e-3,
+        ema=0.995,
+        seed=seed,
+    )
 
 
 def trained(weighting: str, seed: int, steps: int, folder: Path) -> Any:
@@ -102,11 +111,19 @@ def measure(steps: int, seeds: int, pictures: int, folder: Path) -> dict[str, An
         }
         print(name, runs[name])
     return {
-        "command": COMMAND, "unit": "A", "pictures": pictures, "steps": steps, "seeds": seeds,
-        "nfe": 20, "anchor": round(anchor, 4), "floor": round(floor / anchor, 4),
-        "lambda": LAMBDAS, "parameters": models[0].about["parameters"],
-        "machine": models[0].about["machine"], "runs": runs,
-    }  # fmt: skip
+        "command": COMMAND,
+        "unit": "A",
+        "pictures": pictures,
+        "steps": steps,
+        "seeds": seeds,
+        "nfe": 20,
+        "anchor": round(anchor, 4),
+        "floor": round(floor / anchor, 4),
+        "lambda": LAMBDAS,
+        "parameters": models[0].about["parameters"],
+        "machine": models[0].about["machine"],
+        "runs": runs,
+    }
 
 
 def main() -> None:
@@ -129,8 +146,11 @@ def main() -> None:
     file = store.folder() / RESULT
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     store.register(
-        RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND,
-    )  # fmt: skip
+        RESULT,
+        licence="CC BY 4.0",
+        source="measured by the course",
+        recipe=COMMAND,
+    )
     print(f"written: {file.relative_to(store.folder().parent)}")
 
 

@@ -22,53 +22,12 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction, expand
 from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, posterior
+from diffusion_lab.forward import VARIANCES, best_variance, posterior, reverse_variance
+from diffusion_lab.schedules import Schedule
 
-__all__ = [
-    "VARIANCES", "Bound", "TimesByLoss", "best_variance", "bounds", "decoder_nll", "kl",
-    "prior_term", "reverse_variance", "variance_weight", "vlb_term",
-]  # fmt: skip
+__all__ = ["Bound", "TimesByLoss", "bounds", "decoder_nll", "kl", "prior_term", "vlb_term"]
 
-VARIANCES = ("small", "large", "learned")
 BITS = 1 / math.log(2)
-
-
-def reverse_variance(
-    pred: Prediction, v_ts: float | Tensor, bt: float | Tensor, choice: str
-) -> float | Tensor:
-    """S^2 of p(x_s | x_t): ``small`` = the posterior's bt, ``large`` = V_ts (DDPM's beta_t), or
-    ``learned`` = exp(w log V_ts + (1 - w) log bt) with the network's w (2102.09672).
-    """
-    if choice == "small":
-        return bt
-    if choice == "large":
-        return v_ts
-    if choice != "learned":
-        raise unknown("variance", choice, VARIANCES)
-    if pred.var is None:
-        raise ValueError("variance='learned' needs a denoiser with learned_var; use small or large")
-    log_v, log_b = (torch.as_tensor(c, dtype=pred.var.dtype).log() for c in (v_ts, bt))
-    return (log_b + pred.var * (log_v - log_b)).exp()
-
-
-def variance_weight(
-    var: float | Tensor, v_ts: float | Tensor, bt: float | Tensor
-) -> float | Tensor:
-    """The weight v of a variance: exp(v log V_ts + (1 - v) log bt) = var. May leave [0, 1]."""
-    log = torch.log if isinstance(var, Tensor) else math.log
-    return log(var / bt) / log(v_ts / bt)
-
-
-def best_variance(
-    schedule: Schedule, t: float | Tensor, s: float | Tensor, error: float | Tensor
-) -> float | Tensor:
-    """S^2 = bt + c_0^2 error, which makes the term (t, s) smallest among all fixed numbers.
-
-    For a decoder by bins, whose width spreads the Gaussian already, it is only nearly the best.
-    ``error`` is E|x_0 - x0_hat|^2 per dimension at t; for exact means the mean of Var(x_0 | x_t).
-    """
-    _, c_0, bt, _ = posterior(*schedule.alpha_sigma(t), *schedule.alpha_sigma(s))
-    return bt + c_0 * c_0 * error
 
 
 def kl(mean_p: Tensor, var_p: Tensor, mean_q: Tensor, var_q: Tensor) -> Tensor:

@@ -23,8 +23,15 @@ from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
 __all__ = [
-    "find", "info", "load", "load_denoiser", "load_tensors", "save", "save_tensors", "shipped",
-]  # fmt: skip
+    "find",
+    "info",
+    "load",
+    "load_denoiser",
+    "load_tensors",
+    "save",
+    "save_tensors",
+    "shipped",
+]
 
 FORMAT = "diffusion-lab-1"
 

@@ -28,12 +28,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab.device import check_float
 from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = [
-    "KINDS", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "affine", "expand", "scaled",
-]  # fmt: skip
+    "KINDS",
+    "Denoiser",
+    "NetDenoiser",
+    "OnSchedule",
+    "Prediction",
+    "affine",
+    "expand",
+    "scaled",
+]
 
 KINDS = ("x0", "eps", "v", "score", "edm")
 FAR = 10.0  # what a network is told of lambda where there is no data, or no noise, left
@@ -73,22 +81,6 @@ def expand(value: Number, like: Tensor) -> Number:
         check_float(like, "x")
         return value.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
     return value
-
-
-def check_float(x: Tensor, name: str) -> None:
-    """ValueError unless x is a tensor of floats: pictures of whole numbers are not in [-1, 1]."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(
-            f"{name} must be a tensor of floats; got {given} (pixels 0..255 become data in [-1, 1] "
-            "by x.float() / 127.5 - 1)"
-        )
-
-
-def check_finite(x: Tensor, name: str) -> None:
-    """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
-    if not bool(x.isfinite().all()):
-        raise ValueError(f"{name} hold nan or inf: look where they come from")
 
 
 class Prediction:
@@ -357,9 +349,15 @@ class NetDenoiser(Denoiser):
         if self.kind != "edm":
             return super().on(schedule)
         return NetDenoiser(  # the edm reading is the same line on every schedule
-            self.net, schedule, "edm", sd=self.sd, shape=self.shape, num_classes=self.num_classes,
-            lam_range=self.lam_range, learned_var=self.learned_var,
-        )  # fmt: skip
+            self.net,
+            schedule,
+            "edm",
+            sd=self.sd,
+            shape=self.shape,
+            num_classes=self.num_classes,
+            lam_range=self.lam_range,
+            learned_var=self.learned_var,
+        )
 
     def forward(self, x_t: Tensor, t: Time, *, label: Tensor | None = None) -> Prediction:
         if self.shape is not None and x_t.shape[1:] != self.shape:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.errors import whole
 
-__all__ = ["device", "first_process", "generator", "randn"]
+__all__ = ["check_finite", "check_float", "device", "first_process", "generator", "randn"]
 
 
 def device() -> torch.device:
@@ -54,3 +54,19 @@ def randn(shape: tuple[int, ...], gen: torch.Generator, like: Tensor | None = No
     """Standard normal numbers drawn on the CPU (the same on every machine), then moved."""
     noise = torch.randn(shape, generator=gen)
     return noise if like is None else noise.to(like.device, like.dtype)
+
+
+def check_float(x: Tensor, name: str) -> None:
+    """ValueError unless x is a tensor of floats: pictures of whole numbers are not in [-1, 1]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"{name} must be a tensor of floats; got {given} (pixels 0..255 become data in [-1, 1] "
+            "by x.float() / 127.5 - 1)"
+        )
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{name} hold nan or inf: look where they come from")

@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 __all__ = [
-    "CheckpointError", "DataError", "check_arguments", "did_you_mean", "near", "number", "unknown",
+    "CheckpointError",
+    "DataError",
+    "check_arguments",
+    "did_you_mean",
+    "near",
+    "number",
+    "unknown",
     "whole",
-]  # fmt: skip
+]
 
 CLOSE = 0.5
 """A name is near when at most this share of its letters has to change."""

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction, check_finite, check_float
+from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.device import check_finite, check_float
 from diffusion_lab.errors import whole
 from diffusion_lab.schedules import Schedule, Time
 
@@ -107,8 +108,9 @@ class GaussianMixture:
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}); got {tuple(x.shape)}")
         x = x.double()
-        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1)
-                        for c in (alpha, sigma))  # fmt: skip
+        alpha, sigma = (
+            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1) for c in (alpha, sigma)
+        )
         gap = x[:, None] - alpha * self.means  # (B, K, D)
         gap = torch.einsum("kji,bkj->bki", self.eigenvectors, gap)
         var = alpha**2 * self.eigenvalues + sigma**2
@@ -205,8 +207,9 @@ class FiniteData:
 
     def log_weights(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
         """-|x_t - alpha x_i|^2 / 2 sigma^2 up to a constant of x_t, (B, N) float64."""
-        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1)
-                        for c in (alpha, sigma))  # fmt: skip
+        alpha, sigma = (
+            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1) for c in (alpha, sigma)
+        )
         if x_t.shape[1:] != self.x.shape[1:]:
             raise ValueError(
                 f"x_t must be (B, {', '.join(map(str, self.x.shape[1:]))}); got {tuple(x_t.shape)}"

@@ -26,16 +26,21 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.bound import vlb_term
-from diffusion_lab.denoisers import Denoiser, affine, check_float, expand
+from diffusion_lab.denoisers import Denoiser, affine
 from diffusion_lab.errors import unknown, whole
+from diffusion_lab.forward import noised
 from diffusion_lab.schedules import Schedule
 
-__all__ = ["TIMES", "WEIGHTS", "DiffusionLoss", "Weighting", "draw_times", "noised"]
+__all__ = ["TIMES", "WEIGHTS", "DiffusionLoss", "Weighting", "draw_times"]
 
 WEIGHTS: dict[str, dict[str, float]] = {  # name -> its parameters with their defaults
-    "simple": {}, "vlb": {}, "p2": {"k": 1.0, "gamma": 1.0}, "min-snr": {"g": 5.0},
-    "edm": {"sd": 0.5}, "x0": {},
-}  # fmt: skip
+    "simple": {},
+    "vlb": {},
+    "p2": {"k": 1.0, "gamma": 1.0},
+    "min-snr": {"g": 5.0},
+    "edm": {"sd": 0.5},
+    "x0": {},
+}
 
 
 @dataclass(frozen=True)
@@ -88,20 +93,6 @@ class Weighting:
         return torch.ones_like(snr)
 
 
-def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
-    """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
-    check_float(x0, "x0")
-    check_float(eps, "eps")
-    if x0.shape != eps.shape:
-        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
-    if not isinstance(t, Tensor):
-        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
-    if t.shape != (len(x0),):
-        raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
-    alpha, sigma = schedule.alpha_sigma(t)
-    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
-
-
 class DiffusionLoss(nn.Module):
     """The loss of one batch, picture by picture.
 
@@ -145,8 +136,11 @@ class DiffusionLoss(nn.Module):
 
 
 TIMES: dict[str, dict[str, float]] = {  # law -> its parameters with their defaults
-    "uniform": {}, "grid": {}, "lambda": {}, "lognormal": {"mean": -1.2, "std": 1.2},
-}  # fmt: skip
+    "uniform": {},
+    "grid": {},
+    "lambda": {},
+    "lognormal": {"mean": -1.2, "std": 1.2},
+}
 
 
 def draw_times(

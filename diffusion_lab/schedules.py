@@ -42,7 +42,6 @@ __all__ = [
     "cosine",
     "linear",
     "make",
-    "posterior",
     "zero_terminal_snr",
 ]
 
@@ -461,9 +460,14 @@ def zero_terminal_snr(schedule: Schedule) -> Table:
 
 
 _MAKERS = {
-    "linear": Linear, "cosine": Cosine, "sigmoid": Sigmoid, "ve": VE, "edm": EDM, "subvp": SubVP,
+    "linear": Linear,
+    "cosine": Cosine,
+    "sigmoid": Sigmoid,
+    "ve": VE,
+    "edm": EDM,
+    "subvp": SubVP,
     "table": Table,
-}  # fmt: skip
+}
 
 
 def make(name: str, **parameters: Any) -> Schedule:
@@ -489,25 +493,3 @@ def _check_numbers(**given: float) -> None:
 def check_steps(steps: int) -> None:
     """ValueError unless ``steps`` is a whole number >= 1."""
     whole("the number of steps", steps)
-
-
-# ---- two times at once --------------------------------------------------------------------------
-def posterior(
-    alpha_t: Time, sigma_t: Time, alpha_s: Time, sigma_s: Time
-) -> tuple[Time, Time, Time, Time]:
-    """q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I) for s < t; returns (c_t, c_0, var, V_ts).
-
-    With V_ts = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, the variance of q(x_t | x_s) (DDPM's
-    beta_t when s = t - 1/T):  c_t = (alpha_t/alpha_s) sigma_s^2 / sigma_t^2,
-    c_0 = alpha_s V_ts / sigma_t^2,  var = V_ts sigma_s^2 / sigma_t^2  (the survey's eq 3).
-    """
-    ratio = alpha_t / alpha_s
-    kept = ratio * ratio * sigma_s * sigma_s
-    v_ts = sigma_t * sigma_t - kept
-    var_t = sigma_t * sigma_t
-    return (
-        ratio * sigma_s * sigma_s / var_t,
-        alpha_s * v_ts / var_t,
-        v_ts * (sigma_s * sigma_s) / var_t,
-        v_ts,
-    )

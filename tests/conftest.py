@@ -37,7 +37,7 @@ def root() -> Path:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict | None]]:
     """What figures and widgets would show in a notebook: (bundle, metadata) of each."""
-    from diffusion_lab import plots, widgets
+    from diffusion_lab.course import plots, widgets
 
     seen: list[tuple[dict, dict | None]] = []
     for module in (plots, widgets):

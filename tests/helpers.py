@@ -22,9 +22,7 @@ from diffusion_lab.schedules import (
 )
 
 F64 = torch.float64
-VP_SCHEDULES = [
-    Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)
-]  # fmt: skip
+VP_SCHEDULES = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]
 SCHEDULES = [*VP_SCHEDULES, VE(), EDM(), SubVP(), zero_terminal_snr(linear(1000))]
 MIX = GaussianMixture(
     [0.5, 0.3, 0.2],

@@ -43,11 +43,22 @@ REPORT = Path(__file__).with_name("mutants.md")
 SECONDS = 180.0  # after which a mutant is taken to hang
 CARELESS = {"NameError", "SyntaxError", "ImportError", "AttributeError", "TypeError"}
 ENVIRONMENT = {  # of tests/conftest.py; here too, because torch is imported before it
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-}  # fmt: skip
-HEAVY = ("numpy", "torch", "pytest", "safetensors.torch", "torch.nn.attention",
-         "torch.utils.flop_counter", "sklearn.datasets", "scipy.linalg", "accelerate",
-         "PIL.Image")  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+}
+HEAVY = (
+    "numpy",
+    "torch",
+    "pytest",
+    "safetensors.torch",
+    "torch.nn.attention",
+    "torch.utils.flop_counter",
+    "sklearn.datasets",
+    "scipy.linalg",
+    "accelerate",
+    "PIL.Image",
+)
 
 
 @dataclass(frozen=True)
@@ -248,12 +259,16 @@ def report(findings: Sequence[Finding]) -> str:
     """A table in Markdown, in the order of the list and without times: the same on every run."""
     killed = sum(f.state == "killed" for f in findings)
     lines = [
-        "# Mutants", "",
+        "# Mutants",
+        "",
         "The classic slips of diffusion code, each put into the package alone, and the test that",
-        "notices it. Listed in `mutants.toml`; written by `make mutants`.", "",
-        f"{killed} of {len(findings)} killed.", "",
-        "| file | slip | test | result |", "|---|---|---|---|",
-    ]  # fmt: skip
+        "notices it. Listed in `mutants.toml`; written by `make mutants`.",
+        "",
+        f"{killed} of {len(findings)} killed.",
+        "",
+        "| file | slip | test | result |",
+        "|---|---|---|---|",
+    ]
     for f in findings:
         cells = (
             f"`{f.mutant.file.removeprefix('diffusion_lab/')}`",

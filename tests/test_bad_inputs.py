@@ -27,9 +27,7 @@ from diffusion_lab import (
     grids,
     metrics,
     nets,
-    recipes,
     schedules,
-    states,
     training,
 )
 from diffusion_lab.data import store, toys
@@ -37,6 +35,8 @@ from diffusion_lab.denoisers import NetDenoiser, Prediction
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, DataError, check_arguments, whole
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
+from diffusion_lab.forward import noised
+from diffusion_lab.generate import generate, start_noise
 from diffusion_lab.guidance import guided
 from diffusion_lab.metrics import Estimate, Meter, Reference, distances, energy, information
 from diffusion_lab.metrics import likelihood as bits
@@ -45,8 +45,11 @@ from diffusion_lab.metrics.inception import prepare
 from diffusion_lab.metrics.kid import kid_subsets, mmd2
 from diffusion_lab.metrics.precision_recall import neighbours
 from diffusion_lab.nets import MLP, Classifier, UNet
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
-from diffusion_lab.samplers import ddim, generate, sample, start_noise, walk
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.samplers import ddim
+from diffusion_lab.training import recipes
+from diffusion_lab.training import resume as states
+from diffusion_lab.walk import sample, walk
 
 NAN, INF = math.nan, math.inf
 LINEAR = schedules.linear(1000)
@@ -110,14 +113,18 @@ DENOISERS = [
     (lambda: net()(X, torch.tensor(0.5)), r"tensor of shape \(4,\).*got shape \(\)"),
     (lambda: classes()(X, 0.5, label=[0, 1, 2, 3]), "label must be a tensor"),
     (lambda: NetDenoiser(MLP(2, 8, out_dim=3), LINEAR, "eps")(X, 0.5), "must have one shape"),
-    (lambda: NetDenoiser(MLP(2, 8, out_dim=3), LINEAR, "eps", learned_var=True)(X, 0.5),
-     "answers with 2 x 2 channels"),
+    (
+        lambda: NetDenoiser(MLP(2, 8, out_dim=3), LINEAR, "eps", learned_var=True)(X, 0.5),
+        "answers with 2 x 2 channels",
+    ),
     (lambda: NetDenoiser(MLP(3, 8), LINEAR, "eps")(X, 0.5), r"x of shape \(B, 3\); got \(4, 2\)"),
-    (lambda: NetDenoiser(unet(), LINEAR, "eps")(torch.zeros(2, 3, 8, 8), 0.5),
-     r"\(B, 1, H, W\); got \(2, 3, 8, 8\)"),
+    (
+        lambda: NetDenoiser(unet(), LINEAR, "eps")(torch.zeros(2, 3, 8, 8), 0.5),
+        r"\(B, 1, H, W\); got \(2, 3, 8, 8\)",
+    ),
     (lambda: Prediction(X, 0.8, 0.6, X, "x0").clip(1.0, -1.0), r"clip takes \(lowest, highest\)"),
     (lambda: Prediction(X, 0.8, 0.6, X, "x0").clip(NAN, 1.0), r"clip takes \(lowest, highest\)"),
-]  # fmt: skip
+]
 
 EXACT_ANSWERS = [
     (lambda: GaussianMixture([0.5, 0.5], [[NAN], [1.0]], [[[1.0]], [[1.0]]]), "must be finite"),
@@ -332,12 +339,19 @@ METRICS = [
 CALLS = [
     (f"{table}-{i}", call, says)
     for table, lines in {
-        "schedules": SCHEDULES, "denoisers": DENOISERS, "exact": EXACT_ANSWERS,
-        "objectives": OBJECTIVES, "training": TRAININGS, "device": DEVICES, "nets": NETWORKS,
-        "samplers": SAMPLING, "data": DATA, "metrics": METRICS,
+        "schedules": SCHEDULES,
+        "denoisers": DENOISERS,
+        "exact": EXACT_ANSWERS,
+        "objectives": OBJECTIVES,
+        "training": TRAININGS,
+        "device": DEVICES,
+        "nets": NETWORKS,
+        "samplers": SAMPLING,
+        "data": DATA,
+        "metrics": METRICS,
     }.items()
     for i, (call, says) in enumerate(lines)
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "says"), [c[1:] for c in CALLS], ids=[c[0] for c in CALLS])
@@ -433,9 +447,10 @@ def test_a_checkpoint_with_another_header_is_refused(about, says, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"shape": 5}, {"lam_range": [1]}, {"sd": "one"}, {"kind": None}, {"schedule": {}}],
+    "change",
+    [{"shape": 5}, {"lam_range": [1]}, {"sd": "one"}, {"kind": None}, {"schedule": {}}],
     ids=str,
-)  # fmt: skip
+)
 def test_a_checkpoint_of_a_process_that_cannot_be_is_refused(change, saved):
     tensors, about = checkpoints.load_tensors(saved)
     checkpoints.save_tensors(saved, tensors, about | {"denoiser": about["denoiser"] | change})
@@ -480,9 +495,13 @@ WRITERS = {
 @pytest.mark.parametrize("what", WRITERS)
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EDQUOT, "quota"),
-     (errno.EIO, "try again")],
-)  # fmt: skip
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "read-only"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "try again"),
+    ],
+)
 def test_a_disk_that_fails_leaves_nothing(what, number, advice, tmp_path, monkeypatch):
     real, calls = os.write, []
 
@@ -531,8 +550,11 @@ def test_a_folder_that_is_read_only(what, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("bad", [b"", b"abc", header(), header(recipe={}), header(step=2)],
-                         ids=["empty", "text", "a list", "no recipe", "a step"])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"abc", header(), header(recipe={}), header(step=2)],
+    ids=["empty", "text", "a list", "no recipe", "a step"],
+)
 def test_a_state_that_cannot_be_resumed_is_left_as_it_is(bad, tmp_path):
     file = states.state_file(TINY, tmp_path)
     file.write_bytes(bad)

@@ -12,16 +12,11 @@ import pytest
 import torch
 from helpers import F64, four_points
 
-from diffusion_lab.bound import (
-    decoder_nll,
-    kl,
-    prior_term,
-    reverse_variance,
-    vlb_term,
-)
+from diffusion_lab.bound import decoder_nll, kl, prior_term, vlb_term
 from diffusion_lab.denoisers import Prediction, expand
 from diffusion_lab.exact import Gaussian
-from diffusion_lab.schedules import VE, Linear, linear, posterior
+from diffusion_lab.forward import posterior, reverse_variance
+from diffusion_lab.schedules import VE, Linear, linear
 
 LINEAR = linear(1000)
 NATS = math.log(2)

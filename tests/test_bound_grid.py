@@ -8,18 +8,12 @@ import pytest
 import torch
 from helpers import F64, four_points
 
-from diffusion_lab.bound import (
-    TimesByLoss,
-    best_variance,
-    bounds,
-    reverse_variance,
-    variance_weight,
-    vlb_term,
-)
+from diffusion_lab.bound import TimesByLoss, bounds, vlb_term
 from diffusion_lab.denoisers import Denoiser, Prediction
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian, GaussianMixture
-from diffusion_lab.schedules import VE, Linear, Table, linear, posterior
+from diffusion_lab.forward import best_variance, posterior, reverse_variance, variance_weight
+from diffusion_lab.schedules import VE, Linear, Table, linear
 
 LINEAR = linear(1000)
 NATS = math.log(2)
@@ -156,9 +150,13 @@ def test_discrete_data_bound_reaches_its_entropy():
     gaps = []
     for T in (20, 200, 1000):
         found = bounds(
-            toy.denoiser(linear(T)), x0, noise=generator(0), variances=("best",), levels=5,
+            toy.denoiser(linear(T)),
+            x0,
+            noise=generator(0),
+            variances=("best",),
+            levels=5,
             batch=50_000,
-        )["best"]  # fmt: skip
+        )["best"]
         assert sum(found.parts.values()) == pytest.approx(found.total, rel=1e-12)
         gaps.append(found.total - entropy)
     assert gaps[0] > gaps[1] > gaps[2] > 0

@@ -94,9 +94,13 @@ def test_every_kind_of_prediction_comes_back(kind, tmp_path):
 def test_classes_and_a_learned_variance_come_back(tmp_path):
     spec = NETS["unet"] | {"num_classes": 3, "out_channels": 2}
     before = NetDenoiser(
-        network(spec), schedules.linear(1000), "eps",
-        shape=(1, 8, 8), num_classes=3, learned_var=True,
-    ).eval()  # fmt: skip
+        network(spec),
+        schedules.linear(1000),
+        "eps",
+        shape=(1, 8, 8),
+        num_classes=3,
+        learned_var=True,
+    ).eval()
     checkpoints.save(tmp_path / "model.safetensors", before, {"net": spec})
     after = checkpoints.load(tmp_path / "model.safetensors", device="cpu")
     label = torch.tensor([0, 1, 2, 3, 0])  # 3 is 'no class'
@@ -121,10 +125,13 @@ def test_a_classifier_comes_back_with_its_batch_norm(tmp_path):
 
 def test_tensors_of_every_kind_come_back(tmp_path):
     tensors = {
-        "number": torch.tensor(3), "empty": torch.zeros(0, 2), "flags": torch.tensor([True, False]),
-        "half": torch.randn(3).bfloat16(), "double": torch.randn(2, 2).double(),
+        "number": torch.tensor(3),
+        "empty": torch.zeros(0, 2),
+        "flags": torch.tensor([True, False]),
+        "half": torch.randn(3).bfloat16(),
+        "double": torch.randn(2, 2).double(),
         "across": torch.randn(4, 3).T,
-    }  # fmt: skip
+    }
     checkpoints.save_tensors(tmp_path / "t.safetensors", tensors, {"note": [1, None, "ä"]})
     found, about = checkpoints.load_tensors(tmp_path / "t.safetensors")
     assert about == {"note": [1, None, "ä"]} and found.keys() == tensors.keys()
@@ -133,7 +140,8 @@ def test_tensors_of_every_kind_come_back(tmp_path):
 
 
 def test_the_header_says_how_the_model_was_made(tmp_path):
-    from diffusion_lab import recipes, training
+    from diffusion_lab import training
+    from diffusion_lab.training import recipes
 
     recipe = recipes.get("digits").but(net=NETS["unet"] | {"patch": 1}, steps=2, batch=8)
     for _ in training.train(recipe, out=tmp_path):
@@ -267,7 +275,8 @@ def test_a_process_from_another_version_is_refused(saved):
 
 
 def test_a_saved_state_is_not_a_model(tmp_path):
-    from diffusion_lab import recipes, training
+    from diffusion_lab import training
+    from diffusion_lab.training import recipes
 
     recipe = recipes.get("digits").but(net=NETS["unet"] | {"patch": 1}, steps=4, batch=8)
     for _ in training.train(recipe, out=tmp_path, stop_at=2):

@@ -17,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab import checkpoints, cli, data, recipes, states, tasks, training
+from diffusion_lab import checkpoints, cli, data, training
 from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.generate import SAMPLERS, generate
 from diffusion_lab.grids import SPACINGS
-from diffusion_lab.samplers import SAMPLERS, generate
+from diffusion_lab.training import recipes, tasks
+from diffusion_lab.training import resume as states
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -64,9 +66,17 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     best = {"sampler": "dpmpp", "steps": 3, "scale": 2.0, "spacing": "karras"}
     recipe = recipes.Recipe(
-        "tiny", "", data="digits", net=TINY, batch=8, steps=40, warmup=1, lr=1e-2,
-        ema=0.5, sampler=best,
-    )  # fmt: skip
+        "tiny",
+        "",
+        data="digits",
+        net=TINY,
+        batch=8,
+        steps=40,
+        warmup=1,
+        lr=1e-2,
+        ema=0.5,
+        sampler=best,
+    )
     list(training.train(recipe, out=folder))
     return folder / "tiny.safetensors"
 
@@ -141,7 +151,10 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("taken").write_text("")
     Path("folder.png").mkdir()
-    for name in ("diffusion_lab.samplers.generate", "diffusion_lab.tasks.Diffusion.forward"):
+    for name in (
+        "diffusion_lab.generate.generate",
+        "diffusion_lab.training.tasks.Diffusion.forward",
+    ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it was started"))
     status, out, err = run(capsys, *words.split())
     assert (status, out) == (2, "")
@@ -252,8 +265,10 @@ def test_steps_of_another_sampler_are_questioned(model, tmp_path, capsys):
     drawn = ("sample", "--model", model, "--n", 1, "--save", tmp_path / "x.npz")
     said = [run(capsys, *drawn, *words.split())[1] for words in ("--sampler ddim", "", "--steps 2")]
     assert ["3 steps are what the recipe says for dpmpp; ddim may" in one for one in said] == [
-        True, False, False,
-    ]  # fmt: skip
+        True,
+        False,
+        False,
+    ]
 
 
 def test_emsde_is_steered_by_rel_and_not_by_steps(model, tmp_path, capsys):
@@ -266,16 +281,27 @@ def test_emsde_is_steered_by_rel_and_not_by_steps(model, tmp_path, capsys):
         calls[words] = int(said[words].split("NFE ")[1].split()[0])
     assert not any("may want more" in out for out in said.values())
     assert {words: "--steps has no effect" in out for words, out in said.items()} == {
-        "": True, "--steps 2": True, "--rel 0.5": False, "--rel 0.5 --steps 2": True,
-    }  # fmt: skip
+        "": True,
+        "--steps 2": True,
+        "--rel 0.5": False,
+        "--rel 0.5 --steps 2": True,
+    }
     assert "--rel (here 0.05)" in said[""] and "--rel (here 0.5)" in said["--rel 0.5 --steps 2"]
     assert made[""] == made["--steps 2"]
     assert calls["--rel 0.5"] < calls[""]
 
 
 def test_different_options_draw_different_pictures(model, tmp_path, capsys):
-    ways = ["", "--steps 2", "--scale 1", "--label 7", "--labels none", "--sampler ddim",
-            "--sampler ddim --eta 1", "--spacing lambda"]  # fmt: skip
+    ways = [
+        "",
+        "--steps 2",
+        "--scale 1",
+        "--label 7",
+        "--labels none",
+        "--sampler ddim",
+        "--sampler ddim --eta 1",
+        "--spacing lambda",
+    ]
     made = set()
     for way in ways:
         file = tmp_path / "x.npz"
@@ -344,8 +370,11 @@ def test_train_then_sample(tiny, capsys):
     assert "made/tiny.state.safetensors was for --resume" in out
     assert "tiny: 100%" in err  # the bar
     assert sorted(path.name for path in Path("made").iterdir()) == [
-        "tiny.preview_3.png", "tiny.preview_6.png", "tiny.safetensors", "tiny.state.safetensors",
-    ]  # fmt: skip
+        "tiny.preview_3.png",
+        "tiny.preview_6.png",
+        "tiny.safetensors",
+        "tiny.state.safetensors",
+    ]
     model = checkpoints.load("made/tiny.safetensors")
     assert isinstance(model, NetDenoiser)
     assert model.about["command"] == "diffusion-lab train tiny --steps 6"
@@ -357,8 +386,9 @@ def test_train_then_sample(tiny, capsys):
 def test_train_json_and_seed(tiny, capsys):
     told = []
     for seed, out in ((0, "a"), (0, "b"), (1, "c")):
-        status, text, _ = run(capsys, "train", "tiny", "--steps", 2, "--seed", seed, "--out", out,
-                              "--json")  # fmt: skip
+        status, text, _ = run(
+            capsys, "train", "tiny", "--steps", 2, "--seed", seed, "--out", out, "--json"
+        )
         assert status == 0
         told.append(json.loads(text))
     assert told[0]["recipe"] == "tiny"
@@ -502,8 +532,20 @@ def test_only_rank_0_talks(tiny, capsys, monkeypatch):
 @pytest.mark.slow
 def test_two_ranks_make_one_model(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc-per-node", "2", "-m", "diffusion_lab.cli", "train", "digits",
-               "--steps", "2", "--out", "x", "--json"]  # fmt: skip
+    command = [
+        *torchrun,
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "diffusion_lab.cli",
+        "train",
+        "digits",
+        "--steps",
+        "2",
+        "--out",
+        "x",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)  # one document: the other rank is silent
@@ -515,9 +557,13 @@ def test_two_ranks_make_one_model(tmp_path):
 def test_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "diffusion_lab.cli", "train", "digits", "--out", "x"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
         bufsize=0,
-    )  # fmt: skip
+    )
     seen = ""
     while "loss=" not in seen:  # the first report: imports are over, the loop is under way
         seen += process.stderr.read(1) or pytest.fail(f"it ended: {seen}")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab import cli, cli_lesson, lessons, survey, survey_check
+from diffusion_lab import cli
+from diffusion_lab.cli import lesson as cli_lesson
+from diffusion_lab.course import building, lessons, survey, survey_check
 
 
 def _run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -85,8 +87,14 @@ def test_errors_are_one_line_and_status_2(arguments, words, installed, capsys):
 
 
 def test_every_command_has_help(capsys):
-    for words in (["survey"], ["lesson"], ["lesson", "list"], ["lesson", "open"],
-                  ["lesson", "build"], []):  # fmt: skip
+    for words in (
+        ["survey"],
+        ["lesson"],
+        ["lesson", "list"],
+        ["lesson", "open"],
+        ["lesson", "build"],
+        [],
+    ):
         status, out, _ = _run(capsys, *words, "--help")
         assert status == 0 and out.startswith("usage: diffusion-lab")
 
@@ -230,7 +238,7 @@ def test_lesson_open_without_jupyterlab_says_what_to_install(installed, capsys, 
 
 def test_lesson_build_hands_its_arguments_on(capsys, monkeypatch):
     given = []
-    monkeypatch.setattr(lessons, "update", lambda *some, **how: given.append((some, how)) or 1)
+    monkeypatch.setattr(building, "update", lambda *some, **how: given.append((some, how)) or 1)
     assert _run(capsys, "lesson", "build", "00", "3", "--check")[0] == 1
     assert given == [((["00", "3"],), {"at": "live", "check": True, "measure": False})]
 

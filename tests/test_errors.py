@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_lab import survey
+from diffusion_lab.course import survey
 from diffusion_lab.errors import _slips, did_you_mean, near, unknown
 
 SYSTEMS = [row.name for row in survey.rows()]

@@ -14,9 +14,15 @@ from diffusion_lab.forward import chain, move, transition, vp
 from diffusion_lab.schedules import cosine, linear, make, zero_terminal_snr
 
 SCHEDULES = [
-    linear(), linear(50), cosine(), cosine(50), make("sigmoid"), make("ve"), make("edm"),
+    linear(),
+    linear(50),
+    cosine(),
+    cosine(50),
+    make("sigmoid"),
+    make("ve"),
+    make("edm"),
     zero_terminal_snr(linear(50)),
-]  # fmt: skip
+]
 names = [repr(s) for s in SCHEDULES]
 
 

@@ -11,8 +11,9 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.guidance import Guided, guided
-from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, sample, walk
+from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
 from diffusion_lab.schedules import EDM, VE, Linear, linear
+from diffusion_lab.walk import sample, walk
 
 MIX = GaussianMixture(
     [0.3, 0.7],

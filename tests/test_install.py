@@ -35,7 +35,7 @@ LOOK = """
 import json, sys
 from pathlib import Path
 import diffusion_lab
-from diffusion_lab import lessons
+from diffusion_lab.course import lessons
 from diffusion_lab.data import load, store
 images = load("fashion", split="test").x
 print(json.dumps({
@@ -112,7 +112,7 @@ def test_the_wheel_carries_data_lessons_and_licences(root, wheel):
     for notebook in (root / "notebooks").glob("*.ipynb"):
         assert f"diffusion_lab/_notebooks/{notebook.name}" in inside
     assert "diffusion_lab/_benchmarks/results.json" in inside, "lessons show measured rows"
-    assert "diffusion_lab/survey.json" in inside
+    assert "diffusion_lab/course/survey.json" in inside
     assert {Path(name).name for name in inside} >= {"LICENSE", "LICENSE-text", "entry_points.txt"}
     tops = {name.split("/")[0] for name in inside}
     assert tops == {"diffusion_lab", f"diffusion_lab-{about.VERSION}.dist-info"}

@@ -12,6 +12,7 @@ from torch import nn
 from diffusion_lab import checkpoints, data, metrics, schedules
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
+from diffusion_lab.generate import generate
 from diffusion_lab.guidance import guided
 from diffusion_lab.metrics import (
     Cost,
@@ -24,7 +25,6 @@ from diffusion_lab.metrics import (
 )
 from diffusion_lab.nets import MLP, UNet
 from diffusion_lab.nets.unet import Attention
-from diffusion_lab.samplers import generate
 
 
 def gaussian(mean, cov, n=100):
@@ -243,8 +243,11 @@ def test_seconds_are_those_of_the_processor_and_of_the_clock():
     assert cost.cpu_seconds_per_1000 == 10 * cost.cpu_seconds
     row = Cost(1000, 16, 440_000, 1.6e9, 10.04, 12.0).row()
     assert row == {
-        "NFE": 16, "parameters (M)": 0.44, "MFLOP / picture": 1600.0, "core-s / 1000": 10.0
-    }  # fmt: skip
+        "NFE": 16,
+        "parameters (M)": 0.44,
+        "MFLOP / picture": 1600.0,
+        "core-s / 1000": 10.0,
+    }
     small = Cost(500, 0, 0, 2352, 0.00617, 0.01).row()  # cheap is not free
     assert (small["MFLOP / picture"], small["core-s / 1000"]) == (0.0024, 0.012)
 

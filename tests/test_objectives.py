@@ -12,7 +12,8 @@ from torch import nn
 from diffusion_lab.bound import vlb_term
 from diffusion_lab.denoisers import KINDS, NetDenoiser, affine
 from diffusion_lab.exact import Gaussian, GaussianMixture
-from diffusion_lab.objectives import WEIGHTS, DiffusionLoss, Weighting, draw_times, noised
+from diffusion_lab.forward import noised
+from diffusion_lab.objectives import WEIGHTS, DiffusionLoss, Weighting, draw_times
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, zero_terminal_snr
 
 LINEAR = linear(1000)

@@ -27,8 +27,9 @@ from helpers import F64, randn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, walk
+from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
 from diffusion_lab.schedules import EDM, Table, cosine, linear, zero_terminal_snr
+from diffusion_lab.walk import walk
 
 diffusers = pytest.importorskip("diffusers", reason="the peers extra is not installed")
 
@@ -243,17 +244,23 @@ def test_ddim_without_recomputed_eps_is_something_else():
 def test_ddim_from_zero_terminal_snr():
     schedule = zero_terminal_snr(LINEAR)
     scheduler = DDIM(
-        rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False,
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        clip_sample=False,
         timestep_spacing="trailing",
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(20)
     net = Net(schedule, "v")
     compare(walk(ddim(), net, X, grid(schedule, 20)), run(scheduler, net), 1e-5)
 
 
 def test_ddim_on_the_cosine_schedule():
-    scheduler = DDIM(beta_schedule="squaredcos_cap_v2", clip_sample=False,
-                     timestep_spacing="trailing", prediction_type="v_prediction")  # fmt: skip
+    scheduler = DDIM(
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+    )
     with_our_table(scheduler, cosine(T))
     scheduler.set_timesteps(25)
     net = Net(cosine(T), "v")
@@ -264,10 +271,14 @@ def test_ddim_on_the_cosine_schedule():
 def multistep(exact, steps, schedule=LINEAR, **options):
     scheduler = MULTISTEP(
         **{
-            "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint",
-            "timestep_spacing": "trailing", "lower_order_final": True,
-        } | options
-    )  # fmt: skip
+            "algorithm_type": "dpmsolver++",
+            "solver_order": 2,
+            "solver_type": "midpoint",
+            "timestep_spacing": "trailing",
+            "lower_order_final": True,
+        }
+        | options
+    )
     if exact:
         with_our_table(scheduler, schedule)
     scheduler.set_timesteps(steps)
@@ -355,7 +366,7 @@ def test_edm_schedule_and_preconditioning(scheduler, step, steps):
 
 # ---- noising ------------------------------------------------------------------------------------
 def test_noising_and_velocity():
-    from diffusion_lab.objectives import noised
+    from diffusion_lab.forward import noised
 
     scheduler = with_our_table(DDPM(), LINEAR)
     j = torch.tensor([0, 10, 500, 999])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab import about, survey
+from diffusion_lab import about
+from diffusion_lab.course import survey
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -91,7 +92,7 @@ def test_the_hosted_line_has_the_one_address():
 
 
 def test_the_lessons_have_the_one_address():
-    from diffusion_lab import cells
+    from diffusion_lab.course import cells
 
     assert about.REQUIREMENT in cells.colab_cell()
     for notebook in sorted((ROOT / "notebooks").glob("**/*.ipynb")):
@@ -151,7 +152,7 @@ def test_command_lines_run(line, tmp_path):
 
 
 def test_every_lesson_is_in_the_table():
-    from diffusion_lab import lessons
+    from diffusion_lab.course import lessons
 
     table = README.split("<!-- lessons: begin -->")[1].split("<!-- lessons: end -->")[0]
     listed = re.findall(r"^\| \[?(\d\d)", table, re.MULTILINE)

@@ -16,19 +16,10 @@ from torch import nn
 
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
 from diffusion_lab.exact import ExactDenoiser, FiniteData, Gaussian, GaussianMixture
+from diffusion_lab.forward import posterior
+from diffusion_lab.generate import SAMPLERS, generate, start_noise
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import (
-    SAMPLERS,
-    ddim,
-    ddpm,
-    dpmpp_2m,
-    gaussian,
-    generate,
-    sample,
-    start_noise,
-    walk,
-)
-from diffusion_lab.samplers.walk import Ask, check_grid
+from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
 from diffusion_lab.schedules import (
     EDM,
     VE,
@@ -37,9 +28,9 @@ from diffusion_lab.schedules import (
     Sigmoid,
     cosine,
     linear,
-    posterior,
     zero_terminal_snr,
 )
+from diffusion_lab.walk import Ask, check_grid, gaussian, sample, walk
 
 LINEAR = linear(1000)
 ZERO_SNR = zero_terminal_snr(LINEAR)
@@ -411,8 +402,12 @@ def test_states_of_a_walk():
     times, x = grid(LINEAR, 4), randn(3, 2)
     states = list(walk(ddim(), MIX.denoiser(LINEAR), x, times))
     assert [(q.t, q.s) for q in states] == [
-        (1.0, 1.0), (1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0),
-    ]  # fmt: skip
+        (1.0, 1.0),
+        (1.0, 0.75),
+        (0.75, 0.5),
+        (0.5, 0.25),
+        (0.25, 0.0),
+    ]
     assert [(q.i, q.n, q.nfe) for q in states] == [(i, 4, i) for i in range(5)]
     assert states[0].x is x
     assert states[0].pred is None
@@ -484,8 +479,9 @@ def test_a_walk_can_be_differentiated():
         y = randn(1, 2, seed=4)
 
         def run(y, step=step, grad=False):
-            states = walk(step, MIX.denoiser(LINEAR), y, grid(LINEAR, 5), noise=recorded(),
-                          grad=grad)  # fmt: skip
+            states = walk(
+                step, MIX.denoiser(LINEAR), y, grid(LINEAR, 5), noise=recorded(), grad=grad
+            )
             return sample(states).x
 
         leaf = y.clone().requires_grad_(True)
@@ -533,9 +529,10 @@ def test_the_walk_leaves_the_callers_gradient_mode_alone():
     assert torch.is_grad_enabled()
     # two walks in step with each other
     for a, b in zip(
-        walk(ddim(), d, x, grid(LINEAR, 3), grad=True), walk(ddim(), d, x, grid(LINEAR, 3)),
+        walk(ddim(), d, x, grid(LINEAR, 3), grad=True),
+        walk(ddim(), d, x, grid(LINEAR, 3)),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert torch.equal(a.x, b.x)
         assert torch.is_grad_enabled()
 
@@ -572,8 +569,13 @@ def test_a_grid_that_is_decided_on_the_way():
     states = list(walk(jump, d, randn(2, 2), choose, start=0.9))
     assert [q.s for q in states] == [0.9, *plan]
     assert [q.t for q in states] == [0.9, 0.9, *plan[:-1]]
-    assert asked == [(0.9, 0, None), (0.5, 1, None), (0.75, 2, None), (0.25, 3, None),
-                     (0.0, 4, None)]  # fmt: skip
+    assert asked == [
+        (0.9, 0, None),
+        (0.5, 1, None),
+        (0.75, 2, None),
+        (0.25, 3, None),
+        (0.0, 4, None),
+    ]
     fixed = grid(LINEAR, 5)
     x = randn(2, 2)
     same = walk(ddim(), d, x, lambda q: fixed[q.i + 1] if q.i < 5 else None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import F64, SCHEDULES, VP_SCHEDULES
 
+from diffusion_lab.forward import posterior
 from diffusion_lab.schedules import (
     EDM,
     VE,
@@ -21,7 +22,6 @@ from diffusion_lab.schedules import (
     cosine,
     linear,
     make,
-    posterior,
     zero_terminal_snr,
 )
 

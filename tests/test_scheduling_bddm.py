@@ -14,12 +14,17 @@ from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.metrics.distances import w1
-from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
+from diffusion_lab.samplers import ddim, ddpm
 from diffusion_lab.scheduling import bddm, nedm
+from diffusion_lab.walk import gaussian, sample, walk
 
 LINEAR = schedules.Linear()
-BEST = [(0.2, 0.36179, 0.23191), (0.5, 0.45631, 0.31767), (0.8, 0.62280, 0.5),
-        (0.95, 0.79636, 0.72121)]  # fmt: skip
+BEST = [
+    (0.2, 0.36179, 0.23191),
+    (0.5, 0.45631, 0.31767),
+    (0.8, 0.62280, 0.5),
+    (0.95, 0.79636, 0.72121),
+]
 
 
 class Says(nn.Module):
@@ -88,9 +93,17 @@ def test_the_trained_network_finds_it(r, half, quarter):
         torch.manual_seed(0)
         net = bddm.ScheduleNet(dim, 16)
         for _ in bddm.train(
-            net, data.denoiser(LINEAR), real, generator(1), tau=1 - t, times=(t, t), steps=300,
-            lr=0.01, quarter=form, batch=128,
-        ):  # fmt: skip
+            net,
+            data.denoiser(LINEAR),
+            real,
+            generator(1),
+            tau=1 - t,
+            times=(t, t),
+            steps=300,
+            lr=0.01,
+            quarter=form,
+            batch=128,
+        ):
             pass
         x = torch.randn(4000, dim, generator=generator(2))  # x_t is N(0, I) too
         assert net(x).mean().item() == pytest.approx(wanted, rel=0.02)
@@ -144,9 +157,17 @@ def test_search_keeps_the_best_of_each_length():
         return grid[1]
 
     best = bddm.search(
-        Says(0.4), denoiser, x, ddim(), score, generator(1),
-        abars=[0.01, 0.05, 0.2], betas=[0.3, 0.6, 0.9], most=9, smallest=0.3,
-    )  # fmt: skip
+        Says(0.4),
+        denoiser,
+        x,
+        ddim(),
+        score,
+        generator(1),
+        abars=[0.01, 0.05, 0.2],
+        betas=[0.3, 0.6, 0.9],
+        most=9,
+        smallest=0.3,
+    )
     assert len(best) > 1 and max(best) <= 9
     for n, (value, grid) in best.items():
         assert len(grid) == n + 1 and grid[-1] == 0
@@ -219,10 +240,16 @@ def test_a_true_level_changes_nothing(family):
     at = iter(grid)
     ours = sample(
         nedm.adjusted(
-            ddpm(), denoiser, x, lambda x: LINEAR.alpha(next(at)) ** 2, grid, b0=1e-3,
-            family=family, noise=gaussian(generator(1)),
+            ddpm(),
+            denoiser,
+            x,
+            lambda x: LINEAR.alpha(next(at)) ** 2,
+            grid,
+            b0=1e-3,
+            family=family,
+            noise=gaussian(generator(1)),
         )
-    )  # fmt: skip
+    )
     assert ours.nfe == plain.nfe == 6
     assert torch.allclose(ours.x, plain.x, atol=1e-5)
 
@@ -290,10 +317,8 @@ def test_it_makes_up_for_a_bad_schedule(level_net, step):
         grid = nedm.fixed(LINEAR, betas)
         plain = sample(walk(step, denoiser, x, grid, noise=gaussian(generator(2)))).x
         ours = sample(
-            nedm.adjusted(
-                step, denoiser, x, level_net.level, grid, noise=gaussian(generator(2))
-            )
-        ).x  # fmt: skip
+            nedm.adjusted(step, denoiser, x, level_net.level, grid, noise=gaussian(generator(2)))
+        ).x
         found[name] = [w1(y.flatten(), real) for y in (plain, ours)]
     # before every step the rest is built anew, so what was given no longer matters ...
     assert found["bad"][1] == pytest.approx(found["good"][1])

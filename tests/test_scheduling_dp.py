@@ -13,11 +13,12 @@ from diffusion_lab.bound import bounds
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
+from diffusion_lab.forward import posterior
 from diffusion_lab.metrics.information import mmse
-from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
-from diffusion_lab.schedules import posterior
+from diffusion_lab.samplers import ddim, ddpm
 from diffusion_lab.scheduling import analytic as an
 from diffusion_lab.scheduling import dp_stride as dp
+from diffusion_lab.walk import gaussian, sample, walk
 
 LINEAR = schedules.linear(1000)
 TIMES = [i / 1000 for i in range(1, 1001)]
@@ -56,9 +57,8 @@ def test_the_best_grid_is_the_best_of_all(variance, steps):
     table = dp.costs(LINEAR, errors, variance)
     found = dp.shortest(table, times, 4)
     every = {
-        (1.0, *reversed(inner), 0.0)
-        for inner in itertools.combinations(times[:-1], steps - 1)
-    }  # fmt: skip
+        (1.0, *reversed(inner), 0.0) for inner in itertools.combinations(times[:-1], steps - 1)
+    }
     best = min(every, key=lambda grid: dp.path_cost(table, times, grid))
     assert found.grid(steps) == list(best)
     assert found.cost[steps] == pytest.approx(dp.path_cost(table, times, best), abs=1e-12)
@@ -70,8 +70,9 @@ def test_the_totals_of_the_1d_mixture(full):
     # the values of the search that this course began with, D_t there from draws (1.5 %); its best
     # one of 32 moves was sought on a coarse grid, which gave 6.13
     for steps, even, square, lam, best in (
-        (8, 717.8, 29.2, 17.5, 9.47), (32, 66.7, 6.75, 6.36, 5.723),
-    ):  # fmt: skip
+        (8, 717.8, 29.2, 17.5, 9.47),
+        (32, 66.7, 6.75, 6.36, 5.723),
+    ):
         uniform = grids.grid(LINEAR, steps + 1, "linspace")
         by_lam = grids.grid(LINEAR, steps + 1, "lambda")
         by_lam = [max(round(t * 1000), 1) / 1000 for t in by_lam[:-1]] + [0.0]
@@ -204,9 +205,12 @@ def test_the_step_samples_that_chain():
     n, times = 40_000, [1.0, 0.5, 0.25, 0.1]
     denoiser = Gaussian([0.0], [[0.25]]).denoiser(LINEAR)
     errors = dp.measure(
-        denoiser, 0.5 * torch.randn(n, 1, generator=generator(5)), times[:-1],
-        noise=generator(6), levels=None,
-    )  # fmt: skip
+        denoiser,
+        0.5 * torch.randn(n, 1, generator=generator(5)),
+        times[:-1],
+        noise=generator(6),
+        levels=None,
+    )
     x = torch.randn(n, 1, generator=generator(7))
     for eta in (0.0, 1.0):
         step = an.analytic(an.sizes(errors), eta, bounds=None)
@@ -248,10 +252,15 @@ def test_the_last_noise_is_no_more_than_grey_levels():
     times, denoiser = [1.0, 0.3, 0.0], TOY.denoiser(LINEAR)
     x, sizes = torch.randn(4000, 1, generator=generator(0)), {1.0: 0.3, 0.3: 0.5}
     plain, few = (
-        next(itertools.islice(walk(an.analytic(sizes, grey=g), denoiser, x, times,
-                                   noise=gaussian(generator(1))), 1, None)).x
+        next(
+            itertools.islice(
+                walk(an.analytic(sizes, grey=g), denoiser, x, times, noise=gaussian(generator(1))),
+                1,
+                None,
+            )
+        ).x
         for g in (1e-9, 2.0)
-    )  # fmt: skip
+    )
     # |mean of |S z|| over 4000 draws: 2 grey levels, standard error 0.6 S / sqrt(4000)
     assert (few - plain).abs().mean().item() == pytest.approx(2 * an.GREY, rel=0.06)
 
@@ -259,9 +268,13 @@ def test_the_last_noise_is_no_more_than_grey_levels():
 def test_best_strides_with_analytic_variances():
     n, times = 100_000, TIMES[49::50]
     errors = dp.measure(
-        TOY.denoiser(LINEAR), TOY.sample(n, generator(0)), times, noise=generator(1), levels=None,
+        TOY.denoiser(LINEAR),
+        TOY.sample(n, generator(0)),
+        times,
+        noise=generator(1),
+        levels=None,
         batch=50_000,
-    )  # fmt: skip
+    )
     ours = an.analytic_errors(errors, LINEAR)
     exact = mmse(TOY, LINEAR.lam(torch.tensor(times, dtype=torch.float64)))
     low = torch.tensor(times) < 0.5  # above, 1 - G is a difference of near-equal numbers

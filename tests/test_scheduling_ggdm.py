@@ -10,13 +10,14 @@ from diffusion_lab.data import toys
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
+from diffusion_lab.forward import posterior
 from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.kid import mmd2
 from diffusion_lab.nets import make as make_net
-from diffusion_lab.samplers import ddim, gaussian, sample, walk
-from diffusion_lab.schedules import posterior
+from diffusion_lab.samplers import ddim
 from diffusion_lab.scheduling import ggdm
 from diffusion_lab.scheduling.ggdm import GGDM
+from diffusion_lab.walk import gaussian, sample, walk
 
 SCHEDULES = [schedules.Linear(), schedules.linear(1000), schedules.EDM(20.0)]
 RING = toys.ring()
@@ -70,8 +71,9 @@ def test_every_step_is_the_formula(disturbed):
     states = list(disturbed.states(denoiser, start, lambda i, like: z[i]))
     path, times = [state.x for state in states], [state.s for state in states]
     for k in range(4):
-        (p, q), eta, row = (c[k].tolist() for c in
-                            (disturbed.scales, disturbed.eta, disturbed.history))  # fmt: skip
+        (p, q), eta, row = (
+            c[k].tolist() for c in (disturbed.scales, disturbed.eta, disturbed.history)
+        )
         at_t, at_s = (disturbed.schedule.alpha_sigma(times[k + i]) for i in (0, 1))
         answer, std = denoiser(path[k], times[k]), eta * posterior(*at_t, *at_s)[2] ** 0.5
         x = p * at_s[0] * answer.x0
@@ -166,10 +168,16 @@ def test_three_steps_become_good():
         if learn:
             losses = list(
                 ggdm.fit(
-                    sampler, denoiser, real, generator(3), steps=80, batch=128, lr=0.05,
+                    sampler,
+                    denoiser,
+                    real,
+                    generator(3),
+                    steps=80,
+                    batch=128,
+                    lr=0.05,
                     kernel=ggdm.rbf(0.1, 0.3, 1.0),
                 )
-            )  # fmt: skip
+            )
             assert len(losses) == 80
         drawn = sample(sampler.states(denoiser, x, gaussian(generator(4)))).x
         square = ggdm.mmd2(drawn, test, ggdm.rbf(0.1, 0.3, 1.0)).item()
@@ -188,9 +196,14 @@ def test_one_step_reaches_the_variance_of_a_gaussian():
     sampler = GGDM(schedule, [1.0, 0.0])
     assert sample(sampler.states(denoiser, start)).x.var().item() < 1e-3
     for _ in ggdm.fit(
-        sampler, denoiser, data.sample(20_000, generator(0)).float(), generator(2),
-        steps=150, kernel=ggdm.rbf(0.3, 1.0), lr=0.02,
-    ):  # fmt: skip
+        sampler,
+        denoiser,
+        data.sample(20_000, generator(0)).float(),
+        generator(2),
+        steps=150,
+        kernel=ggdm.rbf(0.3, 1.0),
+        lr=0.02,
+    ):
         pass
     var = sample(sampler.states(denoiser, start, gaussian(generator(3)))).x.var().item()
     assert var == pytest.approx(s2, rel=0.1)
@@ -207,9 +220,14 @@ def fitted(data, rounds, **given):
     sampler = GGDM(schedule, [1.0, 0.0])
     real = data.sample(5000, generator(0)).float()
     for _ in ggdm.fit(
-        sampler, data.denoiser(schedule), real, generator(2), steps=rounds,
-        kernel=ggdm.rbf(0.5, 2.0), **given,
-    ):  # fmt: skip
+        sampler,
+        data.denoiser(schedule),
+        real,
+        generator(2),
+        steps=rounds,
+        kernel=ggdm.rbf(0.5, 2.0),
+        **given,
+    ):
         yield sampler
 
 

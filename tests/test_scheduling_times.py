@@ -13,8 +13,9 @@ from diffusion_lab.bound import bounds, prior_term
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
-from diffusion_lab.samplers import ddim, sample, walk
+from diffusion_lab.samplers import ddim
 from diffusion_lab.scheduling import diffusion_times as dt
+from diffusion_lab.walk import sample, walk
 
 LINEAR = schedules.Linear()
 TEN = [i / 10 for i in range(1, 11)]

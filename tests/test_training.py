@@ -15,14 +15,15 @@ import time
 import pytest
 import torch
 
-from diffusion_lab import checkpoints, data, files, recipes, schedules, states, tasks, training
+from diffusion_lab import checkpoints, data, files, schedules, training
 from diffusion_lab.data import Dataset
 from diffusion_lab.denoisers import Denoiser, Prediction
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.objectives import WEIGHTS, DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA, fit, learning_rate, train
+from diffusion_lab.training import EMA, fit, learning_rate, loop, recipes, tasks, train
+from diffusion_lab.training import resume as states
 
 TINY = recipes.get("digits").but(
     net={"name": "unet", "patch": 1, "widths": (8, 16), "emb": 16}, steps=12, batch=16, warmup=3
@@ -31,10 +32,20 @@ JUDGE = recipes.get("digits-features").but(
     net={"name": "classifier", "width": 4, "pools": 1}, steps=12, batch=16, warmup=3
 )
 POINTS = recipes.get("digits").but(
-    net={"name": "mlp", "width": 64}, schedule={"name": "linear"}, kind="eps", sd=1.0,
-    weighting={"name": "simple"}, times={"law": "uniform"}, lam_range=(-4.6, 4.6),
-    conditional=False, batch=256, lr=5e-3, ema=0.99, steps=100, sampler={},
-)  # fmt: skip
+    net={"name": "mlp", "width": 64},
+    schedule={"name": "linear"},
+    kind="eps",
+    sd=1.0,
+    weighting={"name": "simple"},
+    times={"law": "uniform"},
+    lam_range=(-4.6, 4.6),
+    conditional=False,
+    batch=256,
+    lr=5e-3,
+    ema=0.99,
+    steps=100,
+    sampler={},
+)
 OFTEN = {"report_every": 5, "save_every": 3}
 
 
@@ -71,16 +82,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(recipe, stop
     assert head == other and head["step"] == 12
     assert {key.split(".")[0] for key in ours} == {"w", "ema", "adam"}
     assert any(key.endswith("exp_avg_sq") for key in ours)
-    same(*(checkpoints.load_tensors(tmp_path / folder / f"{recipe.name}.safetensors")[0]
-           for folder in ("parts", "whole")))  # fmt: skip
+    same(
+        *(
+            checkpoints.load_tensors(tmp_path / folder / f"{recipe.name}.safetensors")[0]
+            for folder in ("parts", "whole")
+        )
+    )
 
 
 SCRIPT = """
     import sys
-    import diffusion_lab.ship, diffusion_lab.training as training
+    import diffusion_lab.course.ship, diffusion_lab.training as training
     slow = {"accelerate", "torchvision", "sklearn", "matplotlib", "IPython"}
     assert not slow & set(sys.modules), slow & set(sys.modules)
-    from diffusion_lab.recipes import get
+    from diffusion_lab.training.recipes import get
     recipe = get("digits").but(
         net={"name": "unet", "patch": 1, "widths": (8, 16), "emb": 16}, steps=60, batch=16
     )
@@ -118,8 +133,9 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
     assert found == dict(expected)
     same(state_of(recipe, out)[0], state_of(recipe, tmp_path / "whole")[0])
     assert {path.name for path in out.iterdir()} == {
-        "digits.state.safetensors", "digits.safetensors"
-    }  # fmt: skip
+        "digits.state.safetensors",
+        "digits.safetensors",
+    }
 
 
 def test_resume_without_a_state_says_to_start_without(tmp_path):
@@ -196,7 +212,7 @@ def test_what_is_not_finite_ends_the_training_and_spares_the_state(what, tmp_pat
     else:  # the last update before a save breaks the weights while the loss still looks well
         real = training.learning_rate
         monkeypatch.setattr(
-            training, "learning_rate", lambda r, k, n: math.inf if k == 5 else real(r, k, n)
+            loop, "learning_rate", lambda r, k, n: math.inf if k == 5 else real(r, k, n)
         )
     with pytest.raises(FloatingPointError, match=f"the {what}.*near step.*lower the learning rate"):
         curve(TINY, out=tmp_path, resume=True)
@@ -207,7 +223,7 @@ def test_what_is_not_finite_ends_the_training_and_spares_the_state(what, tmp_pat
 RANKS = """
     import json, sys
     import torch
-    from diffusion_lab.recipes import get
+    from diffusion_lab.training.recipes import get
     from diffusion_lab.training import train
     recipe = get("digits").but(
         net={"name": "unet", "patch": 1, "widths": (8, 16), "emb": 16}, steps=12, batch=16, warmup=3
@@ -361,7 +377,7 @@ def test_previews_change_nothing_and_cost_nothing_that_is_counted(tmp_path, monk
         while time.process_time() < end:
             pass
 
-    monkeypatch.setattr(training, "_preview", dear)
+    monkeypatch.setattr(loop, "_preview", dear)
     begin = time.process_time()
     last = list(train(TINY, out=tmp_path / "dear", steps=4, preview_every=2))[-1]
     assert time.process_time() - begin > 2 and last.cpu_seconds < time.process_time() - begin - 2
@@ -414,8 +430,12 @@ def test_no_weighting_moves_the_optimum_of_a_free_model():
     m, s, T = 0.7, 0.5, 6
     schedule = schedules.linear(T)
     nodes, mass = torch.tensor([-(3**0.5), 0.0, 3**0.5]).double(), torch.tensor([1, 4, 1]) / 6
-    i, x, e = (g.reshape(-1) for g in torch.meshgrid(
-        torch.arange(1, T + 1), torch.arange(3), torch.arange(3), indexing="ij"))  # fmt: skip
+    i, x, e = (
+        g.reshape(-1)
+        for g in torch.meshgrid(
+            torch.arange(1, T + 1), torch.arange(3), torch.arange(3), indexing="ij"
+        )
+    )
     x0, eps, t = (m + s * nodes[x])[:, None], nodes[e][:, None], i.double() / T
     alpha, sigma = schedule.alpha_sigma(torch.arange(1, T + 1).double() / T)
     a = sigma / (alpha**2 * s**2 + sigma**2)

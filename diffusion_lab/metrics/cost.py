@@ -30,9 +30,17 @@ from diffusion_lab.errors import whole
 from diffusion_lab.metrics.energy import Energy, PowerMeter
 
 __all__ = [
-    "Cost", "Meter", "Timing", "count_flops", "count_parameters", "flops_by_part", "measure",
-    "meter", "table", "timing",
-]  # fmt: skip
+    "Cost",
+    "Meter",
+    "Timing",
+    "count_flops",
+    "count_parameters",
+    "flops_by_part",
+    "measure",
+    "meter",
+    "table",
+    "timing",
+]
 
 
 @dataclass(frozen=True)
@@ -164,9 +172,15 @@ def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tup
     net = denoiser.net if isinstance(denoiser, NetDenoiser) else denoiser
     per_call = count_flops(denoiser) / denoiser.nfe
     return result, Cost(
-        pictures, result.nfe, count_parameters(net), per_call * result.nfe,
-        spent.core_seconds, spent.seconds, where.type, spent.energy,
-    )  # fmt: skip
+        pictures,
+        result.nfe,
+        count_parameters(net),
+        per_call * result.nfe,
+        spent.core_seconds,
+        spent.seconds,
+        where.type,
+        spent.energy,
+    )
 
 
 def _wait(where: torch.device) -> None:
@@ -237,10 +251,16 @@ class Meter:
         nfe = self.evaluations / self.pictures
         tensors = {id(p): p.numel() for net in self.networks for p in net.parameters()}
         return Cost(
-            self.pictures, int(nfe) if nfe == int(nfe) else nfe, sum(tensors.values()),
-            flops / self.pictures, spent.core_seconds, spent.seconds, spent.device.type,
-            spent.energy, pixel_nfe=self._pixel_nfe(),
-        )  # fmt: skip
+            self.pictures,
+            int(nfe) if nfe == int(nfe) else nfe,
+            sum(tensors.values()),
+            flops / self.pictures,
+            spent.core_seconds,
+            spent.seconds,
+            spent.device.type,
+            spent.energy,
+            pixel_nfe=self._pixel_nfe(),
+        )
 
     def _pixel_nfe(self) -> float:
         """Evaluations of a picture, those of small maps counting less: 8x8 is 1/4 of 16x16."""
@@ -325,9 +345,14 @@ def timing(
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
     return Timing(
-        pictures, statistics.median(walls), min(walls), max(walls), statistics.median(cpus),
-        repeats, torch.get_num_threads(),
-    )  # fmt: skip
+        pictures,
+        statistics.median(walls),
+        min(walls),
+        max(walls),
+        statistics.median(cpus),
+        repeats,
+        torch.get_num_threads(),
+    )
 
 
 def meter(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import check_finite
+from diffusion_lab.device import check_finite
 from diffusion_lab.errors import number, whole
 
 __all__ = ["check_pair", "energy_distance", "modes", "sliced_w2", "w1"]

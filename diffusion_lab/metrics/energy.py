@@ -24,9 +24,21 @@ import torch
 from diffusion_lab.errors import number
 
 __all__ = [
-    "CORE_WATTS", "GPU_WATTS", "HOME_KWH", "KG_CO2_PER_KG_COAL", "KG_PER_KWH", "PUE", "Energy",
-    "PowerMeter", "break_even", "co2", "coal", "homes", "kwh", "v100_days",
-]  # fmt: skip
+    "CORE_WATTS",
+    "GPU_WATTS",
+    "HOME_KWH",
+    "KG_CO2_PER_KG_COAL",
+    "KG_PER_KWH",
+    "PUE",
+    "Energy",
+    "PowerMeter",
+    "break_even",
+    "co2",
+    "coal",
+    "homes",
+    "kwh",
+    "v100_days",
+]
 
 CORE_WATTS = 15.0  # of one busy CPU core
 GPU_WATTS = 250.0  # of one board, where it cannot be read

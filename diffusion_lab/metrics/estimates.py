@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import check_finite
+from diffusion_lab.device import check_finite
 from diffusion_lab.errors import number
 
 __all__ = ["Estimate", "compare"]

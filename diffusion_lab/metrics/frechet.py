@@ -28,16 +28,27 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, data
-from diffusion_lab.denoisers import check_finite, check_float
-from diffusion_lab.device import generator
+from diffusion_lab.device import check_finite, check_float, generator
 from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.metrics.estimates import Estimate
 
 __all__ = [
-    "Reference", "anchors", "blurred", "classify", "estimate", "extrapolate", "fd", "fd_curve",
-    "fd_estimate", "fd_infinity", "features", "frechet", "gaussian_bias", "noise_anchor",
+    "Reference",
+    "anchors",
+    "blurred",
+    "classify",
+    "estimate",
+    "extrapolate",
+    "fd",
+    "fd_curve",
+    "fd_estimate",
+    "fd_infinity",
+    "features",
+    "frechet",
+    "gaussian_bias",
+    "noise_anchor",
     "reference",
-]  # fmt: skip
+]
 
 NETS = {"fashion": "fashion-features", "digits": "digits-features"}
 SHAPES = {"fashion": (1, 28, 28), "digits": (1, 8, 8)}  # of the pictures that a net has learnt
@@ -316,19 +327,27 @@ def real_floor(
     classes = len(pool.classes)
     if balanced and n % classes:
         raise ValueError(f"{n} pictures cannot hold {classes} classes equally: give a multiple")
-    some = [torch.nonzero(pool.labels == k)[:, 0] for k in range(classes)] if balanced else [
-        torch.arange(len(pool.x))
-    ]  # fmt: skip
+    some = (
+        [torch.nonzero(pool.labels == k)[:, 0] for k in range(classes)]
+        if balanced
+        else [torch.arange(len(pool.x))]
+    )
     each = n // len(some)
     if each > min(map(len, some)):
         raise ValueError(
             f"only {min(map(len, some)) * len(some)} such pictures are embedded; asked for {n}"
         )
     rng = generator(seed, 98)
-    found = torch.tensor([
-        fd(pool.x[torch.cat([i[torch.randperm(len(i), generator=rng)[:each]] for i in some])], name)
-        for _ in range(draws)
-    ], dtype=torch.float64)  # fmt: skip
+    found = torch.tensor(
+        [
+            fd(
+                pool.x[torch.cat([i[torch.randperm(len(i), generator=rng)[:each]] for i in some])],
+                name,
+            )
+            for _ in range(draws)
+        ],
+        dtype=torch.float64,
+    )
     return float(found.mean()), float(found.std())
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lab.denoisers import check_finite, check_float
+from diffusion_lab.device import check_finite, check_float
 from diffusion_lab.errors import DataError
 from diffusion_lab.files import sha256
 from diffusion_lab.metrics.frechet import Reference, frechet

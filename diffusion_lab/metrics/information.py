@@ -29,9 +29,15 @@ from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.forward import vp
 
 __all__ = [
-    "Left", "bayes_accuracy", "class_bits", "class_posterior", "data_bits", "finite", "level",
+    "Left",
+    "bayes_accuracy",
+    "class_bits",
+    "class_posterior",
+    "data_bits",
+    "finite",
+    "level",
     "mmse",
-]  # fmt: skip
+]
 
 NODES, REACH = 801, 9.0  # integration points of a component, and how many of its std they span
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import check_float
+from diffusion_lab.device import check_float
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.metrics.estimates import Estimate

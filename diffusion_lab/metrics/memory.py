@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import check_finite, check_float
+from diffusion_lab.device import check_finite, check_float
 
 __all__ = ["copied", "nearest"]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab import data
-from diffusion_lab.denoisers import check_finite
+from diffusion_lab.device import check_finite
 from diffusion_lab.errors import whole
 from diffusion_lab.metrics.frechet import features
 

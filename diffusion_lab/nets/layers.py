@@ -65,6 +65,10 @@ class LevelEmbedding(nn.Module):
 def scalar(dim: int, width: int) -> nn.Sequential:
     """x (B, ...) of ``dim`` numbers -> (B, 1): the small second networks of BDDM and NEDM."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(dim, width),
+        nn.SiLU(),
+        nn.Linear(width, width),
+        nn.SiLU(),
         nn.Linear(width, 1),
-    )  # fmt: skip
+    )

@@ -84,8 +84,15 @@ class UNet(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(channels=channels, out_channels=out_channels, blocks=blocks, patch=patch,
-                    emb=emb, heads=heads, num_classes=num_classes)  # fmt: skip
+        check_sizes(
+            channels=channels,
+            out_channels=out_channels,
+            blocks=blocks,
+            patch=patch,
+            emb=emb,
+            heads=heads,
+            num_classes=num_classes,
+        )
         if not widths or any(w < 4 or w % min(8, w // 4) for w in widths):
             raise ValueError(
                 "widths are the channels of each level, 4 or more and a multiple of its groups, "

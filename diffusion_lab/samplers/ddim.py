@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser
-from diffusion_lab.samplers.walk import Ask, State, Step, check_grid, walk
-from diffusion_lab.schedules import posterior
+from diffusion_lab.forward import posterior
+from diffusion_lab.walk import Ask, State, Step, check_grid, walk
 
 __all__ = ["ddim", "encode", "slerp"]
 

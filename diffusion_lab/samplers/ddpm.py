@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffusion_lab.bound import VARIANCES, reverse_variance
 from diffusion_lab.errors import unknown
-from diffusion_lab.samplers.walk import Ask, Step
-from diffusion_lab.schedules import posterior
+from diffusion_lab.forward import VARIANCES, posterior, reverse_variance
+from diffusion_lab.walk import Ask, Step
 
 __all__ = ["ddpm"]
 

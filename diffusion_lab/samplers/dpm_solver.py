@@ -27,8 +27,8 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction, scaled
 from diffusion_lab.samplers.exponential import phi, weights
-from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import Schedule
+from diffusion_lab.walk import Ask, Step
 
 __all__ = ["dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "split_calls"]
 
@@ -65,7 +65,7 @@ def dpmpp_3m(clip: Clip = None, published: bool = False) -> Step:
 
     The rule is exact for parabolas in lambda, which makes it of third order. The rule that goes by
     this name in diffusers and k-diffusion takes half of the second derivative, and is of second
-    order: ``published`` takes that one. ``tests/test_solvers.py`` measures both.
+    order: ``published`` takes that one. ``tests/test_samplers_solvers.py`` measures both.
     """
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import expand
 from diffusion_lab.errors import whole
-from diffusion_lab.samplers.walk import Ask, State
+from diffusion_lab.walk import Ask, State
 
 __all__ = ["AdaptiveState", "Emsde", "emsde"]
 
@@ -176,25 +176,34 @@ def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator
         rejected[rows] += ~accept
         size = h_on if how.fixed else 0.9 * h_on * error.clamp(min=SMALLEST_ERROR) ** -0.9
         h = h.clone()
-        h[rows] = torch.minimum(how.fixed * torch.ones_like(size) if how.fixed else size,
-                                t[rows] - end)  # fmt: skip
+        h[rows] = torch.minimum(
+            how.fixed * torch.ones_like(size) if how.fixed else size, t[rows] - end
+        )
         tried, errors = nothing.clone(), nothing.clone()
         tried[rows], errors[rows] = h_on, error
         i += 1
         was, slowest = slowest, t.max().item()
         pred, nfe = ask.history[-1][1], math.ceil(calls.double().mean().item())
-        yield AdaptiveState(
-            x, was, slowest, i, None, pred, nfe, t, calls, rejected, tried, errors
-        )  # fmt: skip
+        yield AdaptiveState(x, was, slowest, i, None, pred, nfe, t, calls, rejected, tried, errors)
     if clean:
         alpha = ask.schedule.alpha(times[-1])
         x = ask(x, end).mix(0.0, alpha)
         calls = calls + ask.denoiser.nfe
         nfe, t = math.ceil(calls.double().mean().item()), torch.full_like(t, times[-1])
         yield AdaptiveState(
-            x, end, times[-1], i + 1, None, ask.history[-1][1], nfe, t, calls, rejected, nothing,
+            x,
+            end,
+            times[-1],
+            i + 1,
+            None,
+            ask.history[-1][1],
+            nfe,
+            t,
+            calls,
+            rejected,
             nothing,
-        )  # fmt: skip
+            nothing,
+        )
 
 
 def _may_ask(ask: Ask, t: float) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction, scaled
-from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.walk import Ask, Step
 
 __all__ = ["euler", "heun"]
 

@@ -30,8 +30,8 @@ from torch import Tensor
 from diffusion_lab.denoisers import Denoiser, Prediction, expand
 from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers.walk import Ask, Noise, State
 from diffusion_lab.schedules import Schedule, Time
+from diffusion_lab.walk import Ask, Noise, State
 
 __all__ = ["Given", "from_noisy", "langevin", "levels", "mmse", "residual"]
 

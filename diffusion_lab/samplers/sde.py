@@ -21,13 +21,19 @@ from torch import Tensor
 from diffusion_lab.denoisers import scaled
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.samplers.ddpm import ddpm
-from diffusion_lab.samplers.walk import Ask, Step
 from diffusion_lab.schedules import Schedule
+from diffusion_lab.walk import Ask, Step
 
 __all__ = [
-    "PREDICTORS", "annealed_langevin", "correct", "euler_maruyama", "langevin_size",
-    "predictor_corrector", "reverse_diffusion", "slopes",
-]  # fmt: skip
+    "PREDICTORS",
+    "annealed_langevin",
+    "correct",
+    "euler_maruyama",
+    "langevin_size",
+    "predictor_corrector",
+    "reverse_diffusion",
+    "slopes",
+]
 
 REMEMBERED = 4096  # times of one schedule
 
@@ -77,7 +83,7 @@ def euler_maruyama(noise: float = 1.0) -> Step:
 def reverse_diffusion() -> Step:
     """The paper's reverse-diffusion predictor: the forward chain's own step, turned round.
 
-    With k = alpha_t/alpha_s and V = V_ts of ``schedules.posterior``,
+    With k = alpha_t/alpha_s and V = V_ts of ``forward.posterior``,
     x_s = (2 - k) x + V score + sqrt(V) z (appendix E; V = sigma_t^2 - sigma_s^2 for VE).
     """
 
@@ -124,8 +130,10 @@ def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Ten
 
 
 PREDICTORS: dict[str, Callable[[], Step]] = {
-    "euler-maruyama": euler_maruyama, "reverse-diffusion": reverse_diffusion, "ancestral": ddpm,
-}  # fmt: skip
+    "euler-maruyama": euler_maruyama,
+    "reverse-diffusion": reverse_diffusion,
+    "ancestral": ddpm,
+}
 
 
 def predictor_corrector(

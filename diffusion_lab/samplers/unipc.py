@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction, scaled
 from diffusion_lab.samplers.exponential import weights
-from diffusion_lab.samplers.walk import Ask, Step
+from diffusion_lab.walk import Ask, Step
 
 __all__ = ["unipc"]
 

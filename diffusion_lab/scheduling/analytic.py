@@ -19,9 +19,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffusion_lab.samplers.walk import Ask, Step
-from diffusion_lab.schedules import Schedule, posterior
+from diffusion_lab.forward import posterior
+from diffusion_lab.schedules import Schedule
 from diffusion_lab.scheduling.dp_stride import Errors
+from diffusion_lab.walk import Ask, Step
 
 __all__ = ["GREY", "analytic", "analytic_errors", "best_variance", "sizes"]
 

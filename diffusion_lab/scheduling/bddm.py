@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
+from diffusion_lab.forward import noised
 from diffusion_lab.nets.layers import scalar
-from diffusion_lab.objectives import noised
-from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.walk import Noise, State, Step, walk
 
 __all__ = [
     "ScheduleNet",

@@ -26,9 +26,16 @@ from diffusion_lab.grids import grid
 from diffusion_lab.schedules import Schedule, check_steps
 
 __all__ = [
-    "best_time", "cross_entropy", "fit_mixture", "fit_start", "gap", "gaussian_kl", "grid_from",
-    "moments_at", "start",
-]  # fmt: skip
+    "best_time",
+    "cross_entropy",
+    "fit_mixture",
+    "fit_start",
+    "gap",
+    "gaussian_kl",
+    "grid_from",
+    "moments_at",
+    "start",
+]
 
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> float:

@@ -26,7 +26,8 @@ from torch import Tensor
 from diffusion_lab.bound import BITS, decoder_nll
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, check_steps, posterior
+from diffusion_lab.forward import posterior
+from diffusion_lab.schedules import Schedule, check_steps
 
 __all__ = ["Errors", "Stride", "costs", "fill", "measure", "path_cost", "shortest"]
 

@@ -24,9 +24,10 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.errors import number, unknown
+from diffusion_lab.forward import posterior
 from diffusion_lab.metrics.kid import cubic
-from diffusion_lab.samplers.walk import Noise, State, check_grid
-from diffusion_lab.schedules import Schedule, posterior
+from diffusion_lab.schedules import Schedule
+from diffusion_lab.walk import Noise, State, check_grid
 
 __all__ = ["GGDM", "LEARNABLE", "fit", "mmd2", "outside", "rbf"]
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.errors import unknown
 from diffusion_lab.nets.layers import scalar
-from diffusion_lab.samplers.walk import Noise, State, Step, walk
 from diffusion_lab.schedules import Schedule, check_steps
 from diffusion_lab.scheduling.bddm import descend, time_of
+from diffusion_lab.walk import Noise, State, Step, walk
 
 __all__ = ["FAMILIES", "LevelNet", "adjusted", "betas", "fixed", "level_loss", "train"]
 

@@ -49,8 +49,9 @@ import time
 began = time.perf_counter()
 import torch
 
-from diffusion_lab import checkpoints, data, plots
-from diffusion_lab.samplers import generate
+from diffusion_lab import checkpoints, data
+from diffusion_lab.course import plots
+from diffusion_lab.generate import generate
 
 model = checkpoints.load("fashion")
 best = model.about["recipe"]["sampler"]  # the sampler settings that draw its best pictures
@@ -94,10 +95,11 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 # deviation of the noise is known beforehand:
 
 # %% name="walk" tags=["nbval-check-output"]
-from diffusion_lab.checks import lesson00 as check
+from diffusion_lab.course.checks import lesson00 as check
 from diffusion_lab.device import device, generator
 from diffusion_lab.guidance import guided
-from diffusion_lab.samplers import dpmpp_2m, walk
+from diffusion_lab.samplers import dpmpp_2m
+from diffusion_lab.walk import walk
 from diffusion_lab.grids import grid
 
 times = grid(model.schedule, 12, "karras", lam_range=tuple(best["lam_range"]))
@@ -145,7 +147,7 @@ plots.show(
 # a seed chosen to be looked at.)
 
 # %% name="scrub"
-from diffusion_lab.widgets import player
+from diffusion_lab.course.widgets import player
 
 player(
     [torch.cat(pair) for pair in zip(held, guess, strict=True)],
@@ -204,7 +206,8 @@ check.guesses(guesses)
 # %% name="steps"
 from functools import partial
 
-from diffusion_lab import lessons, metrics
+from diffusion_lab.course import lessons
+from diffusion_lab import metrics
 
 n = lessons.pick(smoke=20, live=200, full=2000)
 many = torch.arange(n) % 10
@@ -270,7 +273,7 @@ plots.show(
 # you let go.
 
 # %% name="touch"
-from diffusion_lab.widgets import choice, explore, slider
+from diffusion_lab.course.widgets import choice, explore, slider
 
 
 def draw(steps, scale):
@@ -450,7 +453,7 @@ check.seconds_per_call(seconds_per_call)
 # compares models by quality and cost. The map holds every one, with its paper:
 
 # %% name="tables" tags=["nbval-check-output"]
-from diffusion_lab import survey
+from diffusion_lab.course import survey
 
 systems = survey.rows(kind="system")
 print(f"{len(systems)} systems in {len({row.family for row in systems})} families")
@@ -464,7 +467,7 @@ print(survey.classes_table())
 # versions.
 
 # %% name="timeline"
-from diffusion_lab import survey_plots
+from diffusion_lab.course import survey_plots
 
 plots.show(
     survey_plots.timeline_figure(),

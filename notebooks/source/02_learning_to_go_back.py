@@ -39,20 +39,23 @@ import math
 
 import torch
 
-from diffusion_lab import checkpoints, data, lessons, metrics, plots, schedules
-from diffusion_lab.bound import TimesByLoss, best_variance, bounds, variance_weight, vlb_term
-from diffusion_lab.checks import lesson02 as check
+from diffusion_lab import checkpoints, data, metrics, schedules
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.bound import TimesByLoss, bounds, vlb_term
+from diffusion_lab.forward import best_variance, variance_weight
+from diffusion_lab.course.checks import lesson02 as check
 from diffusion_lab.data import toys
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.metrics.likelihood import dequantise, exact_nll
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
-from diffusion_lab.recipes import Recipe
-from diffusion_lab.samplers import generate
-from diffusion_lab.schedules import posterior
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.forward import noised
+from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.generate import generate
+from diffusion_lab.forward import posterior
 from diffusion_lab.training import EMA, build
-from diffusion_lab.widgets import choice, explore, slider
+from diffusion_lab.course.widgets import choice, explore, slider
 
 linear = schedules.linear(1000)
 LN2 = math.log(2)

@@ -43,18 +43,21 @@ from statistics import fmean
 
 import torch
 
-from diffusion_lab import checkpoints, data, lessons, metrics, nets, plots, recipes, schedules
-from diffusion_lab.bench import quality
-from diffusion_lab.checks import lesson03 as check
+from diffusion_lab import checkpoints, data, metrics, nets, schedules
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.training import recipes
+from diffusion_lab.course.bench import quality
+from diffusion_lab.course.checks import lesson03 as check
 from diffusion_lab.data import store, toys
 from diffusion_lab.denoisers import NetDenoiser, affine
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import FiniteData
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times, noised
-from diffusion_lab.recipes import Recipe
-from diffusion_lab.samplers import generate
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.forward import noised
+from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.generate import generate
 from diffusion_lab.training import EMA, build, load_or_train, train
-from diffusion_lab.widgets import choice, explore, slider
+from diffusion_lab.course.widgets import choice, explore, slider
 
 fashion = data.load("fashion")
 test = data.load("fashion", "test")

@@ -38,9 +38,10 @@ import math
 import torch
 from torch import nn
 
-from diffusion_lab import checkpoints, data, lessons, metrics, plots
-from diffusion_lab.bench import scaling
-from diffusion_lab.checks import lesson04 as check
+from diffusion_lab import checkpoints, data, metrics
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.course.bench import scaling
+from diffusion_lab.course.checks import lesson04 as check
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.metrics import Estimate, Reference, compare, energy, likelihood
@@ -53,8 +54,8 @@ from diffusion_lab.metrics.inception_score import inception_score
 from diffusion_lab.metrics.kid import gaussian_mmd2, kid_subsets, mmd2
 from diffusion_lab.metrics.precision_recall import neighbours
 from diffusion_lab.nets.unet import Attention
-from diffusion_lab.samplers import generate
-from diffusion_lab.widgets import explore, slider
+from diffusion_lab.generate import generate
+from diffusion_lab.course.widgets import explore, slider
 
 fashion, test = data.load("fashion"), data.load("fashion", "test")
 print(f"{len(fashion):,} training and {len(test):,} test pictures travel with the course")

@@ -38,18 +38,20 @@ import json
 
 import torch
 
-from diffusion_lab import checkpoints, data, lessons, metrics, plots
-from diffusion_lab.checks import lesson05 as check
+from diffusion_lab import checkpoints, data, metrics
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.course.checks import lesson05 as check
 from diffusion_lab.data import store, toys
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.metrics.distances import w1
-from diffusion_lab.samplers import ddim, ddpm, gaussian, sample, walk
+from diffusion_lab.samplers import ddim, ddpm
+from diffusion_lab.walk import gaussian, sample, walk
 from diffusion_lab.samplers.ddim import encode, slerp
-from diffusion_lab.samplers.fastdpm import GammaLevels, fastdpm_grid
-from diffusion_lab.schedules import posterior
-from diffusion_lab.widgets import choice, explore, slider
+from diffusion_lab.scheduling.fastdpm import GammaLevels, fastdpm_grid
+from diffusion_lab.forward import posterior
+from diffusion_lab.course.widgets import choice, explore, slider
 
 net = checkpoints.load_denoiser("fashion-vp1000")
 linear, test = net.schedule, data.load("fashion", "test")

@@ -44,18 +44,22 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_lab import checkpoints, data, lessons, metrics, plots, samplers, schedules
-from diffusion_lab.bench import samplers as race
-from diffusion_lab.bench.results import recorded, within
-from diffusion_lab.checks import lesson07 as check
+from diffusion_lab import checkpoints, data, metrics, samplers, schedules
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.course.bench import samplers as race
+from diffusion_lab.course.bench.results import recorded, within
+from diffusion_lab.course.checks import lesson07 as check
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddpm, dpm_solver, dpmpp_2m, dpmpp_3m, emsde, gaussian
-from diffusion_lab.samplers import generate, heun, idsd, sample, unipc, walk
+from diffusion_lab.samplers import ddpm, dpm_solver, dpmpp_2m, dpmpp_3m, emsde
+from diffusion_lab.walk import gaussian
+from diffusion_lab.generate import generate
+from diffusion_lab.samplers import heun, idsd, unipc
+from diffusion_lab.walk import sample, walk
 from diffusion_lab.samplers.sde import euler_maruyama
-from diffusion_lab.widgets import choice, explore, slider
+from diffusion_lab.course.widgets import choice, explore, slider
 
 model = checkpoints.load_denoiser("fashion-vp1000")
 print(f"a network of {metrics.count_parameters(model.net):,} parameters, trained on 1000 steps")

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from diffusion_lab.checks import lesson01
+from diffusion_lab.course.checks import lesson01
 from diffusion_lab.schedules import cosine, linear, make
 
 
@@ -41,25 +41,40 @@ WRONG = {
         (lambda x, beta, noise: math.sqrt(1 - beta) * x - math.sqrt(beta) * noise, "with a plus"),
         (lambda x, beta, noise: math.sqrt(1 - beta) * x + math.sqrt(beta), "multiplied by noise"),
         (lambda x, beta, noise: (math.sqrt(1 - beta) * x, math.sqrt(beta) * noise), "their sum"),
-        (lambda x, beta, noise: math.sqrt(1 - beta) * x + math.sqrt(beta) * torch.ones_like(x) / 3,
-         "the noise that is given"),
+        (
+            lambda x, beta, noise: (
+                math.sqrt(1 - beta) * x + math.sqrt(beta) * torch.ones_like(x) / 3
+            ),
+            "the noise that is given",
+        ),
         (lambda x, beta, noise: x[..., :1], "shape"),
         (lambda x, beta, noise: torch.sqrt(1 - beta) * x, "use math.sqrt"),
     ],
     "repaired_jump": [
-        (lambda x0, betas, i, eps: (1 - betas[i - 1]).sqrt() * x0 + betas[i - 1].sqrt() * eps,
-         "one step of noise"),
-        (lambda x0, betas, i, eps: (
-            (1 - betas[: i + 1]).prod().sqrt() * x0
-            + (1 - (1 - betas[: i + 1]).prod()).sqrt() * eps
-        ), "one factor too many"),
-        (lambda x0, betas, i, eps: (
-            (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
-        ), "where its root belongs"),
+        (
+            lambda x0, betas, i, eps: (1 - betas[i - 1]).sqrt() * x0 + betas[i - 1].sqrt() * eps,
+            "one step of noise",
+        ),
+        (
+            lambda x0, betas, i, eps: (
+                (1 - betas[: i + 1]).prod().sqrt() * x0
+                + (1 - (1 - betas[: i + 1]).prod()).sqrt() * eps
+            ),
+            "one factor too many",
+        ),
+        (
+            lambda x0, betas, i, eps: (
+                (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
+            ),
+            "where its root belongs",
+        ),
         (lambda x0, betas, i, eps: torch.cumprod(1 - betas, 0)[i].sqrt() * x0, "raised"),
-        (lambda x0, betas, i, eps: (
-            (1 - betas[:i].sum()).sqrt() * x0 + betas[:i].sum().sqrt() * eps
-        ), "added up"),
+        (
+            lambda x0, betas, i, eps: (
+                (1 - betas[:i].sum()).sqrt() * x0 + betas[:i].sum().sqrt() * eps
+            ),
+            "added up",
+        ),
         (lambda x0, betas, i, eps: (1 - betas[:i]).prod().sqrt() * x0, "noise has gone"),
     ],
     "from_lambda": [
@@ -76,9 +91,16 @@ WRONG = {
         (lambda lam: (torch.exp(lam), torch.exp(-lam)), "neither of them"),
         (lambda lam: (math.exp(lam), 1.0), "use torch's functions"),
     ],
-    "halved": [("a", "stands out less"), ("c", "half of log SNR"), ("d", "cannot last longer"),
-               ("e", "not one of the options"), (0.02, "in quotes"), (math.sqrt, "in quotes"),
-               (["a"], "stands out less"), ("c)", "half of log SNR")],
+    "halved": [
+        ("a", "stands out less"),
+        ("c", "half of log SNR"),
+        ("d", "cannot last longer"),
+        ("e", "not one of the options"),
+        (0.02, "in quotes"),
+        (math.sqrt, "in quotes"),
+        (["a"], "stands out less"),
+        ("c)", "half of log SNR"),
+    ],
     "half_times": [
         (dict.fromkeys(("linear", "cosine", "sigmoid"), 0.4), "the times are not"),
         (times(0.0), "where the SNR is 1"),
@@ -108,4 +130,4 @@ WRONG = {
         (lambda T: linear(T), "but a Table did"),
         (lambda T: 1 / 0, "with T = 200 it raised ZeroDivisionError"),
     ],
-}  # fmt: skip
+}

@@ -1,0 +1,76 @@
+"""The command line: ``diffusion-lab COMMAND``, and ``diffusion-lab COMMAND --help`` for each.
+
+A command is one function that adds its parser and says what runs; ``COMMANDS`` lists them. What a
+command needs is imported when it runs. Errors that a user can do something about go to stderr as
+``diffusion-lab: error: ...`` with exit status 2; anything else is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from diffusion_lab.cli.base import PROGRAM, Parser, Subparsers, say_error, shows_help
+from diffusion_lab.cli.bench import bench_command
+from diffusion_lab.cli.lesson import lesson_command
+from diffusion_lab.cli.sample import sample_command
+from diffusion_lab.cli.survey import survey_command
+from diffusion_lab.cli.train import train_command
+from diffusion_lab.errors import CheckpointError, DataError
+
+__all__ = ["COMMANDS", "EXPECTED", "main"]
+
+EXPECTED = (ValueError, DataError, CheckpointError, FloatingPointError, OSError)
+"""Errors whose message tells the user what to do."""
+
+
+COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
+    survey_command,
+    train_command,
+    sample_command,
+    bench_command,
+    lesson_command,
+)
+"""The commands, in the order of the help. A new one gets a file like theirs, ``cli/NAME.py``."""
+
+
+def _parser() -> Parser:
+    from diffusion_lab.about import VERSION
+
+    parser = Parser(
+        prog=PROGRAM,
+        description="Efficient diffusion models for vision: the course's map, lessons and models.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
+    parser.set_defaults(run=shows_help(parser), parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command in COMMANDS:
+        command(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 done, 1 found something, 2 an error)."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
+    # Idle threads of torch sleep: spinning, they slow everything down where a core is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given, extra = _parser().parse_known_args(arguments)
+    if extra:  # said with the usage of the command, not of the program
+        given.parser.refuse(extra)
+    try:
+        status = given.run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except EXPECTED as error:
+        say_error(error)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

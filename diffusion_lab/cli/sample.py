@@ -1,0 +1,251 @@
+"""The command ``sample``: pictures are drawn with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, writable
+from diffusion_lab.errors import did_you_mean, unknown, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from diffusion_lab.denoisers import NetDenoiser
+
+__all__ = ["sample_command"]
+
+MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
+
+
+def _device(name: str | None) -> torch.device | None:
+    import torch
+
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name!r} is no device: cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name!r} is not supported: cpu or cuda")
+    return device
+
+
+def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate``: what the model's recipe says is best, then what was asked."""
+    from diffusion_lab.generate import SAMPLERS
+    from diffusion_lab.grids import SPACINGS
+
+    settings = dict(recipe)
+    own = {option for make in SAMPLERS.values() for option in _options(make)}
+    if given.sampler is not None and given.sampler != settings.get("sampler"):
+        settings = {name: value for name, value in settings.items() if name not in own}
+    for name in ("sampler", "steps", "spacing", "scale"):
+        if getattr(given, name) is not None:
+            settings[name] = getattr(given, name)
+    sampler = settings.setdefault("sampler", "dpmpp")
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    if settings.get("spacing") not in (None, *SPACINGS):
+        raise unknown("spacing", settings["spacing"], SPACINGS)
+    for name in ("eta", "variance", "order", "rel"):
+        value = getattr(given, name)
+        if value is None:
+            continue
+        if name not in _options(SAMPLERS[sampler]):
+            fit = [other for other, make in SAMPLERS.items() if name in _options(make)]
+            raise ValueError(f"--{name} belongs to {', '.join(fit)}; {sampler} does not have it")
+        settings[name] = value
+    SAMPLERS[sampler](**{name: settings[name] for name in own if name in settings})  # values too
+    order = [name for name in ("sampler", "steps", "scale", "spacing") if name in settings]
+    return {name: settings[name] for name in dict.fromkeys([*order, *settings])}
+
+
+def _options(make: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(signature(make).parameters)
+
+
+def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, Any]) -> Any:
+    """(labels or None, columns of the picture); takes the scale away where it has no meaning."""
+    import torch
+
+    from diffusion_lab.data import CLASSES
+
+    classes = model.num_classes
+    if classes is None:
+        if given.label is not None or given.labels is not None:
+            raise ValueError(f"{given.model} was trained without classes: leave --label out")
+        if given.scale is not None:
+            raise ValueError(f"{given.model} was trained without classes: leave --scale out")
+        settings.pop("scale", None)
+        return None, None
+    if given.labels == "none":
+        if given.scale is not None:
+            raise ValueError("without a class there is nothing to be guided to: leave --scale out")
+        settings.pop("scale", None)
+        return None, None
+    if given.label is None:
+        return torch.arange(given.n) % classes, classes
+    names = CLASSES.get(model.about.get("data", {}).get("name"), ())
+    return torch.full((given.n,), _label(given.label, classes, names)), None
+
+
+def _label(given: str, classes: int, names: Sequence[str]) -> int:
+    """The number of the class that --label gives by its number or name."""
+    if given.lower() in names:
+        return names.index(given.lower())
+    if given.isdecimal() and int(given) < classes:
+        return int(given)
+    words = ", ".join(
+        f"{number} {name}" for number, name in enumerate(names) if not name.isdecimal()
+    )
+    raise ValueError(
+        f"unknown label {given!r}.{did_you_mean(given, names)} A label is a number from 0 to "
+        f"{classes - 1}" + (f", or its name: {words}" if words else "")
+    )
+
+
+def _sample(given: argparse.Namespace) -> int:
+    whole("--n", given.n)
+    if given.n > MOST:
+        raise ValueError(f"--n is at most {MOST:,}; got {given.n}: draw several files by --seed")
+    if given.steps is not None:
+        whole("--steps", given.steps)
+    if given.out is None and given.save is None:
+        given.out = "samples.png"
+    out = writable(given.out, ".png", "--out")
+    save = writable(given.save, ".npz", "--save")
+
+    from diffusion_lab import checkpoints
+    from diffusion_lab.course import plots
+    from diffusion_lab.generate import generate
+    from diffusion_lab.training.recipes import RECIPES
+
+    if given.model in RECIPES and given.model not in checkpoints.shipped():
+        raise ValueError(
+            f"{given.model} is a recipe whose model is not shipped: '{PROGRAM} train "
+            f"{given.model}' makes it, then --model runs/{given.model}.safetensors draws with it"
+        )
+    model = checkpoints.load_denoiser(given.model, device=_device(given.device))
+    if len(model.shape) != 3:
+        raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
+    best = model.about.get("recipe", {}).get("sampler", {})
+    settings = _sampler(given, best)
+    label, columns = _labels(given, model, settings)
+    bar = sys.stderr.isatty() and not given.json
+    cpu = time.process_time()
+    drawn = generate(model, given.n, label=label, seed=given.seed, bar=bar, **settings)
+    cpu = time.process_time() - cpu
+
+    if save is not None:
+        make_folder(save)
+        _save(save, drawn.x, label)
+    if out is not None:
+        make_folder(out)
+        plots.save_grid(out, drawn.x, columns=columns, zoom=2 if model.shape[-1] >= 16 else 6)
+    done = {
+        "model": given.model,
+        **settings,
+        "n": given.n,
+        "seed": given.seed,
+        "nfe": drawn.nfe,
+        "seconds": round(drawn.seconds, 3),
+        "cpu_seconds": round(cpu, 3),
+        "out": None if out is None else str(out),
+        "save": None if save is None else str(save),
+    }
+    if given.json:
+        print(json.dumps(done, indent=2))
+        return 0
+    pictures = "1 picture" if given.n == 1 else f"{given.n:,} pictures"
+    how = ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
+    print(f"{pictures} of {given.model}, seed {given.seed}: {how}")
+    print(f"NFE {drawn.nfe} a picture, {drawn.seconds:.2f} s, {cpu:.2f} core-seconds")
+    if settings["sampler"] == "emsde":
+        if given.rel is None or given.steps is not None:
+            print(
+                "emsde chooses its own steps: --steps has no effect; a smaller --rel (here "
+                f"{_rel(settings)}) takes more calls"
+            )
+    elif best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
+        print(
+            f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
+            f"{settings['sampler']} may want more: --steps"
+        )
+    for file in filter(None, (out, save)):
+        print(file)
+    return 0
+
+
+def _rel(settings: dict[str, Any]) -> str:
+    """The relative tolerance that emsde worked with."""
+    from diffusion_lab.samplers import emsde
+
+    return f"{settings.get('rel', signature(emsde).parameters['rel'].default):g}"
+
+
+def _short(value: object) -> str:
+    return f"{tuple(value)}" if isinstance(value, list | tuple) else f"{value}"
+
+
+def _save(path: Path, x: Tensor, label: Tensor | None) -> None:
+    """``samples`` uint8 (N, H, W, C), and ``labels`` int64 (N,) where there are any."""
+    import numpy as np
+
+    from diffusion_lab.data import to_uint8
+    from diffusion_lab.files import write_atomically
+
+    arrays = {"samples": to_uint8(x)}
+    if label is not None:
+        arrays["labels"] = label.numpy()
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def sample_command(commands: Subparsers) -> None:
+    """Add ``sample``."""
+    parser = add(
+        commands,
+        "sample",
+        _sample,
+        "Draw pictures with a trained model. What is not given is what draws the model's best "
+        "pictures, as its recipe says; a model with classes draws one class a column.",
+    )
+    parser.add_argument(
+        "--model", default="fashion", help="a shipped name, or a .safetensors file (fashion)"
+    )
+    parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
+    parser.add_argument(
+        "--steps", type=int, help="steps from noise to picture (emsde: --rel instead)"
+    )
+    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")
+    parser.add_argument("--save", metavar="NPZ", help="samples, uint8 (N, H, W, C), and labels")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--label", help="draw one class only: its number or name")
+    which.add_argument(
+        "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
+    )
+    parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
+    parser.add_argument("--eta", type=float, help="share of noise in ddim and dpmpp-sde: 0 to 1")
+    parser.add_argument("--order", type=int, help="of dpm-solver and unipc: 1, 2 or 3 (2)")
+    parser.add_argument("--rel", type=float, help="relative tolerance of emsde (0.05)")
+    parser.add_argument("--variance", help="of ddpm: small, large or learned")
+    parser.add_argument(
+        "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
+    )
+    parser.add_argument("--device", help="cpu or cuda; the best there is if not given")
+    add_json(parser)

@@ -1,0 +1,1 @@
+"""The course around the package: lessons, checks, figures, survey and benchmarks."""

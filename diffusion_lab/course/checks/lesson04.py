@@ -1,0 +1,229 @@
+"""Checks of lesson 04."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffusion_lab.course.checks import choice, exercise, number
+
+
+# ---- the Fréchet distance
+def _root(c: Tensor) -> Tensor:
+    e, u = torch.linalg.eigh(c)
+    return (u * e.clamp(min=0).sqrt()) @ u.T
+
+
+def _cross(c1: Tensor, c2: Tensor) -> Tensor:
+    root = _root(c1)
+    return torch.linalg.eigvalsh(root @ c2 @ root).clamp(min=0).sqrt().sum()
+
+
+def _traces(c1: Tensor, c2: Tensor) -> Tensor:
+    return c1.trace() + c2.trace()
+
+
+def _gaussians(g: Generator) -> list[tuple[Any, ...]]:
+    probes = []
+    for d in (2, 4):
+        r1, r2 = torch.randn(2, d, d, generator=g, dtype=torch.float64)
+        m1, m2 = torch.randn(2, d, generator=g, dtype=torch.float64)
+        probes.append((m1, r1 @ r1.T, m2, r2 @ r2.T))
+    return probes
+
+
+@exercise(
+    probes=_gaussians,
+    slips={
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum()
+            + _traces(c1, c2)
+            - 2 * (c1.diagonal() * c2.diagonal()).sqrt().sum()
+        ): "the root was taken number by number; it is the root of a matrix.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum()
+            + _traces(c1, c2)
+            - 2 * torch.linalg.eigvalsh(c1 @ c2).clamp(min=0).sqrt().sum()
+        ): "eigh and eigvalsh want a symmetric matrix, and C1 C2 is not: use root @ c2 @ root.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum() + _traces(c1, c2) - _cross(c1, c2)
+        ): "the factor 2 before the root is missing: is a set at distance 0 from itself?",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).norm() + _traces(c1, c2) - 2 * _cross(c1, c2)
+        ): "the distance of the means enters squared.",
+        lambda m1, c1, m2, c2: (
+            _traces(c1, c2) - 2 * _cross(c1, c2)
+        ): "the means are missing: a shifted set would be at distance 0.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum() + _traces(c1, c2) - 2 * _cross(c1, c2)
+        ).sqrt(): "one root too many at the end: FD is the squared distance.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum() + _traces(c1, c2) - 2 * (c1 @ c2).trace().sqrt()
+        ): "the root of the trace is not the trace of the root.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum() + _traces(c1, c2) - 2 * (c1 @ c2).trace()
+        ): "the matrix root is missing.",
+    },
+    hint="tr of the root = sum of the roots of the eigenvalues of root(C1) C2 root(C1).",
+    right="0 for equal Gaussians, and |m1 - m2|^2 where only the means differ.",
+)
+def frechet_of_gaussians(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> Tensor:
+    return (m1 - m2).square().sum() + _traces(c1, c2) - 2 * _cross(c1, c2)
+
+
+pictures_needed = number(
+    11_040,
+    tolerance=150,
+    slips={
+        640: "that is the part of the mean alone, d/N; the covariances add much more.",
+        10_400: "that is the part of the covariances alone; the mean adds d/N.",
+        21_440: "each of the d(d+1)/2 covariances adds 1/(2N), not 1/N.",
+        22_080: "that would be for two sampled sets; here one side is known exactly.",
+        1_104: "that brings the bias below 1, not below 0.1.",
+        110.4: "divide by 0.1, do not multiply.",
+    },
+    hint="N = (64 + 64 * 65 / 4) / 0.1.",
+    right="11,040: more than the 10,000 pictures of the full test set (2,000 of them travel with "
+    "the course); and for 2,048 features about 1,000 times more.",
+)
+
+
+# ---- the end of the line
+def _line(g: Generator) -> list[tuple[Any, ...]]:
+    sizes = torch.tensor([100.0, 150.0, 250.0, 600.0], dtype=torch.float64)
+    noise = 0.02 * torch.randn(2, 4, generator=g, dtype=torch.float64)
+    return [(sizes, 1.6 + 120 / sizes + noise[0]), (2 * sizes, 0.3 + 90 / sizes + noise[1])]
+
+
+def _fit(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    dx = x - x.mean()
+    slope = (dx * values).sum() / (dx**2).sum()
+    return values.mean() - slope * x.mean(), slope
+
+
+@exercise(
+    probes=_line,
+    slips={
+        lambda sizes, values: _fit(sizes, values)[0]: (
+            "the line is through FD against 1/n; yours is against n, whose end at 0 is no pictures."
+        ),
+        lambda sizes, values: _fit(1 / sizes, values)[1]: (
+            "that is the slope; the value at 1/n = 0 is asked for."
+        ),
+        lambda sizes, values: values[sizes.argmax()]: (
+            "that is the value at the largest n, still too high by its own bias."
+        ),
+        lambda sizes, values: values.mean(): "that is the plain mean, with all the bias in it.",
+        lambda sizes, values: values.mean() + _fit(1 / sizes, values)[1] * (1 / sizes).mean(): (
+            "the sign of the step back to 0 is wrong: the end lies below the values."
+        ),
+        lambda sizes, values: values.mean() - _fit(1 / sizes, values)[1] / sizes.mean(): (
+            "1/mean(n) stands where mean(1/n) belongs."
+        ),
+    },
+    hint="x = 1/sizes; the least-squares line at x = 0 is mean(values) - slope * mean(x).",
+    right="infinitely many pictures, without drawing them.",
+)
+def fd_infinity(sizes: Tensor, values: Tensor) -> Tensor:
+    return _fit(1 / sizes, values)[0]
+
+
+# ---- KID
+def _points(g: Generator) -> list[tuple[Any, ...]]:
+    x, y = torch.randn(2, 6, 3, generator=g, dtype=torch.float64)
+    return [(x, y), (x, y[:4] + 0.5)]
+
+
+def _kernels(x: Tensor, y: Tensor) -> list[Tensor]:
+    return [((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+
+
+def _without_diagonals(x: Tensor, y: Tensor, count: str) -> Tensor:
+    """The slip of leaving i = j out across the sets too, where it is a pair like any."""
+    cross = _kernels(x, y)[2]
+    pairs = {
+        "n(n-1)": len(cross) * (len(cross) - 1),
+        "rest": cross.numel() - len(cross.diagonal()),
+        "all": cross.numel(),
+    }[count]
+    across = (cross.sum() - cross.diagonal().sum()) / pairs
+    return _mmd2(x, y, across=0.0) - 2 * across
+
+
+_ACROSS = (
+    "i = j was left out across the sets too; there x_i and y_i are two different pictures: "
+    "take the plain mean of k(x, y)."
+)
+
+
+def _mmd2(x: Tensor, y: Tensor, pairs: str = "n(n-1)", across: float = 2.0) -> Tensor:
+    *own, kxy = _kernels(x, y)
+    count = {"n(n-1)": lambda n: n * (n - 1), "n^2": lambda n: n * n}[pairs]
+    within = [(k.sum() - k.diagonal().sum()) / count(len(k)) for k in own]
+    return sum(within) - across * kxy.mean()
+
+
+@exercise(
+    probes=_points,
+    bug=lambda x, y: (lambda k: k[0].mean() + k[1].mean() - 2 * k[2].mean())(_kernels(x, y)),
+    slips={
+        lambda x, y: _mmd2(x, y, pairs="n^2"): (
+            "the pairs i = j are gone, but n(n-1) pairs are left to divide by, not n^2."
+        ),
+        lambda x, y: _without_diagonals(x, y, "n(n-1)"): _ACROSS,
+        lambda x, y: _without_diagonals(x, y, "rest"): _ACROSS,
+        lambda x, y: _without_diagonals(x, y, "all"): _ACROSS,
+        lambda x, y: _mmd2(x, y, across=1.0): "the pairs across count twice: - 2 mean k(x, y).",
+        lambda x, y: _mmd2(x, y).clamp(min=0): (
+            "do not cut at 0: an unbiased estimate of something near 0 must fall below at times."
+        ),
+    },
+    hint="leave the diagonal out of the sum and of the count, within each set only.",
+    right="right on average for any number of pictures, and below 0 at times.",
+)
+def unbiased_mmd2(x: Tensor, y: Tensor) -> Tensor:
+    return _mmd2(x, y)
+
+
+# ---- who sees what
+who_notices = choice(
+    {"a", "d", "e"},
+    {
+        "a": "the ten pictures' mean and covariance are not those of thousands: FD notices.",
+        "b": "the score is happy with one sure picture of each class.",
+        "c": "each of the ten is a real picture and lies among real ones: precision is perfect.",
+        "d": "almost no real picture lies near one of ten points: recall drops to nothing.",
+        "e": "they are training pictures: nothing can be nearer.",
+    },
+    hint="which of them look at what is missing, or at what was there before?",
+    right="and no single one of the five would have been enough in all seven cases.",
+)
+
+
+# ---- FLOPs
+@exercise(
+    probes=lambda g: [(49, 64), (196, 32), (10, 3)],
+    slips={
+        lambda n, c: 4 * n * c**2 + 2 * n**2 * c: (
+            "a multiply-add counts as two; these are multiply-adds (MACs)."
+        ),
+        lambda n, c: 8 * n * c**2 + 2 * n**2 * c: (
+            "there are two products over pairs of pixels: Q K^T, and the weights times V."
+        ),
+        lambda n, c: (
+            8 * n * c**2
+        ): "that is the convolutions alone; the pairs of pixels are missing.",
+        lambda n, c: 4 * n**2 * c: "that is the pairs alone; the two convolutions are missing.",
+        lambda n, c: 6 * n * c**2 + 4 * n**2 * c: "the last convolution, c to c, is missing.",
+        lambda n, c: 4 * n * c**2 + 4 * n**2 * c: (
+            "queries, keys and values are three maps: the first convolution is c to 3c."
+        ),
+        lambda n, c: 8 * n**2 * c + 4 * n * c**2: "n and c have changed places.",
+    },
+    hint="2 * (n * c * 3c + n * n * c + n * n * c + n * c * c).",
+    right="linear in pixels for the convolutions, quadratic for the pairs.",
+)
+def attention_flops(n: int, c: int) -> int:
+    return 8 * n * c**2 + 4 * n**2 * c

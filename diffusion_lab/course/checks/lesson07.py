@@ -1,0 +1,206 @@
+"""Checks of lesson 07."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffusion_lab.course.checks import exercise, number
+from diffusion_lab.schedules import Linear
+
+
+def _levels(g: Generator) -> list[tuple[Any, ...]]:
+    vp = Linear()
+    x, x0 = (torch.randn(4, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    pairs = ((0.9, 0.6), (0.5, 0.35), (0.2, 0.05))
+    return [(x, x0, *vp.alpha_sigma(t), *vp.alpha_sigma(s)) for t, s in pairs]
+
+
+def _h(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
+    return math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
+
+
+@exercise(
+    probes=_levels,
+    slips={
+        lambda x, x0, at, st, a, s: s / st * x + a * (1 - math.exp(_h(at, st, a, s))) * x0: (
+            "the sign of h: the weight of x0 is 1 - e^{-h}, which lies between 0 and 1."
+        ),
+        lambda x, x0, at, st, a, s: a / at * x + a * (1 - math.exp(-_h(at, st, a, s))) * x0: (
+            "alpha_s/alpha_t belongs to the noise form; with x0 the state shrinks by "
+            "sigma_s/sigma_t."
+        ),
+        lambda x, x0, at, st, a, s: s / st * x + (1 - math.exp(-_h(at, st, a, s))) * x0: (
+            "alpha_s is missing before the weight of x0."
+        ),
+        lambda x, x0, at, st, a, s: st / s * x + a * (1 - math.exp(-_h(at, st, a, s))) * x0: (
+            "sigma_t/sigma_s is upside down: noise must shrink on the way to the data."
+        ),
+        lambda x, x0, at, st, a, s: s / st * x + a * math.expm1(-_h(at, st, a, s)) * x0: (
+            "the minus before expm1(-h) is missing: expm1(-h) is e^{-h} - 1, below zero."
+        ),
+        lambda x, x0, at, st, a, s: s / st * x + s * (1 - math.exp(-_h(at, st, a, s))) * x0: (
+            "sigma_s stands where alpha_s belongs: sigma_s e^{lambda_s} is alpha_s."
+        ),
+        lambda x, x0, at, st, a, s: a * x0: "that jumps all the way to x0 and forgets the noise.",
+        lambda x, x0, at, st, a, s: s / st * x + a * _h(at, st, a, s) * x0: (
+            "1 - e^{-h} is not h: the integral of e^l must be done exactly."
+        ),
+    },
+    hint="x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^{-h}) x0, with h = lambda_s - lambda_t.",
+    right="exact for a constant x0_hat, whatever the length of the step, and equal to DDIM.",
+)
+def exact_step(
+    x: Tensor, x0: Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float
+) -> Tensor:
+    h = _h(alpha_t, sigma_t, alpha_s, sigma_s)
+    return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * x0
+
+
+order_three = number(
+    0.001,
+    tolerance=1e-5,
+    slips={
+        0.004: "half the error is what a first-order solver gains.",
+        0.002: "a quarter is what a second-order solver gains.",
+        0.0005: "a sixteenth would be order 4.",
+        0.064: "the error falls, it does not grow.",
+    },
+    hint="order p: twice the steps divide the error by 2^p.",
+    right="2^3 = 8: at order 3 a doubling of the work buys almost a whole digit.",
+)
+
+
+def _pairs(g: Generator) -> list[tuple[Any, ...]]:
+    now, before = (torch.randn(3, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    lams = ((-3.0, -2.0, -1.5), (0.1, 0.4, 1.3), (1.0, 1.5, 1.8))
+    return [(now, before, *three) for three in lams]
+
+
+@exercise(
+    probes=_pairs,
+    slips={
+        lambda n, b, l0, l1, l2: n + (l1 - l0) / (2 * (l2 - l1)) * (n - b): (
+            "the ratio is upside down: a long step ahead needs more of the slope, not less."
+        ),
+        lambda n, b, l0, l1, l2: n + (l2 - l1) / (l1 - l0) * (n - b): (
+            "a factor 1/2 is missing: the line is wanted at the middle of the step, not at its end."
+        ),
+        lambda n, b, l0, l1, l2: n - (l2 - l1) / (2 * (l1 - l0)) * (n - b): (
+            "the sign: this goes back towards the past instead of on from it."
+        ),
+        lambda n, b, l0, l1, l2: 1.5 * n - 0.5 * b: (
+            "that is right for equal steps only: use the three lambdas."
+        ),
+        lambda n, b, l0, l1, l2: n: "that is order 1: the past is not used.",
+        lambda n, b, l0, l1, l2: (n + b) / 2: "that is the mean of the past, behind us, not ahead.",
+    },
+    hint="D = now + h/(2 h_before) (now - before), with h = lam_next - lam_now.",
+    right="the line through two answers, read at the middle of the coming step.",
+)
+def line_ahead(
+    now: Tensor, before: Tensor, lam_before: float, lam_now: float, lam_next: float
+) -> Tensor:
+    return now + (lam_next - lam_now) / (2 * (lam_now - lam_before)) * (now - before)
+
+
+def _heun_probes(g: Generator) -> list[tuple[Any, ...]]:
+    x = torch.randn(3, 2, generator=g, dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return x / (1 + sigma**2) + torch.tanh(x) * sigma / (1 + sigma)
+
+    return [(x * s, s, r, denoise) for s, r in ((8.0, 5.0), (1.0, 0.6), (0.3, 0.1))]
+
+
+Denoise = Callable[[Tensor, float], Tensor]
+
+
+def _heun_bug(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> Tensor:
+    slope = (x - denoise(x, sigma)) / sigma
+    ahead = x + (sigma_next - sigma) * slope
+    second = (ahead - denoise(ahead, sigma)) / sigma
+    return x + (sigma_next - sigma) * (slope + second) / 2
+
+
+@exercise(
+    probes=_heun_probes,
+    bug=_heun_bug,
+    slips={
+        lambda x, s, r, d: x + (r - s) * (x - d(x, s)) / s: (
+            "that is Euler's step: the second slope is not used."
+        ),
+        lambda x, s, r, d: (
+            x + (r - s) * ((y := x + (r - s) * (x - d(x, s)) / s) - d(y, r)) / r
+        ): "the second slope alone is no better than the first: take the mean of both.",
+        lambda x, s, r, d: (
+            x
+            + (r - s)
+            * ((x - d(x, s)) / s + ((y := x + (r - s) * (x - d(x, s)) / s) - d(y, r)) / s)
+            / 2
+        ): "the denoiser is asked at sigma_next, but its answer is still divided by sigma.",
+        lambda x, s, r, d: (
+            x
+            + (r - s)
+            * ((x - d(x, s)) / s + ((y := x + (r - s) * (x - d(x, s)) / s) - d(y, s)) / r)
+            / 2
+        ): "the slope is divided by sigma_next, but the denoiser is still asked at sigma.",
+    },
+    hint="the second slope belongs to the end of the step: its noise level is sigma_next, twice.",
+    right="both slopes are taken where they belong, and the order is 2.",
+)
+def heun_step(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> Tensor:
+    slope = (x - denoise(x, sigma)) / sigma
+    ahead = x + (sigma_next - sigma) * slope
+    second = (ahead - denoise(ahead, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + second) / 2
+
+
+def _errors(g: Generator) -> list[tuple[Any, ...]]:
+    return [(0.01, 0.2, 0.5), (0.02, 3.0, 0.4), (0.05, 0.01, 0.1), (0.03, 1.2, 0.02)]
+
+
+@exercise(
+    probes=_errors,
+    slips={
+        lambda h, e, left: 0.9 * h * e**-0.9: (
+            "the last step must not run past the end: never more than what is left."
+        ),
+        lambda h, e, left: min(left, 0.9 * h * e**0.9): (
+            "the sign of the exponent: a large error must shorten the step."
+        ),
+        lambda h, e, left: min(left, h * e**-0.9): (
+            "the safety factor 0.9 is missing: without it every second trial is just refused."
+        ),
+        lambda h, e, left: max(left, 0.9 * h * e**-0.9): "the smaller of the two, not the larger.",
+        lambda h, e, left: min(left, 0.9 * h / e): (
+            "the exponent is -0.9, not -1: the next step follows an error that fluctuates a little "
+            "less than all the way."
+        ),
+        lambda h, e, left: min(left, 0.9 * h / e**0.5): (
+            "the exponent here is -0.9, the paper's choice between -1/2 and -1."
+        ),
+    },
+    hint="min(left, 0.9 h E^-0.9), whether the trial was accepted or not.",
+    right="E < 1 lengthens the step, E > 1 shortens it, and the end is met exactly.",
+)
+def next_size(h: float, error: float, left: float) -> float:
+    return min(left, 0.9 * h * error**-0.9)
+
+
+posterior_price = number(
+    2.0,
+    tolerance=0.01,
+    slips={
+        1.0: "a sample is not the mean: it has the posterior's spread on top of the mean's error.",
+        4.0: "errors add as variances here, not as standard deviations.",
+        1.41: "that is the ratio of the root mean squared errors.",
+        0.5: "the one-call answer is the best there is in squared error.",
+    },
+    hint="truth and sample are two independent draws from p(x0 | y), around the same mean.",
+    right="Var + Var: a picture that looks real costs exactly twice the squared error.",
+)

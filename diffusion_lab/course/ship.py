@@ -1,0 +1,210 @@
+"""Ship a trained model: measure it, write the result into its header, enter it in the index.
+
+    python -m diffusion_lab.course.ship NAME --from runs/NAME.safetensors --metrics
+    python -m diffusion_lab.course.ship --reference fashion
+
+NAME is a recipe. The file may also be the saved state of a training that is still running
+(``runs/NAME.state.safetensors``): its averaged weights are shipped then, marked ``interim``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffusion_lab import checkpoints, data, metrics, training
+from diffusion_lab.bound import prior_term, vlb_term
+from diffusion_lab.course.bench.shipped import draw
+from diffusion_lab.data import store
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import generator
+from diffusion_lab.errors import CheckpointError, DataError
+from diffusion_lab.forward import noised
+from diffusion_lab.metrics.frechet import build_reference, forget
+from diffusion_lab.training import loop, recipes
+from diffusion_lab.training.recipes import Recipe
+
+__all__ = ["accuracy", "bound_terms", "open_model", "picture_quality", "ship", "ship_reference"]
+
+LICENCE = "MIT, the course's own (LICENSE)"
+DATA_SOURCE = {
+    "fashion": "trained by this course on Fashion-MNIST, arXiv 1708.07747",
+    "digits": "trained by this course on the 8x8 digits of scikit-learn, 10.24432/C50P49",
+}
+
+
+def open_model(name: str, file: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of recipe ``name`` in a finished checkpoint or a saved state, and its header.
+
+    Raises CheckpointError where the file holds another recipe's model.
+    """
+    recipe = recipes.get(name)
+    tensors, head = checkpoints.load_tensors(file)
+    given = head.get("recipe", {}).get("name")
+    if given != name:
+        raise CheckpointError(f"{file} holds a model of {given!r}, not of {name!r}")
+    if not any(key.startswith("ema.") for key in tensors):
+        model = checkpoints.load(Path(file))
+        return model, model.about
+    recipe = Recipe(**head["recipe"])
+    pictures = data.load(recipe.data, "train", full=recipe.full)
+    model = training.build(recipe, pictures)
+    model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    about = loop.about(recipe, pictures, head["steps"], head["cpu_seconds"], model)
+    if head["step"] < head["steps"]:
+        about |= {"interim": True, "step": head["step"]}
+    return model.eval().requires_grad_(False), about
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, name: str) -> dict[str, Any]:
+    """Share of the test pictures that a classifier gets right: the full test set if it is there."""
+    try:
+        test = data.load(name, "test", full=name != "digits")
+    except DataError:
+        test = data.load(name, "test")
+    where = next(model.parameters()).device
+    found = torch.cat([model(part.to(where)).argmax(1).cpu() for part in test.x.split(500)])
+    right = (found == test.labels).double().mean().item()
+    return {"test_accuracy": round(right, 4), "test_pictures": len(test)}
+
+
+def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[str, Any]:
+    """Fréchet distance of n pictures by the recipe's sampler, and what 1,000 of them cost.
+
+    With classes (as many of each) it is measured with the recipe's guidance, if it has one, and
+    without. ``_in_A`` is in units of the anchor: the distance of n real pictures with noise of
+    standard deviation 0.1 added.
+    """
+    n = min(n, len(data.load(recipe.data, "train")))
+    anchor = metrics.noise_anchor(n, recipe.data)
+    found: dict[str, Any] = {"pictures": n, "anchor_A": _short(anchor)}
+    options = dict(recipe.sampler)
+    scale = options.pop("scale", None)
+    ways = {"plain" if model.num_classes is None else "unguided": None}
+    if model.num_classes is not None and scale not in (None, 1):
+        ways = {"guided": scale} | ways
+    for way, strength in ways.items():
+        x, cost = draw(model, n, options | {"scale": strength}, seed=0)
+        distance = metrics.fd(x.cpu(), recipe.data)
+        found[way] = {
+            "fd": _short(distance),
+            "fd_in_A": _short(distance / anchor),
+            "nfe": cost.nfe,
+            "core_seconds_per_1000": round(cost.cpu_seconds_per_1000, 2),
+        }
+        if strength is not None:
+            found[way]["scale"] = strength
+    return found
+
+
+@torch.no_grad()
+def bound_terms(model: NetDenoiser, recipe: Recipe, each: int = 4) -> dict[str, Any]:
+    """The variational bound on test pictures in bits/dim, every step asked on ``each`` of them.
+
+    ``prior`` is L_T, ``steps`` the sum of the L_{t-1}, ``decoder`` L_0; ``simple`` is the mean of
+    |eps - eps_hat|^2 over steps and pixels.
+    """
+    test, schedule = data.load(recipe.data, "test"), model.schedule
+    gen = generator(recipe.seed, 3)
+    where = next(model.parameters()).device
+    terms, simple = [], []
+    for i in range(1, schedule.T + 1):
+        x0 = test.x[torch.randint(len(test), (each,), generator=gen)].to(where)
+        eps = torch.randn(x0.shape, generator=gen).to(where)
+        t = torch.full((each,), i / schedule.T, dtype=torch.float64, device=where)
+        pred = model(noised(x0, eps, schedule, t), t)
+        variance = "learned" if model.learned_var else "small"
+        bits = vlb_term(pred, x0, schedule, t, variance=variance, levels=test.levels)
+        terms.append(bits.mean().item())
+        simple.append((pred.eps - eps).square().mean().item())
+    prior = prior_term(test.x[:500], schedule).mean().item()
+    parts = {"prior": prior, "steps": sum(terms[1:]), "decoder": terms[0]}
+    return {
+        "bits_per_dim": {
+            "total": round(sum(parts.values()), 4),
+            **{k: round(v, 5) for k, v in parts.items()},
+        },
+        "simple_loss": round(sum(simple) / len(simple), 5),
+        "asked": each * schedule.T,
+    }
+
+
+def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) -> Path:
+    """Measure, save to ``data/checkpoints/NAME.safetensors`` and register; returns the path."""
+    recipe = recipes.get(name)
+    model, about = open_model(name, file)
+    made = about["command"]
+    command = f"python -m diffusion_lab.course.ship {name} --from runs/{Path(file).name}"
+    if measure:
+        command += " --metrics" + (f" --n {n}" if n != 5000 else "")
+        found: dict[str, Any] = {
+            "command": command,
+            "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}, "
+            f"{torch.get_num_threads()} thread(s), {next(model.parameters()).device.type}",
+        }
+        if recipe.task == "classifier":
+            found |= accuracy(model, recipe.data)
+        else:
+            found |= picture_quality(model, recipe, n)
+            if recipe.hybrid:
+                found |= bound_terms(model, recipe)
+        about = about | {"metrics": found}
+    path = store.folder() / "checkpoints" / f"{name}.safetensors"
+    checkpoints.save(path, model, about)
+    note = {"interim": about["step"]} if about.get("interim") else {}
+    how = f"{made} --out runs; {command}"
+    store.register(path, licence=LICENCE, source=DATA_SOURCE[recipe.data], recipe=how, **note)
+    forget()
+    return path
+
+
+def ship_reference(name: str) -> Path:
+    """Make and register the feature statistics of a full test set."""
+    path = build_reference(name)
+    command = f"python -m diffusion_lab.course.ship --reference {name}"
+    store.register(path, licence=LICENCE, source=DATA_SOURCE[name], recipe=command)
+    forget()
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command of the module's docstring; prints the path and the metrics."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion_lab.course.ship", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", nargs="?", help="the recipe whose model is shipped")
+    parser.add_argument("--from", dest="file", help="checkpoint or saved state of its training")
+    parser.add_argument("--metrics", action="store_true", help="measure the model first")
+    parser.add_argument("--n", type=int, default=5000, help="pictures to measure with")
+    parser.add_argument("--reference", metavar="DATA", help="ship the statistics of a test set")
+    given = parser.parse_args(arguments)
+    if (given.name is None) == (given.reference is None):
+        parser.error("give a recipe and --from FILE, or --reference DATA")
+    if given.name is not None and given.file is None:
+        parser.error(f"where is the model? --from runs/{given.name}.safetensors")
+    try:
+        if given.reference is not None:
+            path = ship_reference(given.reference)
+        else:
+            path = ship(given.name, given.file, measure=given.metrics, n=given.n)
+    except (ValueError, CheckpointError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path, checkpoints.info(path).get("metrics", ""), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

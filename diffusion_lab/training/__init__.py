@@ -1,0 +1,25 @@
+"""Training: recipes, tasks, one loop on Hugging Face Accelerate, and states to resume from."""
+
+from diffusion_lab.training.loop import (
+    EMA,
+    Progress,
+    build,
+    fit,
+    learning_rate,
+    load_or_train,
+    train,
+)
+from diffusion_lab.training.recipes import RECIPES, Recipe, get
+
+__all__ = [
+    "EMA",
+    "RECIPES",
+    "Progress",
+    "Recipe",
+    "build",
+    "fit",
+    "get",
+    "learning_rate",
+    "load_or_train",
+    "train",
+]

@@ -1,0 +1,177 @@
+"""Recipes: everything that fixes a training, in one dictionary.
+
+``diffusion-lab train NAME`` runs one from nothing; the shipped checkpoints record theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from diffusion_lab.errors import unknown, whole
+
+__all__ = ["RECIPES", "Recipe", "get"]
+
+TASKS = ("diffusion", "classifier")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. Times in optimiser steps; ``sd`` None takes the data's own std.
+
+    task: "diffusion" or "classifier". times: the law of t with its parameters. decay: share of the
+    steps after which the learning rate falls linearly to 0. null: share of labels dropped, so that
+    one network learns both the conditional and the unconditional answer. sampler: what draws the
+    best pictures from the result.
+    """
+
+    name: str
+    about: str
+    task: str = "diffusion"
+    data: str = "fashion"
+    full: bool = False
+    net: dict[str, Any] = field(default_factory=lambda: {"name": "unet"})
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "edm", "sigma_max": 20.0})
+    kind: str = "edm"
+    sd: float | None = None
+    lam_range: tuple[float, float] | None = (-2.9957, 4.6052)  # sigma/alpha from 20 down to 0.01
+    weighting: dict[str, Any] = field(default_factory=lambda: {"name": "edm"})
+    times: dict[str, Any] = field(
+        default_factory=lambda: {"law": "lognormal", "mean": -0.6, "std": 1.2}
+    )
+    hybrid: bool = False
+    conditional: bool = True
+    null: float = 0.1
+    batch: int = 32
+    steps: int = 4000
+    lr: float = 2.5e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    decay: float = 0.5
+    warmup: int = 100
+    ema: float = 0.999
+    seed: int = 0
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """ValueError for what no training can be: sizes of none, shares outside [0, 1], no name."""
+        if self.task not in TASKS:
+            raise unknown("task", self.task, TASKS)
+        for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("seed", -(2**63))):
+            whole(f"{name} of a recipe", getattr(self, name), least)
+        for name in ("null", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} of a recipe is a share from 0 to 1; got {getattr(self, name)}"
+                )
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                "lr of a recipe must be > 0 and weight_decay >= 0; "
+                f"got {self.lr} and {self.weight_decay}"
+            )
+        for name, key in (
+            ("net", "name"),
+            ("schedule", "name"),
+            ("weighting", "name"),
+            ("times", "law"),
+        ):
+            if key not in getattr(self, name):
+                raise ValueError(f"{name} of a recipe needs {key!r}; got {getattr(self, name)}")
+
+    def but(self, **changes: Any) -> Recipe:
+        """The same recipe with some fields changed; unknown fields suggest the near match."""
+        known = asdict(self)
+        for key in changes:
+            if key not in known:
+                raise unknown("field of a recipe", key, known)
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the header of a checkpoint."""
+        return asdict(self)
+
+
+_FEW_STEPS = {
+    "sampler": "dpmpp",
+    "steps": 8,
+    "scale": 2.0,
+    "spacing": "karras",
+    "lam_range": (-2.9957, 3.912),
+}
+
+_VP1000 = {"name": "linear", "T": 1000}
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r
+    for r in (
+        Recipe(
+            "fashion",
+            "class-conditional Fashion-MNIST with a null class, EDM preconditioning, few steps",
+            steps=28_000,
+            sampler=_FEW_STEPS | {"steps": 6, "scale": 1.75},
+        ),
+        Recipe(
+            "fashion-1min",
+            "the same at what one minute of two cores allows (lesson 03 trains it live)",
+            steps=1_000,
+            sampler=_FEW_STEPS,
+        ),
+        Recipe(
+            "fashion-vp1000",
+            "Fashion-MNIST on the linear schedule of 1000 steps, with learned variance",
+            schedule=_VP1000,
+            lam_range=None,
+            hybrid=True,
+            conditional=False,
+            net={"name": "unet", "out_channels": 2},
+            steps=24_000,
+            sampler={"sampler": "ddim", "steps": 50},
+        ),
+        Recipe(
+            "digits",
+            "class-conditional 8x8 digits with a null class",
+            data="digits",
+            net={"name": "unet", "patch": 1, "widths": (32, 64)},
+            steps=6_000,
+            batch=64,
+            lr=2e-3,
+            sampler=_FEW_STEPS | {"scale": 1.0},  # guidance 2 makes digits worse (FD)
+        ),
+        Recipe(
+            "fashion-features",
+            "the frozen classifier in whose 64 features Fashion-MNIST pictures are compared",
+            task="classifier",
+            full=True,
+            net={"name": "classifier", "width": 16},
+            conditional=False,
+            batch=128,
+            steps=2_400,
+            lr=2e-3,
+            weight_decay=1e-2,
+            decay=0.2,
+            ema=0.995,
+        ),
+        Recipe(
+            "digits-features",
+            "the frozen classifier in whose 64 features digits are compared",
+            task="classifier",
+            data="digits",
+            net={"name": "classifier", "width": 16, "pools": 1},
+            conditional=False,
+            batch=64,
+            steps=1_200,
+            lr=2e-3,
+            weight_decay=1e-2,
+            decay=0.2,
+            ema=0.99,
+        ),
+    )
+}
+
+
+def get(name: str) -> Recipe:
+    """A recipe by name; unknown names suggest the near match."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]

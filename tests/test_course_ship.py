@@ -1,0 +1,110 @@
+"""Shipping: a tiny training goes through the script and comes out of ``checkpoints.load``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from diffusion_lab import checkpoints, data, metrics, training
+from diffusion_lab.course import ship
+from diffusion_lab.data import store
+from diffusion_lab.metrics.frechet import forget
+from diffusion_lab.training import recipes
+
+NET = {"name": "unet", "patch": 1, "widths": (8, 16), "emb": 16}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """An empty data folder, with tiny recipes under the names of the digits' real ones."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "index.json").write_text("{}")
+    monkeypatch.setattr(store, "_PACKAGED", folder)
+    tiny = {
+        "digits": recipes.get("digits").but(
+            net=NET, steps=6, batch=16, sampler=recipes.get("fashion").sampler
+        ),
+        "digits-features": recipes.get("digits-features").but(
+            net={"name": "classifier", "width": 4, "pools": 1}, steps=6, batch=16
+        ),
+    }
+    monkeypatch.setattr(recipes, "RECIPES", recipes.RECIPES | tiny)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def train(name, out, **options):
+    for _ in training.train(recipes.get(name), out=out, report_every=2, save_every=2, **options):
+        pass
+
+
+def test_a_finished_training_is_measured_registered_and_loaded(house, capsys):
+    train("digits-features", house)
+    file = house / "digits-features.safetensors"
+    assert ship.main(["digits-features", "--from", str(file), "--metrics"]) == 0
+    assert ship.main(["--reference", "digits"]) == 0
+    train("digits", house)
+    arguments = ["digits", "--from", str(house / "digits.safetensors"), "--metrics", "--n", "20"]
+    assert ship.main(arguments) == 0, capsys.readouterr().err
+
+    model = checkpoints.load("digits")
+    before = checkpoints.load(house / "digits.safetensors")
+    for (key, ours), theirs in zip(model.state_dict().items(), before.state_dict().values()):
+        assert torch.equal(ours, theirs), key
+    found = model.about["metrics"]
+    steps = recipes.get("fashion").sampler["steps"]
+    assert (
+        found["pictures"] == 20
+        and found["guided"]["nfe"] == 2 * steps
+        and found["unguided"]["nfe"] == steps
+    )
+    assert found["guided"]["fd_in_A"] == pytest.approx(
+        found["guided"]["fd"] / found["anchor_A"], rel=1e-2
+    )
+    assert "interim" not in model.about
+    alone = recipes.get("digits").but(sampler={"steps": 2, "scale": 1.0})
+    assert ship.picture_quality(model, alone, 20).keys() == {"pictures", "anchor_A", "unguided"}
+    entry = store.index()["checkpoints/digits.safetensors"]
+    assert entry["recipe"].startswith("diffusion-lab train digits --steps 6 --out runs; python -m")
+    assert entry["licence"].startswith("MIT")
+
+    test = data.load("digits", "test")
+    judge = checkpoints.load("digits-features")
+    right = (judge(test.x).argmax(1) == test.labels).double().mean().item()
+    assert judge.about["metrics"]["test_accuracy"] == round(right, 4)
+    assert metrics.fd(test.x, "digits") < 1e-9  # the reference is of these very pictures
+
+
+def test_a_saved_state_ships_the_averaged_weights_as_interim(house):
+    train("digits", house, stop_at=4)
+    state = house / "digits.state.safetensors"
+    ship.ship("digits", state, measure=False)
+    model = checkpoints.load("digits")
+    assert model.about["interim"] is True and model.about["step"] == 4
+    assert store.index()["checkpoints/digits.safetensors"]["interim"] == 4
+    tensors, _ = checkpoints.load_tensors(state)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, tensors[f"ema.{key}"]), key
+
+
+def test_a_model_of_another_recipe_is_refused(house, capsys):
+    train("digits", house)
+    file = str(house / "digits.safetensors")
+    assert ship.main(["digits-features", "--from", file]) == 2
+    assert "holds a model of 'digits', not of 'digits-features'" in capsys.readouterr().err
+    assert json.loads((store.folder() / "index.json").read_text()) == {}
+
+
+def test_the_bound_of_a_network_that_says_nothing(house):
+    """An untrained network predicts eps = 0, whose error is E eps^2 = 1."""
+    recipe = recipes.get("fashion-vp1000").but(
+        data="digits", net=NET | {"out_channels": 2}, kind="eps", sd=1.0
+    )
+    model = training.build(recipe, data.load("digits"))
+    found = ship.bound_terms(model.eval(), recipe, each=1)
+    assert found["simple_loss"] == pytest.approx(1, abs=5 * (2 / 64000) ** 0.5)
+    assert found["bits_per_dim"]["total"] > found["bits_per_dim"]["steps"] > 1
