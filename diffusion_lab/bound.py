@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction, expand
+from diffusion_lab.device import randn
 from diffusion_lab.errors import unknown
 from diffusion_lab.forward import VARIANCES, best_variance, posterior, reverse_variance
 from diffusion_lab.schedules import Schedule
@@ -44,6 +45,8 @@ def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor, levels: int) -> Tensor:
     """
     if levels < 2:
         raise ValueError(f"data have at least 2 levels; got {levels}")
+    if std.device.type == "cpu" and not bool((std > 0).all()):
+        raise ValueError(f"the decoder's std must be > 0; the smallest is {std.min():g}")
     half = 1 / (levels - 1)
     upper = torch.where(x0 > 1 - half, torch.inf, (x0 + half - mean) / std)
     lower = torch.where(x0 < -1 + half, -torch.inf, (x0 - half - mean) / std)
@@ -89,9 +92,8 @@ def vlb_term(
                 "above=..., the time that the walk came from, or use bounds()"
             )
         above = t
-    levels_t = schedule.alpha_sigma(t)
-    c_t, c_0, bt, v_ts = posterior(*levels_t, *schedule.alpha_sigma(s))
-    _, _, bt_above, _ = posterior(*schedule.alpha_sigma(above), *levels_t)
+    c_t, c_0, bt, v_ts = posterior(schedule, t, s)
+    bt_above = posterior(schedule, above, t).var
     bt_safe = torch.where(first, torch.where(above > t, bt_above, v_ts), bt)
     c_t, c_0, v_ts, bt_safe = (expand(c, x0) for c in (c_t, c_0, v_ts, bt_safe))
     if isinstance(variance, str):
@@ -183,7 +185,7 @@ def bounds(
             these very data (one number a time, so hardly flattered by it).
         levels: number of values of x0 in [-1, 1]; None for continuous data.
         batch: data in one call of the denoiser.
-        **condition: (N,) tensors for the denoiser, such as label.
+        **condition: tensors (N, ...) for the denoiser, such as label.
     """
     schedule = denoiser.schedule
     if times is None:
@@ -212,18 +214,18 @@ def bounds(
         eps = _noise(noise, x0, len(now))
         alpha, sigma = (expand(c, every) for c in schedule.alpha_sigma(t))
         x_t = alpha * every + sigma * eps
-        labels = {k: v.repeat(len(now)) for k, v in condition.items()}
-        pred = _asked(denoiser, x_t, t, batch, labels)
+        rows = {k: v.repeat(len(now), *(1,) * (v.ndim - 1)) for k, v in condition.items()}
+        pred = _asked(denoiser, x_t, t, batch, rows)
         error = (every - pred.x0).double().square().reshape(len(now), -1).mean(1)
         errors.append(error)
-        for name, rows in tables.items():
+        for name, table in tables.items():
             chosen: str | Tensor = name
             if name == "best":
                 chosen = best_variance(schedule, t, s, error.repeat_interleave(n))
             term = vlb_term(
                 pred, every, schedule, t, s, above=above, variance=chosen, levels=levels
             )
-            rows.append(term.double().reshape(len(now), n))
+            table.append(term.double().reshape(len(now), n))
     prior, error = prior_term(x0, schedule, times[0]).double(), torch.cat(errors)
     return {k: Bound(asked, torch.cat(rows), prior, error) for k, rows in tables.items()}
 
@@ -233,8 +235,7 @@ def _noise(noise: torch.Generator | Tensor, x0: Tensor, copies: int) -> Tensor:
         if noise.shape != x0.shape:
             raise ValueError(f"noise must be like x0, {tuple(x0.shape)}; got {tuple(noise.shape)}")
         return noise.repeat(copies, *(1,) * (x0.ndim - 1))
-    shape, dtype = (copies * len(x0), *x0.shape[1:]), x0.dtype
-    return torch.randn(shape, generator=noise, dtype=dtype).to(x0.device)
+    return randn((copies * len(x0), *x0.shape[1:]), noise, x0, x0.dtype)
 
 
 def _asked(
@@ -245,11 +246,11 @@ def _asked(
     for i in range(0, len(x_t), batch):
         part = slice(i, i + batch)
         p = denoiser(x_t[part], t[part], **{k: v[part] for k, v in condition.items()})
-        found.append((p.x0, p.var))
-    x0, var = zip(*found, strict=True)
+        found.append((p.x0, p.var_weight))
+    x0, weight = zip(*found, strict=True)
     alpha, sigma = denoiser.levels(t, x_t)
-    together = None if var[0] is None else torch.cat(var)
-    return Prediction(x_t, alpha, sigma, torch.cat(x0), "x0", var=together)
+    together = None if weight[0] is None else torch.cat(weight)
+    return Prediction(x_t, alpha, sigma, torch.cat(x0), "x0", var_weight=together)
 
 
 # ---- which term to train on ---------------------------------------------------------------------

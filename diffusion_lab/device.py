@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.errors import whole
 
-__all__ = ["check_finite", "check_float", "device", "first_process", "generator", "randn"]
+__all__ = [
+    "check_finite",
+    "check_float",
+    "device",
+    "first_process",
+    "generator",
+    "randn",
+    "unwrapped",
+]
 
 
 def device() -> torch.device:
@@ -50,10 +59,18 @@ def generator(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed if len(seed) > 1 else seed[0])
 
 
-def randn(shape: tuple[int, ...], gen: torch.Generator, like: Tensor | None = None) -> Tensor:
-    """Standard normal numbers drawn on the CPU (the same on every machine), then moved."""
-    noise = torch.randn(shape, generator=gen)
-    return noise if like is None else noise.to(like.device, like.dtype)
+def randn(
+    shape: Sequence[int],
+    gen: torch.Generator,
+    like: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal numbers drawn on the CPU (the same on every machine), then moved.
+
+    Drawn in ``dtype`` whatever torch's default is, and given in the dtype of ``like``.
+    """
+    noise = torch.randn(tuple(shape), generator=gen, dtype=dtype, device="cpu")
+    return noise if like is None else noise.to(like)
 
 
 def check_float(x: Tensor, name: str) -> None:
@@ -70,3 +87,35 @@ def check_finite(x: Tensor, name: str) -> None:
     """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} hold nan or inf: look where they come from")
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside what torch.compile, DataParallel or DistributedDataParallel made of it."""
+    while True:
+        inner = getattr(net, "_orig_mod", None)
+        if inner is None and type(net).__name__ in ("DataParallel", "DistributedDataParallel"):
+            inner = net.module
+        if inner is None:
+            return net
+        net = inner
+
+
+def check_label(label: Tensor, n: int, classes: int) -> Tensor:
+    """The label if it is int64 (n,) within 0..classes (the last is 'no class').
+
+    The range is looked at on the CPU only (a GPU would wait); ValueError otherwise.
+    """
+    if not isinstance(label, Tensor):
+        raise ValueError(f"label must be a tensor, int64 of shape ({n},); got {label!r}")
+    if label.dtype != torch.int64 or label.shape != (n,):
+        raise ValueError(
+            f"label must be int64 of shape ({n},); got {label.dtype} of shape {tuple(label.shape)}"
+        )
+    if label.device.type == "cpu" and n:
+        low, high = label.aminmax()
+        if low < 0 or high > classes:
+            raise ValueError(
+                f"labels must lie in 0..{classes - 1}, or be {classes} for 'no class'; "
+                f"got values in {low}..{high}"
+            )
+    return label

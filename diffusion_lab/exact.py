@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction
-from diffusion_lab.device import check_finite, check_float
+from diffusion_lab.device import check_finite, check_float, check_label
 from diffusion_lab.errors import whole
 from diffusion_lab.schedules import Schedule, Time
 
@@ -49,7 +49,7 @@ class ExactDenoiser(Denoiser):
             inside = ", ".join(map(str, self.shape))
             raise ValueError(f"x_t must have shape (B, {inside}); got {tuple(x_t.shape)}")
         if label is not None:
-            self.check_label(label, len(x_t))
+            check_label(label, len(x_t), self.num_classes)
         check_float(x_t, "x_t")
         alpha, sigma = self.levels(t, x_t)
         return Prediction(x_t, alpha, sigma, self.formula(x_t, alpha, sigma, label), "x0")

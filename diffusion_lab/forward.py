@@ -1,12 +1,17 @@
-"""The forward process as a chain: how a state at time s becomes one at a later time t.
+"""The forward process: how data are noised, and what that says about the way back.
 
 For s < t, with x_t = alpha_t x_0 + sigma_t eps at both times,
 
-    q(x_t | x_s) = N((alpha_t/alpha_s) x_s, V_ts I),
-    V_ts = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2,
+    q(x_t | x_0)      = N(alpha_t x_0, sigma_t^2 I)              one jump, the survey's eq 1
+    q(x_t | x_s)      = N((alpha_t/alpha_s) x_s, V_ts I)         one step of the chain
+    q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, bt I)               the posterior, eq 3
 
-which for neighbours on the T-step grid is DDPM's N(sqrt(1 - beta_t) x_{t-1}, beta_t I), the
-survey's eq 1. The jump from x_0 is ``noised``; this is the walk that it shortens.
+and with gone = 1 - SNR_t/SNR_s, the share of the signal-to-noise ratio that the step takes,
+
+    V_ts = sigma_t^2 gone,                bt  = sigma_s^2 gone,
+    c_t  = (alpha_t/alpha_s) (sigma_s/sigma_t)^2,      c_0 = alpha_s gone.
+
+For neighbours on the T-step grid V_ts is DDPM's beta_t and bt its beta-tilde.
 """
 
 from __future__ import annotations
@@ -14,17 +19,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction, expand
+from diffusion_lab.denoisers import Number, Prediction, expand
 from diffusion_lab.device import check_float, randn
 from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = [
     "VARIANCES",
+    "Posterior",
     "best_variance",
     "chain",
     "move",
@@ -39,6 +46,21 @@ __all__ = [
 VARIANCES = ("small", "large", "learned")
 
 
+# ---- towards noise ------------------------------------------------------------------------------
+def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
+    """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
+    check_float(x0, "x0")
+    check_float(eps, "eps")
+    if x0.shape != eps.shape:
+        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
+    if t.shape != (len(x0),):
+        raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
+    alpha, sigma = schedule.alpha_sigma(t)
+    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+
+
 def transition(schedule: Schedule, s: float, t: float) -> tuple[float, float]:
     """(alpha_t/alpha_s, V_ts): what q(x_t | x_s) keeps of x_s, and the variance it adds.
 
@@ -47,11 +69,7 @@ def transition(schedule: Schedule, s: float, t: float) -> tuple[float, float]:
     """
     if not 0 <= s < t <= 1:
         raise ValueError(f"noise is added from s up to a later t, 0 <= s < t <= 1; got {s=}, {t=}")
-    (alpha_s, _), (alpha_t, sigma_t) = schedule.alpha_sigma(s), schedule.alpha_sigma(t)
-    # V = sigma_t^2 (1 - SNR_t/SNR_s): no small difference of large numbers
-    return alpha_t / alpha_s, -sigma_t * sigma_t * math.expm1(
-        2 * (schedule.lam(t) - schedule.lam(s))
-    )
+    return schedule.alpha(t) / schedule.alpha(s), posterior(schedule, t, s).added
 
 
 def move(x: Tensor, schedule: Schedule, s: float, t: float, noise: Tensor) -> Tensor:
@@ -84,44 +102,33 @@ def vp(lam: float | Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
 
 
-def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
-    """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
-    check_float(x0, "x0")
-    check_float(eps, "eps")
-    if x0.shape != eps.shape:
-        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
-    if not isinstance(t, Tensor):
-        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
-    if t.shape != (len(x0),):
-        raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
-    alpha, sigma = schedule.alpha_sigma(t)
-    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+# ---- and back -----------------------------------------------------------------------------------
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I), and ``added`` = V_ts of q(x_t | x_s)."""
+
+    c_t: Number
+    c_0: Number
+    var: Number
+    added: Number
 
 
-def posterior(
-    alpha_t: Time, sigma_t: Time, alpha_s: Time, sigma_s: Time
-) -> tuple[Time, Time, Time, Time]:
-    """q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I) for s < t; returns (c_t, c_0, var, V_ts).
+def posterior(schedule: Schedule, t: Time, s: Time) -> Posterior:
+    """The posterior of the step t -> s < t (the survey's eq 3), floats or tensors as t and s are.
 
-    With V_ts = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, the variance of q(x_t | x_s) (DDPM's
-    beta_t when s = t - 1/T):  c_t = (alpha_t/alpha_s) sigma_s^2 / sigma_t^2,
-    c_0 = alpha_s V_ts / sigma_t^2,  var = V_ts sigma_s^2 / sigma_t^2  (the survey's eq 3).
+    No small difference of large numbers: gone = -expm1(2 (lambda_t - lambda_s)).
     """
-    ratio = alpha_t / alpha_s
-    kept = ratio * ratio * sigma_s * sigma_s
-    v_ts = sigma_t * sigma_t - kept
-    var_t = sigma_t * sigma_t
-    return (
-        ratio * sigma_s * sigma_s / var_t,
-        alpha_s * v_ts / var_t,
-        v_ts * (sigma_s * sigma_s) / var_t,
-        v_ts,
+    (log_alpha_t, log_sigma_t), (log_alpha_s, log_sigma_s) = schedule.logs(t), schedule.logs(s)
+    lib = torch if isinstance(log_alpha_t, Tensor) else math
+    gone = -lib.expm1(2 * ((log_alpha_t - log_sigma_t) - (log_alpha_s - log_sigma_s)))
+    return Posterior(
+        lib.exp(log_alpha_t - log_alpha_s + 2 * (log_sigma_s - log_sigma_t)),
+        lib.exp(log_alpha_s) * gone,
+        lib.exp(2 * log_sigma_s) * gone,
+        lib.exp(2 * log_sigma_t) * gone,
     )
 
 
-def reverse_variance(
-    pred: Prediction, v_ts: float | Tensor, bt: float | Tensor, choice: str
-) -> float | Tensor:
+def reverse_variance(pred: Prediction, v_ts: Number, bt: Number, choice: str) -> Number:
     """S^2 of p(x_s | x_t): ``small`` = the posterior's bt, ``large`` = V_ts (DDPM's beta_t), or
     ``learned`` = exp(w log V_ts + (1 - w) log bt) with the network's w (2102.09672).
     """
@@ -131,27 +138,23 @@ def reverse_variance(
         return v_ts
     if choice != "learned":
         raise unknown("variance", choice, VARIANCES)
-    if pred.var is None:
+    if pred.var_weight is None:
         raise ValueError("variance='learned' needs a denoiser with learned_var; use small or large")
-    log_v, log_b = (torch.as_tensor(c, dtype=pred.var.dtype).log() for c in (v_ts, bt))
-    return (log_b + pred.var * (log_v - log_b)).exp()
+    log_v, log_b = (torch.as_tensor(c, dtype=pred.var_weight.dtype).log() for c in (v_ts, bt))
+    return (log_b + pred.var_weight * (log_v - log_b)).exp()
 
 
-def variance_weight(
-    var: float | Tensor, v_ts: float | Tensor, bt: float | Tensor
-) -> float | Tensor:
+def variance_weight(var: Number, v_ts: Number, bt: Number) -> Number:
     """The weight v of a variance: exp(v log V_ts + (1 - v) log bt) = var. May leave [0, 1]."""
     log = torch.log if isinstance(var, Tensor) else math.log
     return log(var / bt) / log(v_ts / bt)
 
 
-def best_variance(
-    schedule: Schedule, t: float | Tensor, s: float | Tensor, error: float | Tensor
-) -> float | Tensor:
+def best_variance(schedule: Schedule, t: Time, s: Time, error: Number) -> Number:
     """S^2 = bt + c_0^2 error, which makes the term (t, s) smallest among all fixed numbers.
 
     For a decoder by bins, whose width spreads the Gaussian already, it is only nearly the best.
     ``error`` is E|x_0 - x0_hat|^2 per dimension at t; for exact means the mean of Var(x_0 | x_t).
     """
-    _, c_0, bt, _ = posterior(*schedule.alpha_sigma(t), *schedule.alpha_sigma(s))
-    return bt + c_0 * c_0 * error
+    q = posterior(schedule, t, s)
+    return q.var + q.c_0 * q.c_0 * error

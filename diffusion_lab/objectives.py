@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lab.bound import vlb_term
 from diffusion_lab.denoisers import Denoiser, affine
+from diffusion_lab.device import randn
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.forward import noised
 from diffusion_lab.schedules import Schedule
@@ -82,8 +84,7 @@ class Weighting:
         if self.name == "simple":
             return snr
         if self.name == "vlb":
-            _, g2 = schedule.drift_diffusion(t)  # g^2 = -2 sigma^2 d lambda / dt
-            return 0.5 * snr * g2 / schedule.sigma(t) ** 2
+            return -0.5 * schedule.snr_slope(t)  # d SNR = 2 SNR d lambda
         if self.name == "p2":
             return snr / (p["k"] + snr) ** p["gamma"]
         if self.name == "min-snr":
@@ -96,7 +97,7 @@ class Weighting:
 class DiffusionLoss(nn.Module):
     """The loss of one batch, picture by picture.
 
-    ``forward(x0 (B, ...), t (B,), eps like x0, label (B,) or None) -> (B,)``, averaged over the
+    ``forward(x0 (B, ...), t (B,), eps like x0, **condition) -> (B,)``, averaged over the
     pixels. The error is taken on the network's own output, where it has unit size. With
     ``hybrid`` (2102.09672) the term of the bound at t, in bits/dim, is added with the factor T/1000
     and with its mean held fixed, so that it trains the learned variance only.
@@ -121,10 +122,10 @@ class DiffusionLoss(nn.Module):
             levels,
         )
 
-    def forward(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x0: Tensor, t: Tensor, eps: Tensor, **condition: Any) -> Tensor:
         schedule = self.denoiser.schedule
         x_t = noised(x0, eps, schedule, t)
-        pred = self.denoiser(x_t, t) if label is None else self.denoiser(x_t, t, label=label)
+        pred = self.denoiser(x_t, t, **condition)
         target = eps if pred.kind == "eps" else (x0 - pred.a * x_t) / pred.b
         error = (pred.out - target).square().flatten(1).mean(1)
         sd = getattr(self.denoiser, "sd", 1.0)
@@ -174,12 +175,12 @@ def draw_times(
     if law == "grid":
         if schedule.T is None:
             raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")
-        steps = torch.randint(1, schedule.T + 1, (n,), generator=generator)
+        steps = torch.randint(1, schedule.T + 1, (n,), generator=generator, device="cpu")
         return steps.double() / schedule.T
     if law in ("uniform", "lambda"):
         # one stratified draw: evenly spread over [0, 1], each still uniform by itself
-        u = torch.rand(1, generator=generator, dtype=torch.float64)
-        t = (torch.randperm(n, generator=generator).double() + u) / n
+        u = torch.rand(1, generator=generator, dtype=torch.float64, device="cpu")
+        t = (torch.randperm(n, generator=generator, device="cpu").double() + u) / n
         if law == "lambda":
             low, high = lam_range or (schedule.lam(1.0), schedule.lam(0.0))
             if not (math.isfinite(low) and math.isfinite(high)):
@@ -194,7 +195,7 @@ def draw_times(
             raise ValueError(
                 f"a lognormal law has a finite mean and a std > 0; got {p['mean']}, {p['std']}"
             )
-        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        z = randn((n,), generator, dtype=torch.float64)
         log_sigma = p["mean"] + p["std"] * z
         t = schedule.t_of_lam(-log_sigma)
     low, high = (-math.inf, math.inf) if lam_range is None else lam_range

@@ -21,13 +21,15 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
+from numbers import Real
 from types import ModuleType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import check_arguments, unknown, whole
+from diffusion_lab.device import randn
+from diffusion_lab.errors import check_arguments, named, unknown, whole
 
 __all__ = [
     "EDM",
@@ -47,7 +49,6 @@ __all__ = [
 
 Time = TypeVar("Time", float, Tensor)  # a float in loops, a (B,) tensor in training
 INF = math.inf
-REMEMBERED = 4096  # answers at float times that a schedule keeps
 
 
 # ---- arithmetic that works on floats and on tensors ---------------------------------------------
@@ -80,6 +81,8 @@ def _check_time(t: Time) -> Time:
         if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
             raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
         return t.double()
+    if not isinstance(t, Real):
+        raise ValueError(f"t must be a number or a tensor of times; got {type(t).__name__}")
     if not 0.0 <= t <= 1.0:
         raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")
     return float(t)
@@ -87,38 +90,31 @@ def _check_time(t: Time) -> Time:
 
 # ---- the schedules ------------------------------------------------------------------------------
 class Schedule:
-    """The pair (alpha_t, sigma_t). Subclasses give ``_logs(t)`` and ``_t_of_lam(lam)``.
-
-    A schedule is not changed once it is made: it remembers what it answered at float times.
-    """
+    """The pair (alpha_t, sigma_t). Subclasses give ``_logs``, ``_rates`` and ``_t_of_lam``."""
 
     T: int | None = None  # number of training steps, for schedules that live on a grid
     vp: bool = True  # alpha^2 + sigma^2 = 1
-
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        made = super().__new__(cls)
-        made._known: dict[float, tuple[float, float]] = {}
-        return made
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         """(log alpha, log sigma) at t."""
         raise NotImplementedError
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        """(d alpha^2/dt, d sigma^2/dt): finite also where alpha or sigma is 0."""
+        raise NotImplementedError
+
     def _t_of_lam(self, lam: Time) -> Time:
         raise NotImplementedError
 
+    def logs(self, t: Time) -> tuple[Time, Time]:
+        """(log alpha_t, log sigma_t), -inf for 0. ValueError where t is outside [0, 1]."""
+        return self._logs(_check_time(t))
+
     def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
         """(alpha_t, sigma_t). Raises ValueError where t is outside [0, 1]."""
-        known = self._known.get(t) if isinstance(t, float) else None
-        if known is not None:
-            return known
-        log_alpha, log_sigma = self._logs(_check_time(t))
-        if isinstance(t, Tensor):
-            return log_alpha.exp(), log_sigma.exp()
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        answer = self._known[t] = math.exp(log_alpha), math.exp(log_sigma)
-        return answer
+        log_alpha, log_sigma = self.logs(t)
+        exp = _lib(log_alpha).exp
+        return exp(log_alpha), exp(log_sigma)
 
     def alpha(self, t: Time) -> Time:
         """alpha_t, the share of the data that is left."""
@@ -130,7 +126,7 @@ class Schedule:
 
     def lam(self, t: Time) -> Time:
         """lambda_t = log(alpha_t / sigma_t); +inf where there is no noise, -inf where no data."""
-        log_alpha, log_sigma = self._logs(_check_time(t))
+        log_alpha, log_sigma = self.logs(t)
         return log_alpha - log_sigma
 
     def snr(self, t: Time) -> Time:
@@ -148,38 +144,48 @@ class Schedule:
             return torch.where(lam == INF, 0.0, torch.where(lam == -INF, 1.0, t))
         if math.isnan(lam):
             raise ValueError("lambda is not a number: it has no time")
-        if lam == INF:
-            return 0.0
-        if lam == -INF:
-            return 1.0
+        if math.isinf(lam):
+            return 0.0 if lam > 0 else 1.0
         return min(max(self._t_of_lam(float(lam)), 0.0), 1.0)
 
-    def drift_diffusion(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def snr_slope(self, t: Time) -> Time:
+        """d SNR / dt, finite also where no data are left (alpha = 0)."""
+        alpha, sigma = self.alpha_sigma(t)
+        d_alpha2, d_sigma2 = self._rates(_check_time(t))
+        return (d_alpha2 * sigma**2 - alpha**2 * d_sigma2) / sigma**4
+
+    def drift_diffusion(self, t: Time) -> tuple[Time, Time]:
         """(f, g^2) of dx = f x dt + g dw with these marginals (Song et al. 2020, 2011.13456).
 
-        f = d log alpha / dt and g^2 = -2 sigma^2 d lambda / dt, differentiated automatically; for
-        VP that is g^2 = -2 f. On a table, the slopes of the interval that begins at t.
+        f = d log alpha / dt and g^2 = d sigma^2/dt - 2 f sigma^2; for VP that is g^2 = -2 f. On a
+        table, the slopes of the interval that begins at t. -inf and inf where alpha = 0.
         """
-        with torch.enable_grad():
-            t = _check_time(torch.as_tensor(t, dtype=torch.float64)).detach()
-            if not self.vp:  # at t = 0 lambda may be infinite, though g^2 is not: its limit
-                t = t.clamp(min=1e-30)
-            t = t.requires_grad_(True)
-            log_alpha, log_sigma = self._logs(t)
-            (f,) = torch.autograd.grad(log_alpha.sum(), t, retain_graph=True)
-            if self.vp:
-                return f, -2 * f
-            (dlam,) = torch.autograd.grad((log_alpha - log_sigma).sum(), t)
-        return f, (-2 * dlam * (2 * log_sigma).exp()).detach()
+        alpha, sigma = self.alpha_sigma(t)
+        d_alpha2, d_sigma2 = self._rates(_check_time(t))
+        if not isinstance(alpha, Tensor) and alpha == 0:
+            return -INF, INF
+        f = 0.5 * d_alpha2 / alpha**2
+        if isinstance(f, Tensor):
+            f = torch.where(alpha == 0, -INF, f)
+        return f, -2 * f if self.vp else d_sigma2 - 2 * f * sigma**2
 
     def prior_std(self, t: float = 1.0) -> float:
         """Standard deviation from which sampling starts: 1 for VP, sigma_t otherwise."""
         return 1.0 if self.vp else self.sigma(t)
 
+    def prior(
+        self, n: int, shape: Sequence[int], generator: torch.Generator, t: float = 1.0
+    ) -> Tensor:
+        """n draws (n, *shape) of the noise that sampling starts from at t; float32 on the CPU."""
+        n = whole("the number of samples", n)
+        return randn((n, *shape), generator) * self.prior_std(t)
+
     def spec(self) -> dict[str, Any]:
         """What ``make`` needs to build this schedule again (stored in checkpoints)."""
         given = {k: v for k, v in vars(self).items() if not k.startswith("_")}
-        return {"name": type(self).__name__.lower(), **given}
+        kind = type(self)
+        far = f"{kind.__module__}:{kind.__qualname__}"  # one that lives in another room
+        return {"name": kind.__name__.lower() if kind in _MAKERS.values() else far, **given}
 
     def __repr__(self) -> str:
         inside = ", ".join(
@@ -197,6 +203,11 @@ class Schedule:
 def _log_alpha_linear(t: Time, b0: float, b1: float) -> Time:
     """log alpha = -B(t)/2 with B the integral of beta(t) = b0 + t (b1 - b0)."""
     return -0.25 * t * t * (b1 - b0) - 0.5 * t * b0
+
+
+def _lost_linear(t: Time, b0: float, b1: float) -> Time:
+    """-d alpha^2/dt = beta(t) e^{-B(t)}."""
+    return (b0 + t * (b1 - b0)) * _lib(t).exp(2 * _log_alpha_linear(t, b0, b1))
 
 
 def _t_of_log_alpha_linear(log_alpha: Time, b0: float, b1: float) -> Time:
@@ -225,6 +236,10 @@ class Linear(Schedule):
     def _t_of_lam(self, lam: Time) -> Time:
         return _t_of_log_alpha_linear(_log_alpha_vp(lam), self.b0, self.b1)
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        lost = _lost_linear(t, self.b0, self.b1)
+        return -lost, lost
+
 
 class SubVP(Schedule):
     """sub-VP: the drift of ``Linear``, but sigma_t = 1 - alpha_t^2 (2011.13456, appendix B).
@@ -243,6 +258,10 @@ class SubVP(Schedule):
     def _logs(self, t: Time) -> tuple[Time, Time]:
         log_alpha = _log_alpha_linear(t, self.b0, self.b1)
         return log_alpha, _log(-_lib(log_alpha).expm1(2 * log_alpha))
+
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        lost, log_alpha = (f(t, self.b0, self.b1) for f in (_lost_linear, _log_alpha_linear))
+        return -lost, -2 * lost * _lib(t).expm1(2 * log_alpha)
 
     def _t_of_lam(self, lam: Time) -> Time:
         lib = _lib(lam)
@@ -281,6 +300,11 @@ class Cosine(Schedule):
         alpha = lib.exp(_log_alpha_vp(lam))
         return 1 - (1 + self.s) * (2 / math.pi) * lib.asin(alpha * self._norm())
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        half = math.pi / (1 + self.s)  # alpha^2 = sin^2(half (1 - t)/2) / norm^2
+        lost = 0.5 * half * _lib(t).sin(half * (1 - t)) / self._norm() ** 2
+        return -lost, lost
+
 
 class Sigmoid(Schedule):
     """abar(t) = (S(e/tau) - S((t(e-s)+s)/tau)) / (S(e/tau) - S(s/tau)), S logistic (2301.10972)."""
@@ -315,6 +339,13 @@ class Sigmoid(Schedule):
         z = lib.log(p / (1 - p))
         return (z * self.tau - self.start) / (self.end - self.start)
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        low, high = self._ends()
+        z = (t * (self.end - self.start) + self.start) / self.tau
+        s = 1 / (1 + _lib(t).exp(-z))
+        lost = s * (1 - s) * (self.end - self.start) / self.tau / (high - low)
+        return -lost, lost
+
 
 class VE(Schedule):
     """Variance exploding: alpha = 1, sigma_t = smin (smax/smin)^t (2011.13456)."""
@@ -332,6 +363,10 @@ class VE(Schedule):
 
     def _t_of_lam(self, lam: Time) -> Time:
         return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        grown = 2 * math.log(self.sigma_max / self.sigma_min)
+        return 0.0 * t, grown * _lib(t).exp(2 * self._logs(t)[1])
 
 
 class EDM(Schedule):
@@ -354,6 +389,9 @@ class EDM(Schedule):
     def _t_of_lam(self, lam: Time) -> Time:
         return _lib(lam).exp((-lam - math.log(self.sigma_max)) / self.rho)
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        return 0.0 * t, 2 * self.rho * self.sigma_max**2 * t ** (2 * self.rho - 1)
+
 
 class Table(Schedule):
     """Any list of betas: abar_i = prod_{j<=i} (1 - beta_j) at t_i = i/T, abar_0 = 1.
@@ -375,7 +413,7 @@ class Table(Schedule):
         table = torch.as_tensor(abar, dtype=torch.float64)
         if table.ndim != 1 or len(table) == 0:
             raise ValueError(f"abar must be a list of T numbers; got shape {tuple(table.shape)}")
-        steps = torch.diff(table, prepend=torch.ones(1, dtype=torch.float64))
+        steps = torch.diff(table, prepend=table.new_ones(1))
         if not ((table >= 0).all() and (steps < 0).all()):
             raise ValueError("abar must fall strictly from below 1 and stay >= 0")
         self.abar = [1.0, *table.tolist()]
@@ -425,6 +463,16 @@ class Table(Schedule):
         lower, upper = rising[j - 1], rising[j]
         return (self.T - j + (upper - target) / (upper - lower)) / self.T
 
+    def _rates(self, t: Time) -> tuple[Time, Time]:
+        place = t * self.T + 1e-4  # as in _logs, a time just short of i/T is i/T
+        if isinstance(t, Tensor):
+            table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
+            slope = self.T * table.diff()[place.long().clamp(max=self.T - 1)]
+        else:
+            i = min(int(place), self.T - 1)
+            slope = self.T * (self.abar[i + 1] - self.abar[i])
+        return slope, -slope
+
 
 # ---- ways to make one ---------------------------------------------------------------------------
 def linear(T: int | None = None) -> Schedule:
@@ -433,9 +481,9 @@ def linear(T: int | None = None) -> Schedule:
         return Linear()
     check_steps(T)
     scale = 1000 / T
-    return Table(
-        torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999)
-    )
+    betas = torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64, device="cpu")
+    betas[-1] = 0.02 * scale  # of one step too: all noise at once
+    return Table(betas.clamp(max=0.999))
 
 
 def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
@@ -445,7 +493,7 @@ def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> S
     check_steps(T)
     if not 0 < max_beta <= 1:
         raise ValueError(f"max_beta must lie in (0, 1]; got {max_beta}")
-    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
     h = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return Table((1 - h[1:] / h[:-1]).clamp(max=max_beta))
 
@@ -454,6 +502,8 @@ def zero_terminal_snr(schedule: Schedule) -> Table:
     """Shift and scale sqrt(abar) so that abar_T = 0 and abar_1 stays (Lin et al., 2305.08891)."""
     if not isinstance(schedule, Table):
         raise ValueError(f"zero_terminal_snr needs a schedule on T steps; got {schedule!r}")
+    if schedule.T == 1:
+        raise ValueError("one step cannot both keep abar_1 and end at 0: take two steps or more")
     root = torch.tensor(schedule.abar[1:], dtype=torch.float64).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return Table(abar=root**2)
@@ -473,11 +523,12 @@ _MAKERS = {
 def make(name: str, **parameters: Any) -> Schedule:
     """Build a schedule by name: linear, cosine, sigmoid, ve, edm, subvp or table.
 
-    ``T=1000`` with linear or cosine gives the table of that many steps.
+    ``T=1000`` with linear or cosine gives the table of that many steps. A schedule that lives in
+    another room has a name like "diffusion_lab.scheduling.fastdpm:GammaLevels".
     """
-    if name not in _MAKERS:
+    if name not in _MAKERS and ":" not in name:
         raise unknown("schedule", name, _MAKERS)
-    maker = _MAKERS[name]
+    maker = _MAKERS[name] if name in _MAKERS else named("schedule", name)
     if "T" in parameters and name in ("linear", "cosine"):
         maker = {"linear": linear, "cosine": cosine}[name]
     check_arguments(f"the schedule {name!r}", maker, parameters)

@@ -5,15 +5,16 @@ A paper contributes a *step*, a function
     step(ask, x, t, s) -> x_s
 
 that moves x from time t to s < t. ``ask(x, t)`` is the denoiser with its condition: each call is
-counted and kept in ``ask.history``; ``ask.noise(like)`` draws what a stochastic step needs.
-``walk`` runs a step over a grid and yields its states, so progress bars, animations, counts and
-corrections need no second copy of the loop.
+counted and kept in ``ask.history``; ``ask.add_noise`` adds what a stochastic step draws. ``walk``
+runs a step over a grid and yields its states, so progress bars, animations, counts and corrections
+need no second copy of the loop. ``relay`` joins walks: a cascade, a pyramid.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.denoisers import Denoiser, Number, Prediction
+from diffusion_lab.device import randn
 from diffusion_lab.schedules import Schedule
 
-__all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "sample", "walk"]
+__all__ = [
+    "Ask",
+    "Noise",
+    "Result",
+    "State",
+    "Step",
+    "check_grid",
+    "gaussian",
+    "relay",
+    "sample",
+    "walk",
+]
 
 REDRAW = 0.1  # seconds between two looks of a progress bar
-Noise = Callable[[int, Tensor], Tensor]  # (number of the draw, like) -> noise of that shape
+Noise = Callable[..., Tensor]
+"""(number of the draw, like[, s]) -> noise of that shape, for a step that leads to time s."""
 
 
 @dataclass(slots=True)
@@ -48,10 +62,9 @@ class Ask:
     """A denoiser bound to its condition and its source of noise, which counts its calls.
 
     ``history`` holds (t, Prediction), newest last, at most ``keep`` of them: what multistep methods
-    look back on. ``nfe`` counts network evaluations, ``draws`` the calls of ``noise``.
+    look back on. ``nfe`` counts network evaluations, ``draws`` the calls of ``noise``; ``i`` is the
+    number of steps done, ``n`` of all (None where the grid is decided on the way).
     """
-
-    __slots__ = ("condition", "denoiser", "draws", "history", "keep", "nfe", "schedule", "source")
 
     def __init__(
         self,
@@ -62,26 +75,43 @@ class Ask:
     ) -> None:
         self.denoiser, self.condition, self.keep = denoiser, condition or {}, keep
         self.source, self.draws = source, 0
+        self._told = source is not None and len(inspect.signature(source).parameters) > 2
         self.schedule: Schedule = denoiser.schedule
         self.history: list[tuple[float, Prediction]] = []
-        self.nfe = 0
+        self.nfe, self.i = 0, 0
+        self.n: int | None = None
 
-    def __call__(self, x: Tensor, t: float) -> Prediction:
-        condition, history = self.condition, self.history
-        forward = self.denoiser.forward
-        pred = forward(x, t, **condition) if condition else forward(x, t)
+    @property
+    def left(self) -> float:
+        """Steps still to come, this one included; infinite where nobody knows."""
+        return math.inf if self.n is None else self.n - self.i
+
+    def __call__(self, x: Tensor, t: float, **more: Any) -> Prediction:
+        """The denoiser's answer; ``more`` is what this call alone is conditioned on."""
+        pred = self.denoiser(x, t, **self.condition, **more)
+        if not isinstance(pred, Prediction):
+            raise ValueError(
+                "a denoiser answers with a Prediction(x_t, alpha, sigma, out, kind); got "
+                f"{type(pred).__name__} (a bare network becomes one in a NetDenoiser)"
+            )
         self.nfe += self.denoiser.nfe
-        history.append((t, pred))
-        if len(history) > self.keep:
-            del history[0]
+        self.history.append((t, pred))
+        del self.history[: -self.keep]
         return pred
 
-    def noise(self, like: Tensor) -> Tensor:
-        """The next draw of noise; ValueError if the walk was given no source of it."""
+    def noise(self, like: Tensor, s: float | None = None) -> Tensor:
+        """The next draw of noise, of a step to s; ValueError if the walk has no source of it."""
         if self.source is None:
             raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
         self.draws += 1
-        return self.source(self.draws - 1, like)
+        where = (s,) if self._told else ()
+        return self.source(self.draws - 1, like, *where)
+
+    def add_noise(self, mean: Tensor, std: Number, s: float) -> Tensor:
+        """mean + std z, in place; nothing is drawn where std is the number 0."""
+        if isinstance(std, Tensor):
+            return mean.add_(std * self.noise(mean, s))
+        return mean.add_(self.noise(mean, s), alpha=std) if std else mean
 
 
 Step = Callable[[Ask, Tensor, float, float], Tensor]
@@ -89,25 +119,25 @@ Step = Callable[[Ask, Tensor, float, float], Tensor]
 
 def gaussian(generator: torch.Generator) -> Noise:
     """Standard normal noise, drawn on the CPU in whole batches and moved to the sample's device."""
-
-    def draw(i: int, like: Tensor) -> Tensor:
-        z = torch.randn(like.shape, generator=generator)
-        return z if like.is_cpu and like.dtype is z.dtype else z.to(like)
-
-    return draw
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"noise is drawn by a generator, as generator(seed); got {generator!r}")
+    return lambda i, like, s=None: randn(like.shape, generator, like)
 
 
-def check_grid(times: Sequence[float]) -> list[float]:
-    """The grid as floats. ValueError unless it falls strictly within [0, 1]."""
+def check_grid(times: Sequence[float], *, up: bool = False) -> list[float]:
+    """The grid as floats. ValueError unless it falls strictly within [0, 1].
+
+    With ``up`` it may also rise, as long as no time stands twice in a row.
+    """
+    if isinstance(times, str) or not isinstance(times, Sequence | Tensor):
+        raise ValueError(f"a grid is a list of times, as grid(schedule, 20); got {times!r:.60}")
     times = [float(t) for t in times]
     if len(times) < 2:
         raise ValueError(f"a time grid needs at least two times, start and end; got {times}")
-    if times[0] <= 1.0 and times[-1] >= 0.0 and all(map(operator.gt, times, times[1:])):
-        return times
     for i, t in enumerate(times):
         if not (math.isfinite(t) and 0.0 <= t <= 1.0):
             raise ValueError(f"time number {i} of the grid is {t}; times must lie in [0, 1]")
-        if i and not t < times[i - 1]:
+        if i and (t == times[i - 1] if up else not t < times[i - 1]):
             raise ValueError(
                 f"a time grid must fall from noise to data; time number {i} is {t:g} after "
                 f"{times[i - 1]:g}"
@@ -130,9 +160,11 @@ def walk(
     """Run ``step`` over ``grid`` from x at the first time; yields a State before and after a step.
 
     Args:
-        grid: falling times in [0, 1]; or, for samplers that decide on the way, a function of the
-            State that gives the next time (up or down) or None to stop; ``start`` is the first.
-        noise: where stochastic steps get their noise, see ``gaussian``.
+        x: (B, ...): floats, or whatever else the step and the denoiser know (tokens).
+        grid: falling times in [0, 1] (a step with ``up = True`` takes rising ones too); or, for
+            samplers that decide on the way, a function of the State that gives the next time (up
+            or down) or None to stop; ``start`` is the first.
+        noise: where stochastic steps get their noise, see ``gaussian`` and ``Noise``.
         project: correction ``(x, s) -> x`` after each step (inpainting, ILVR, ...).
         grad: keep the graph, for methods that differentiate through the walk.
         condition: passed on to the denoiser (``label=...``).
@@ -143,18 +175,15 @@ def walk(
     Never write to a yielded tensor. Raises ValueError for a bad grid or a bad x; that the result is
     finite is checked by ``sample``, once, at the end.
     """
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a float tensor; got {type(x).__name__}")
-    if not x.is_floating_point() or len(x) == 0:
-        raise ValueError(
-            f"x must be a float tensor with at least one sample; got {x.dtype} {tuple(x.shape)}"
-        )
+    _check_step(step)
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(f"walk takes a denoiser; got {type(denoiser).__name__}")
+    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
+        given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a tensor with at least one sample; got {given}")
     ask = Ask(denoiser, condition, noise)
     if not callable(grid):
-        grid = check_grid(grid)
-        inside = getattr(step, "inside", None)  # of solvers that also ask within a step
-        more = inside(denoiser.schedule, grid) if inside is not None else []
-        denoiser.prepare([*grid[:-1], *more], x)
+        grid = check_grid(grid, up=getattr(step, "up", False))
     own = getattr(step, "states", None)
     if own is not None:
         if callable(grid) or project is not None or grad:
@@ -166,6 +195,19 @@ def walk(
     return _walk(step, ask, x, grid, project, grad, start)
 
 
+def _check_step(step: Any) -> None:
+    if hasattr(step, "states"):
+        return
+    try:
+        inspect.signature(step).bind("ask", "x", "t", "s")
+    except TypeError as error:
+        name = getattr(step, "__name__", None)
+        call = f"; {name} makes one: {name}()" if name else ""
+        raise ValueError(
+            f"walk runs a step (ask, x, t, s), as ddim(); got {step!r}{call}"
+        ) from error
+
+
 def _walk(
     step: Step,
     ask: Ask,
@@ -173,30 +215,38 @@ def _walk(
     grid: list[float] | Callable[[State], float | None],
     project: Callable[[Tensor, float], Tensor] | None,
     grad: bool,
-    t: float,
+    start: float,
 ) -> Iterator[State]:
     free = callable(grid)
-    n = None if free else len(grid) - 1
-    t = t if free else grid[0]
+    n, t = (None, start) if free else (len(grid) - 1, grid[0])
     state = State(x, t, t, 0, n, None, 0)
     yield state
-    i = 0
-    while True:
-        s = grid(state) if free else (grid[i + 1] if i < n else None)
-        if s is None:
-            return
-        if torch.is_grad_enabled() is grad:  # as under sample: nothing to switch
+    while (s := grid(state) if free else grid[state.i + 1] if state.i < n else None) is not None:
+        # inside the loop, not around the yield: the switch would leak into the caller
+        ask.i, ask.n = state.i, n
+        with torch.set_grad_enabled(grad):
             x = step(ask, x, t, s)
             x = x if project is None else project(x, s)
-        else:  # inside the loop, not around the yield: the switch would leak into the caller
-            with torch.set_grad_enabled(grad):
-                x = step(ask, x, t, s)
-                x = x if project is None else project(x, s)
-        i += 1
         pred = ask.history[-1][1] if ask.history else None
-        state = State(x, t, s, i, n, pred, ask.nfe)
+        state = State(x, t, s, state.i + 1, n, pred, ask.nfe)
         t = s
         yield state
+
+
+def relay(first: Iterator[State], *then: Callable[[State], Iterator[State]]) -> Iterator[State]:
+    """Walks one after another, as one: each of ``then`` makes the next from the last State.
+
+    ``relay(walk(...), lambda end: walk(step, net, upsampled(end.x), grid, low=end.x))``. Steps and
+    network evaluations are counted through; a walk after the first yields its first State too.
+    """
+    state, i, nfe = None, 0, 0
+    for make in (lambda _: first, *then):
+        for part in make(state):
+            n = None if part.n is None else i + part.n
+            state = dataclasses.replace(part, i=i + part.i, n=n, nfe=nfe + part.nfe)
+            yield state
+        if state is not None:
+            i, nfe = state.i, state.nfe
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,33 +260,21 @@ class Result:
 
 
 def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) -> Result:
-    """Run a walk to its end, with a progress bar or keeping its path.
+    """Run a walk (or a relay) to its end, with a progress bar or keeping its path.
 
-    Gradients are off for the whole of it, so that ``walk`` need not switch them at every step (one
-    with ``grad=True`` switches them on for its steps). Raises FloatingPointError if the result is
-    not finite.
+    Gradients are off but for the steps of a walk with ``grad=True``. Raises FloatingPointError if
+    the result is not finite.
     """
     begin = time.perf_counter()
     path: list[State] = []
     last: State | None = None
-    if bar:
-        from tqdm.auto import tqdm
-
-        progress = tqdm(total=None, unit="step", desc="sampling")
-        shown = begin
     with torch.no_grad():
-        for last in states:
+        for last in _shown(states) if bar else states:
             if keep:
                 path.append(last)
-            if bar and time.perf_counter() - shown > REDRAW:
-                shown = time.perf_counter()
-                _show(progress, last)
     if last is None:
         raise ValueError("the walk yielded no state")
-    if bar:
-        _show(progress, last)
-        progress.close()
-    if not _finite(last.x):
+    if last.x.is_floating_point() and not bool(torch.isfinite(last.x).all()):
         raise FloatingPointError(
             f"the sample is not finite after {last.i} steps: the denoiser returned NaN or "
             "infinity, or the steps are too long for this sampler"
@@ -244,11 +282,12 @@ def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) ->
     return Result(last.x, last.nfe, time.perf_counter() - begin, path)
 
 
-def _show(progress: Any, state: State) -> None:
-    progress.total = state.n
-    progress.update(state.i - progress.n)
+def _shown(states: Iterator[State]) -> Iterator[State]:
+    """The same states, with a progress bar that is redrawn now and then."""
+    from tqdm.auto import tqdm
 
-
-def _finite(x: Tensor) -> bool:
-    """Whether all of x is finite. The sum tells, in one operation, unless it overflows itself."""
-    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+    with tqdm(total=None, unit="step", desc="sampling", mininterval=REDRAW) as progress:
+        for state in states:
+            progress.total = state.n
+            progress.update(state.i - progress.n)
+            yield state

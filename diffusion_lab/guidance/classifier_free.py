@@ -1,6 +1,6 @@
 """Classifier-free guidance (Ho & Salimans 2022, 2207.12598).
 
-    out = out_null + scale (out_class - out_null)
+    out = out_null + scale (out_condition - out_null)
 
 with scale 1 the conditional and 0 the unconditional answer (their w is scale - 1). Both answers
 come from one network call on twice the batch, and count as two evaluations.
@@ -9,61 +9,77 @@ come from one network call on twice the batch, and count as two evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction
+from diffusion_lab.denoisers import Denoiser, Prediction, Wrapped
 from diffusion_lab.schedules import Time
 
 __all__ = ["Guided", "guided"]
 
 
-class Guided(Denoiser):
-    """A conditional denoiser pushed away from what it says without the class."""
+class Guided(Wrapped):
+    """A conditional denoiser pushed away from what it says under the ``null`` condition.
 
-    def __init__(self, inner: Denoiser, scale: float) -> None:
-        super().__init__(inner.schedule)
-        if inner.num_classes is None:
-            raise ValueError("guidance needs a denoiser trained with classes and a null class")
-        self.inner, self.scale, self.nfe = inner, scale, 2 * inner.nfe
-        self.lam_range, self.num_classes, self.shape = (
-            inner.lam_range,
-            inner.num_classes,
-            inner.shape,
-        )
-        self._labels: tuple[Tensor, Tensor] | None = None
+    Conditions that ``null`` does not name are the same for both answers.
+    """
 
-    def prepare(self, times: Sequence[float], like: Tensor) -> None:
-        self.inner.prepare(times, like)
+    def __init__(self, inner: Denoiser, scale: float, null: dict[str, Any]) -> None:
+        super().__init__(inner, calls=2)
+        self.scale, self.null = scale, null
 
-    def forward(
-        self, x_t: Tensor, t: Time, *, label: Tensor | None = None, **condition: Any
-    ) -> Prediction:
-        if label is None:
-            raise ValueError("guidance has nothing to push towards: call it with label=...")
-        if self._labels is None or self._labels[0] is not label:
-            self.check_label(label, len(x_t))
-            null = torch.full_like(label, self.num_classes)
-            self._labels = label, torch.cat([label, null])
-        twice_t = torch.cat([t, t]) if isinstance(t, Tensor) else t
-        both = self.inner(torch.cat([x_t, x_t]), twice_t, label=self._labels[1], **condition)
+    def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
+        missing = [name for name in self.null if condition.get(name) is None]
+        if missing:
+            raise ValueError(f"guidance has nothing to push towards: call it with {missing[0]}=...")
+        n = len(x_t)
+        twice = {k: self._pair(k, v, n) for k, v in condition.items()}
+        twice_t = torch.cat([t, t]) if isinstance(t, Tensor) and len(t) == n else t
+        both = self.inner(torch.cat([x_t, x_t]), twice_t, **twice)
         yes, no = both.out.chunk(2)
+        alpha, sigma, a, b, weight = (
+            c[:n] if isinstance(c, Tensor) and c.ndim and len(c) == 2 * n else c
+            for c in (both.alpha, both.sigma, both.a, both.b, both.var_weight)
+        )
         out = torch.lerp(no, yes, self.scale)
-        if isinstance(both.alpha, Tensor):
-            b = len(x_t)
-            alpha, sigma = both.alpha[:b], both.sigma[:b]
-            ab = tuple(c[:b] if isinstance(c, Tensor) else c for c in (both.a, both.b))
-        else:
-            alpha, sigma, ab = both.alpha, both.sigma, (both.a, both.b)
-        var = None if both.var is None else both.var[: len(x_t)]
-        return Prediction(x_t, alpha, sigma, out, both.kind, ab=ab, var=var)
+        return Prediction(x_t, alpha, sigma, out, both.kind, ab=(a, b), var_weight=weight)
+
+    def _pair(self, name: str, value: Any, n: int) -> Any:
+        """A condition of the whole batch followed by its null (or by itself)."""
+        if not isinstance(value, Tensor) or not value.ndim or len(value) != n:
+            return value
+        if name not in self.null:
+            return torch.cat([value, value])
+        null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
+        try:
+            return torch.cat([value, null.expand_as(value)])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the null of {name} has shape {tuple(null.shape)}, which does not fit "
+                f"{name} {tuple(value.shape)}: give one for a single datum, of {name}'s own shape"
+            ) from error
 
 
-def guided(denoiser: Denoiser, scale: float) -> Denoiser:
-    """``denoiser`` with guidance ``scale``; ValueError if it has no classes."""
-    if not isinstance(scale, int | float) or not math.isfinite(scale):
+def guided(denoiser: Denoiser, scale: float, **null: Any) -> Denoiser:
+    """``denoiser`` with guidance ``scale``, away from the condition ``null``.
+
+    ``guided(net, 2.0)`` takes the null class of a denoiser with classes; ``guided(net, 3.0,
+    tokens=empty)`` what is given: a number, or one datum's condition (or one for each datum).
+    ValueError for a scale that is no finite number, and where there is no null condition.
+    """
+    try:
+        value = math.nan if isinstance(scale, bool | str) else float(scale)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
         raise ValueError(f"the guidance scale must be a finite number; got {scale!r}")
-    return Guided(denoiser, float(scale))
+    if not null:
+        if denoiser.num_classes is None:
+            raise ValueError(
+                "guidance needs a denoiser trained with classes, or the condition that stands for "
+                "none: guided(denoiser, scale, tokens=empty)"
+            )
+        null = {"label": denoiser.num_classes}
+    return Guided(denoiser, value, null)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab.device import check_label
 from diffusion_lab.errors import whole
 
 __all__ = ["LevelEmbedding", "check_inputs", "check_sizes", "scalar", "zero"]
@@ -37,8 +38,8 @@ class LevelEmbedding(nn.Module):
     """What the network is told of the noise level and the class, as one vector of ``width``.
 
     lambda becomes sines and cosines of geometrically spaced frequencies (what a 'time embedding'
-    is), the class a learned vector, both enter one small MLP. Input lam (B,) or (1,), label (B,)
-    or None; output (B, width), or (1, width) without a label.
+    is), the class a learned vector, both enter one small MLP. Input lam (n,) or (1,), label (n,)
+    or None ('no class'); output (B, width), or (1, width) without a label.
     """
 
     def __init__(self, width: int, num_classes: int | None = None, frequencies: int = 16) -> None:
@@ -54,11 +55,16 @@ class LevelEmbedding(nn.Module):
             self.classes = nn.Embedding(num_classes + 1, width)  # the last row is 'no class'
             nn.init.normal_(self.classes.weight, std=0.5)
 
-    def forward(self, lam: Tensor, label: Tensor | None = None) -> Tensor:
-        angle = lam[:, None] * self.omega.to(lam.dtype)
-        h = self.mlp[0](torch.cat([angle.sin(), angle.cos()], dim=1))
-        if self.classes is not None and label is not None:
-            h = h + self.classes(label)
+    def forward(self, lam: Tensor, label: Tensor | None, n: int) -> Tensor:
+        angle = lam[:, None] * self.omega.to(lam.dtype)  # in float32 at least, whatever x is
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        h = self.mlp[0](waves.to(self.mlp[0].weight.dtype))
+        if self.classes is not None:
+            last = self.classes.num_embeddings - 1
+            null = self.classes.weight[last:]
+            h = h + (null if label is None else self.classes(check_label(label, n, last)))
+        elif label is not None:
+            raise ValueError("this network was trained without classes: call it without a label")
         return nn.functional.silu(self.mlp[2](self.mlp[1](h)))
 
 

@@ -30,7 +30,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
         check_inputs(x, self.first.in_features, 2)
-        level = self.level(lam, label)
+        level = self.level(lam, label, len(x))
         h = nn.functional.silu(self.first(x) + self.told[0](level))
         for layer, told in zip(self.hidden, self.told[1:], strict=True):
             h = nn.functional.silu(layer(h) + told(level))

@@ -128,7 +128,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of {self.fold}; got {tuple(x.shape[-2:])}"
             )
-        emb = self.level(lam, label)
+        emb = self.level(lam, label, len(x))
         h = self.first(F.pixel_unshuffle(x, self.patch))
         kept = []
         for layer in self.down:

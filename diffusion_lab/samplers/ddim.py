@@ -10,7 +10,6 @@ sigma-hat, more noise still, is ``ddpm("large")``). Without noise the same rule 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,24 +23,19 @@ from diffusion_lab.walk import Ask, State, Step, check_grid, walk
 __all__ = ["ddim", "encode", "slerp"]
 
 
-def ddim(eta: float = 0.0, clip: tuple[float, float] | None = None) -> Step:
-    """The DDIM step with noise share ``eta`` in [0, 1]; ``clip`` clamps x0_hat, eps_hat follows."""
+def ddim(eta: float = 0.0) -> Step:
+    """The DDIM step with noise share ``eta`` in [0, 1]; without noise it walks upward too."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
-        if clip is not None:
-            p = p.clip(*clip)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        std = 0.0
-        if eta:
-            std = eta * posterior(p.alpha, p.sigma, alpha_s, sigma_s)[2] ** 0.5
-        towards = max(sigma_s**2 - std**2, 0.0) ** 0.5  # rounding: S = sigma_s where alpha_t = 0
-        # eps_hat = (x_t - alpha x0_hat) / sigma, so all of it is cx x_t + c0 x0_hat
-        mean = p.mix(towards / p.sigma, alpha_s - towards * p.alpha / p.sigma)
-        return mean.add_(ask.noise(x), alpha=std) if std else mean
+        var = eta**2 * posterior(ask.schedule, t, s).var if eta else 0.0
+        mean = p.mix(x0=alpha_s, eps=(sigma_s**2 - var) ** 0.5)
+        return mean if s == 0 else ask.add_noise(mean, var**0.5, s)
 
+    step.up = eta == 0
     return step
 
 
@@ -54,16 +48,14 @@ def encode(
     0, so the first move is x_s = alpha_s x_0 and asks nothing. Walking ``ddim()`` down the same
     grid decodes, with an error that falls as 1/steps. ValueError for a grid that does not fall.
     """
-    times = check_grid(grid)[::-1]
-    down = ddim()
+    move = ddim()
 
     def up(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         alpha, sigma = ask.schedule.alpha_sigma(t)
-        return x * (ask.schedule.alpha(s) / alpha) if sigma == 0 else down(ask, x, t, s)
+        return x * (ask.schedule.alpha(s) / alpha) if sigma == 0 else move(ask, x, t, s)
 
-    denoiser.prepare(times[:-1], x0)
-    rest = dict(itertools.pairwise(times))
-    return walk(up, denoiser, x0, lambda state: rest.get(state.s), start=times[0], **condition)
+    up.up = True
+    return walk(up, denoiser, x0, check_grid(grid)[::-1], **condition)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -17,25 +17,17 @@ from diffusion_lab.walk import Ask, Step
 __all__ = ["ddpm"]
 
 
-def ddpm(variance: str = "small", clip: tuple[float, float] | None = None) -> Step:
-    """The ancestral step. ``clip`` clamps x0_hat first (the mean then follows the clamped x0_hat).
-
-    One network call a step. Raises ValueError for an unknown variance.
-    """
+def ddpm(variance: str = "small") -> Step:
+    """The ancestral step, one network call each. Raises ValueError for an unknown variance."""
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
-        if clip is not None:
-            p = p.clip(*clip)
-        c_t, c_0, bt, v_ts = posterior(p.alpha, p.sigma, *ask.schedule.alpha_sigma(s))
-        mean = p.mix(c_t, c_0)
-        if bt == 0:  # s is clean data: nothing is added
+        q = posterior(ask.schedule, t, s)
+        mean = p.mix(x_t=q.c_t, x0=q.c_0)
+        if s == 0:  # clean data: nothing is added
             return mean
-        var = reverse_variance(p, v_ts, bt, variance)
-        if isinstance(var, Tensor):
-            return mean.addcmul_(var.sqrt(), ask.noise(x))
-        return mean.add_(ask.noise(x), alpha=var**0.5)
+        return ask.add_noise(mean, reverse_variance(p, q.added, q.var, variance) ** 0.5, s)
 
     return step

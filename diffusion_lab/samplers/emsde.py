@@ -187,7 +187,7 @@ def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator
         yield AdaptiveState(x, was, slowest, i, None, pred, nfe, t, calls, rejected, tried, errors)
     if clean:
         alpha = ask.schedule.alpha(times[-1])
-        x = ask(x, end).mix(0.0, alpha)
+        x = ask(x, end).mix(x0=alpha)
         calls = calls + ask.denoiser.nfe
         nfe, t = math.ceil(calls.double().mean().item()), torch.full_like(t, times[-1])
         yield AdaptiveState(
@@ -228,10 +228,8 @@ class _Drift:
             p = self.ask(x, t)
         finally:
             self.ask.condition = self.whole
-        f, g2 = (c.to(x.device) for c in self.ask.schedule.drift_diffusion(t))
-        # f x - g^2 (alpha x0 - x)/sigma^2
-        pull = expand(g2, x) / (p.sigma * p.sigma)
-        return p.mix(expand(f, x) + pull, -pull * p.alpha), g2.sqrt()
+        f, g2 = self.ask.schedule.drift_diffusion(t)
+        return p.mix(x_t=expand(f, x), score=expand(-g2, x)), g2.sqrt()
 
 
 class _Fresh:
@@ -245,7 +243,7 @@ class _Fresh:
     ) -> tuple[Tensor, Tensor]:
         if self.like is None:
             self.like = torch.empty_like(x)  # the first round has all samples
-        return h, self.ask.noise(self.like)[rows]
+        return h, self.ask.noise(self.like, 0.0)[rows]
 
 
 class _Path:
@@ -258,7 +256,7 @@ class _Path:
     def __init__(self, ask: Ask, x: Tensor, start: float, end: float, count: int) -> None:
         self.start, self.gap = start, (start - end) / count
         shape = (count + 1, *x.shape)
-        pieces = torch.stack([ask.noise(x) for _ in range(count)]) * math.sqrt(self.gap)
+        pieces = torch.stack([ask.noise(x, end) for _ in range(count)]) * math.sqrt(self.gap)
         self.w = torch.zeros(shape, dtype=x.dtype, device=x.device)
         torch.cumsum(pieces, 0, out=self.w[1:])
         self.all = torch.arange(len(x), device=x.device)

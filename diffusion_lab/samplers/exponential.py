@@ -16,7 +16,6 @@ multistep solvers of lesson 07 are such rules.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 __all__ = ["phi", "weights"]
 
@@ -41,7 +40,6 @@ def phi(k: int, z: float) -> float:
     return value
 
 
-@lru_cache(maxsize=4096)
 def weights(nodes: tuple[float, ...], h: float) -> tuple[float, ...]:
     """w_j with sum_j w_j p(tau_j) = int_0^1 e^{-h(1-tau)} p(tau) dtau for all p of degree < n.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion_lab.denoisers import Prediction, scaled
+from diffusion_lab.forward import transition
 from diffusion_lab.walk import Ask, Step
 
 __all__ = ["euler", "heun"]
@@ -58,24 +58,26 @@ class Churn:
         up = ask.schedule.t_of_lam(lam)
         if up <= t:
             return x, t
-        alpha_up, sigma_up = ask.schedule.alpha_sigma(up)
-        added = math.sqrt(max((sigma_up / alpha_up) ** 2 - (sigma / alpha) ** 2, 0.0))
-        z = ask.noise(x)
-        return scaled(x, alpha_up / alpha).add_(z, alpha=alpha_up * added * self.noise), up
+        kept, variance = transition(ask.schedule, t, up)
+        return ask.add_noise(kept * x, math.sqrt(variance) * self.noise, up), up
 
 
-def euler(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
+def euler(
+    churn: float = 0.0, *, low: float = 0.0, high: float = math.inf, noise: float = 1.0
+) -> Step:
     """Euler's step in rho (DDIM), with churn: Algorithm 2 without its correction. One call."""
     stir = Churn(churn, low, high, noise)
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
-        x, t = stir(ask, x, t)
-        return _euler(ask(x, t), *ask.schedule.alpha_sigma(s))
+        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
+        return ask(*stir(ask, x, t)).mix(x0=alpha_s, eps=sigma_s)
 
     return step
 
 
-def heun(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
+def heun(
+    churn: float = 0.0, *, low: float = 0.0, high: float = math.inf, noise: float = 1.0
+) -> Step:
     """Heun's step in rho: EDM's Algorithm 1, or 2 with churn. Two calls, one for the last step.
 
     Args:
@@ -86,23 +88,14 @@ def heun(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: fl
     stir = Churn(churn, low, high, noise)
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
-        x, t = stir(ask, x, t)
-        p = ask(x, t)
+        p = ask(*stir(ask, x, t))
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        x_s = _euler(p, alpha_s, sigma_s)
+        x_s = p.mix(x0=alpha_s, eps=sigma_s)  # y_t + (rho_s - rho_t) eps_hat, in x
         if sigma_s == 0 or p.alpha == 0:  # no level to ask at, or no y to step in
             return x_s
         q = ask(x_s, s)
-        # x_s + alpha_s (rho_s - rho_t)/2 (eps_q - eps_p), with eps = (x - alpha x0)/sigma
+        # x_s + alpha_s (rho_s - rho_t)/2 (eps_q - eps_p)
         c = alpha_s * (sigma_s / alpha_s - p.sigma / p.alpha) / 2
-        y = p.mix(alpha_s / p.alpha + c / p.sigma, -c * p.alpha / p.sigma)
-        c0 = -c * q.alpha / q.sigma
-        y.add_(q.x_t, alpha=c / q.sigma + c0 * q.a)
-        return y.add_(q.out, alpha=c0 * q.b)
+        return p.mix(x_t=alpha_s / p.alpha, eps=c) + c * q.eps
 
     return step
-
-
-def _euler(p: Prediction, alpha_s: float, sigma_s: float) -> Tensor:
-    """y_t + (rho_s - rho_t) eps_hat in x: alpha_s x0_hat + sigma_s eps_hat."""
-    return p.mix(sigma_s / p.sigma, alpha_s - sigma_s * p.alpha / p.sigma)

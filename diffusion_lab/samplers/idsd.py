@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import Denoiser, Prediction, expand
+from diffusion_lab.denoisers import Denoiser, Prediction, Wrapped, expand
 from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.grids import grid
 from diffusion_lab.schedules import Schedule, Time
@@ -125,15 +125,15 @@ def _langevin(
             with torch.no_grad():
                 p = ask(x * alpha, t)
                 # x + a (x0_hat - x)/sigma^2 + a (y - x)/left + sqrt(2a) z
-                x = p.mix((1 - a / sigma**2 - a / left) / alpha, a / sigma**2)
-                x.add_(y, alpha=a / left).add_(ask.noise(y), alpha=math.sqrt(2 * a))
+                x = p.mix(x_t=(1 - a / sigma**2 - a / left) / alpha, x0=a / sigma**2)
+                x = ask.add_noise(x.add_(y, alpha=a / left), math.sqrt(2 * a), t)
         yield State(x, before, t, i + 1, n, p, ask.nfe)
     with torch.no_grad():
         p = ask(x * ask.schedule.alpha(t), t)
         yield State(p.x0, t, 0.0, n, n, p, ask.nfe)
 
 
-class Given(Denoiser):
+class Given(Wrapped):
     """E[x0 | x_t, y] from a denoiser that knows x_t alone, where y = x0 + sigma_0 n.
 
     Both are x0 with Gaussian noise, so their mean weighted by precision says all that both say:
@@ -147,10 +147,9 @@ class Given(Denoiser):
     def __init__(
         self, inner: Denoiser, y: Tensor, sigma0: float, minus: Tensor | None = None
     ) -> None:
-        super().__init__(inner.schedule)
+        super().__init__(inner)
         _state(inner, y, sigma0)
-        self.inner, self.y, self.sigma0, self.minus = inner, y, sigma0, minus
-        self.nfe, self.shape, self.num_classes = inner.nfe, inner.shape, inner.num_classes
+        self.y, self.sigma0, self.minus = y, sigma0, minus
         if inner.lam_range is not None:  # at any lambda below: y is there in any case
             self.lam_range = (-math.inf, inner.lam_range[1])
 

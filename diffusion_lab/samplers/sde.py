@@ -18,8 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion_lab.denoisers import scaled
 from diffusion_lab.errors import unknown, whole
+from diffusion_lab.forward import transition
 from diffusion_lab.samplers.ddpm import ddpm
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.walk import Ask, Step
@@ -35,21 +35,10 @@ __all__ = [
     "slopes",
 ]
 
-REMEMBERED = 4096  # times of one schedule
-
 
 def slopes(schedule: Schedule, t: float) -> tuple[float, float]:
-    """(f, g^2) at one time, as floats and remembered. ValueError where they are infinite."""
-    known = vars(schedule).setdefault("_slopes", {})  # with it: to look one up by hash is slower
-    if t not in known:
-        if len(known) >= REMEMBERED:
-            known.clear()
-        known[t] = _slopes(schedule, t)
-    return known[t]
-
-
-def _slopes(schedule: Schedule, t: float) -> tuple[float, float]:
-    f, g2 = (float(c) for c in schedule.drift_diffusion(t))
+    """(f, g^2) at one time; ValueError where they are infinite."""
+    f, g2 = schedule.drift_diffusion(t)
     if not (math.isfinite(f) and math.isfinite(g2)):
         raise ValueError(
             f"the drift of {schedule!r} is infinite at t = {t:g}, where no data are left: begin a "
@@ -72,10 +61,8 @@ def euler_maruyama(noise: float = 1.0) -> Step:
             return p.x0
         f, g2 = slopes(ask.schedule, t)
         h = t - s
-        # score = (alpha x0_hat - x)/sigma^2
-        pull = 0.5 * (1 + noise * noise) * g2 * h / (p.sigma * p.sigma)
-        mean = p.mix(1 - f * h - pull, pull * p.alpha)
-        return mean.add_(ask.noise(x), alpha=noise * math.sqrt(g2 * h)) if noise else mean
+        mean = p.mix(x_t=1 - f * h, score=0.5 * (1 + noise * noise) * g2 * h)
+        return ask.add_noise(mean, noise * math.sqrt(g2 * h), s)
 
     return step
 
@@ -91,11 +78,8 @@ def reverse_diffusion() -> Step:
         p = ask(x, t)
         if s == 0:
             return p.x0
-        alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        kept = p.alpha / alpha_s
-        v_ts = p.sigma * p.sigma - kept * kept * sigma_s * sigma_s
-        pull = v_ts / (p.sigma * p.sigma)
-        return p.mix(2 - kept - pull, pull * p.alpha).add_(ask.noise(x), alpha=math.sqrt(v_ts))
+        kept, v_ts = transition(ask.schedule, s, t)
+        return ask.add_noise(p.mix(x_t=2 - kept, score=v_ts), math.sqrt(v_ts), s)
 
     return step
 
@@ -109,24 +93,16 @@ def langevin_size(score: Tensor, z: Tensor, snr: float, kept: float = 1.0) -> Te
     ``kept`` is (alpha_t/alpha_s)^2 of the jump to this level, 1 for VE. (The paper's VP corrector
     takes the alpha_i of the jump that follows; a step knows the one behind it.)
     """
-    return 2 * kept * (snr * _ratio(z, score)) ** 2
-
-
-def _ratio(z: Tensor, score: Tensor) -> Tensor:
-    """|z| / |score|, each averaged over the batch, or summed: its size goes out."""
-    one, two = [torch.linalg.vector_norm(y.flatten(1), dim=1).sum() for y in (z, score)]
-    return one.div_(two.clamp_(min=1e-12))
+    noise, pull = (torch.linalg.vector_norm(y.flatten(1), dim=1).mean() for y in (z, score))
+    return 2 * kept * (snr * noise / pull.clamp(min=1e-12)) ** 2
 
 
 def correct(ask: Ask, x: Tensor, s: float, snr: float, kept: float = 1.0) -> Tensor:
     """One Langevin step at time s: one network call and one draw of noise."""
-    p = ask(x, s)
-    var = p.sigma * p.sigma
-    k, y = p.along(-1 / var, p.alpha / var)  # score = k y, of which the length is still to come
-    z = ask.noise(x)
-    # sqrt(2a) = g ratio, so a score + sqrt(2a) z = g ratio (z + (g/2) ratio score)
-    g, ratio = 2 * snr * math.sqrt(kept) / abs(k), _ratio(z, y)
-    return x.addcmul(z.addcmul(y, ratio, value=g * k / 2), ratio, value=g)
+    score = ask(x, s).score
+    z = ask.noise(x, s)
+    size = langevin_size(score, z, snr, kept)
+    return x + size * score + (2 * size).sqrt() * z
 
 
 PREDICTORS: dict[str, Callable[[], Step]] = {
@@ -181,12 +157,11 @@ def annealed_langevin(ratio: float = 0.1, corrections: int = 5) -> Step:
             return ask(x, t).x0
         (alpha_t, _), (alpha_s, sigma_s) = (ask.schedule.alpha_sigma(u) for u in (t, s))
         if alpha_t:
-            x = scaled(x, alpha_s / alpha_t)
+            x = x * (alpha_s / alpha_t)
         size = ratio * sigma_s * sigma_s
         for _ in range(corrections):
-            p = ask(x, s)
-            pull = size / (p.sigma * p.sigma)
-            x = p.mix(1 - pull, pull * p.alpha).add_(ask.noise(x), alpha=math.sqrt(2 * size))
+            mean = ask(x, s).mix(x_t=1.0, score=size)
+            x = ask.add_noise(mean, math.sqrt(2 * size), s)
         return x
 
     return step

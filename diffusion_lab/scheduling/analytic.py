@@ -51,7 +51,7 @@ def best_variance(
     alpha_t, sigma_t = schedule.alpha_sigma(t)
     _check_data_left(alpha_t, t)
     alpha_s, sigma_s = schedule.alpha_sigma(s)
-    l2 = eta**2 * posterior(alpha_t, sigma_t, alpha_s, sigma_s)[2]
+    l2 = eta**2 * posterior(schedule, t, s).var
     c = alpha_s - max(sigma_s**2 - l2, 0.0) ** 0.5 * alpha_t / sigma_t
     most = (sigma_t / alpha_t) ** 2
     spread = most * min(max(1 - size, 0.0), 1.0)
@@ -64,15 +64,14 @@ def analytic(
     sizes: Mapping[float, float],
     eta: float = 1.0,
     *,
-    clip: tuple[float, float] | None = None,
     bounds: tuple[float, float] | None = (-1.0, 1.0),
     grey: float | None = None,
 ) -> Step:
     """The DDPM (``eta`` = 1) or DDIM (0) step with the analytic variance.
 
     Args:
-        sizes: E|eps_hat|^2 / d at each time of the grid, measured with the same denoiser.
-        clip: clamps x0_hat first; measure the sizes so too, or accept the mismatch.
+        sizes: E|eps_hat|^2 / d at each time of the grid, measured with the same denoiser (clipped
+            too, where it is).
         bounds: of the data; None for data without.
         grey: at the step that lands on the smallest of the ``sizes``' times, what it adds is on
             average no more than that many grey levels (the paper uses 1 or 2; None for no limit).
@@ -90,17 +89,15 @@ def analytic(
                 f"no size was measured at t = {t:g}: measure at every time of the grid"
             )
         p = ask(x, t)
-        p = p if clip is None else p.clip(*clip)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        l2 = eta**2 * posterior(p.alpha, p.sigma, alpha_s, sigma_s)[2]
-        towards = max(sigma_s**2 - l2, 0.0) ** 0.5
-        mean = p.mix(towards / p.sigma, alpha_s - towards * p.alpha / p.sigma)
-        if sigma_s == 0:
+        l2 = eta**2 * posterior(ask.schedule, t, s).var
+        mean = p.mix(x0=alpha_s, eps=(sigma_s**2 - l2) ** 0.5)
+        if s == 0:
             return mean
         var = best_variance(ask.schedule, t, s, known[round(t, 9)], eta=eta, bounds=bounds)
         if grey is not None and round(s, 9) == last:  # E|S z| = S sqrt(2/pi)
             var = min(var, (grey * GREY) ** 2 * math.pi / 2)
-        return mean.add_(ask.noise(x), alpha=var**0.5)
+        return ask.add_noise(mean, var**0.5, s)
 
     return step
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
+from diffusion_lab.device import randn
 from diffusion_lab.forward import noised
 from diffusion_lab.nets.layers import scalar
 from diffusion_lab.schedules import Schedule, check_steps
@@ -137,9 +138,10 @@ def descend(
     for i in range(steps):
         for group in adam.param_groups:
             group["lr"] = lr * min(1.0, 2 * (1 - i / steps))
-        x0 = real[torch.randint(len(real), (batch,), generator=generator)]
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        t = low + (high - low) * torch.rand(batch, generator=generator, dtype=torch.float64)
+        x0 = real[torch.randint(len(real), (batch,), generator=generator, device="cpu")]
+        eps = randn(x0.shape, generator, x0)
+        u = torch.rand(batch, generator=generator, dtype=torch.float64, device="cpu")
+        t = low + (high - low) * u
         value = loss(noised(x0, eps, schedule, t), t, eps)
         adam.zero_grad()
         value.backward()
@@ -229,7 +231,8 @@ def search(
     for abar in abars:
         for beta in betas:
             for spread in (0.0, jitter):
-                u, v = (1 + spread * (2 * torch.rand(2, generator=generator) - 1)).tolist()
+                moved = torch.rand(2, generator=generator, dtype=torch.float32, device="cpu")
+                u, v = (1 + spread * (2 * moved - 1)).tolist()
                 if not (0 < abar * u < 1 and 0 < beta * v < 1):
                     continue
                 pair, limits = (abar * u, beta * v), {"most": most + 1, "smallest": smallest}

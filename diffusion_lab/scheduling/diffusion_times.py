@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.bound import BITS
+from diffusion_lab.device import randn
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
@@ -98,7 +99,7 @@ def fit_start(
         return moments_at(schedule, t, flat.mean(0), torch.cov(flat.T).reshape(flat.shape[1], -1))
     alpha, sigma = schedule.alpha_sigma(t)
     many = flat.repeat(copies, 1)
-    noise = torch.randn(many.shape, generator=generator, dtype=torch.float64)
+    noise = randn(many.shape, generator, dtype=torch.float64)
     return fit_mixture(alpha * many + sigma * noise, components, generator, floor=sigma**2)
 
 
@@ -111,7 +112,7 @@ def fit_mixture(
     """
     from sklearn.mixture import GaussianMixture as EM  # takes a second to import
 
-    seed = int(torch.randint(2**31, (), generator=generator))
+    seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
     em = EM(components, covariance_type="full", random_state=seed, max_iter=50, reg_covar=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 50 rounds are enough for a start; the bound judges it
@@ -138,7 +139,7 @@ def cross_entropy(
     """
     flat = x0.flatten(1).double()
     alpha, sigma = schedule.alpha_sigma(t)
-    eps = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
+    eps = randn(flat.shape, generator, dtype=torch.float64)
     noise = Gaussian(torch.zeros(flat.shape[1]), torch.eye(flat.shape[1]))
     density = noise.log_prob(eps) - flat.shape[1] * math.log(sigma)
     return BITS * (density - nu.log_prob(alpha * flat + sigma * eps)) / flat.shape[1]

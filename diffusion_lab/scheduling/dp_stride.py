@@ -25,6 +25,7 @@ from torch import Tensor
 
 from diffusion_lab.bound import BITS, decoder_nll
 from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.device import randn
 from diffusion_lab.errors import unknown
 from diffusion_lab.forward import posterior
 from diffusion_lab.schedules import Schedule, check_steps
@@ -63,7 +64,7 @@ def measure(
     times = sorted({float(t) for t in times})
     if not times or not 0 < times[0] <= times[-1] <= 1:
         raise ValueError(f"times must lie in (0, 1]; got {times[:1]} to {times[-1:]}")
-    eps = torch.randn(x0.shape, generator=noise, dtype=x0.dtype).to(x0)
+    eps = randn(x0.shape, noise, x0, x0.dtype)
     rows = []
     for t in times:
         alpha, sigma = denoiser.schedule.alpha_sigma(t)
@@ -123,8 +124,8 @@ def costs(schedule: Schedule, errors: Errors, variance: str = "best") -> Tensor:
     """
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    alpha, sigma = schedule.alpha_sigma(torch.tensor(errors.times, dtype=torch.float64))
-    _, c_0, bt, v_ts = posterior(alpha[:, None], sigma[:, None], alpha, sigma)
+    t = torch.tensor(errors.times, dtype=torch.float64)
+    _, c_0, bt, v_ts = posterior(schedule, t[:, None], t)
     missed = c_0**2 * errors.error[:, None]
     var = {"small": bt, "large": v_ts, "best": bt + missed}[variance]
     nats = 0.5 * ((var / bt).log() + (bt + missed) / var - 1)
@@ -173,6 +174,10 @@ def shortest(table: Tensor, times: Sequence[float], most: int) -> Stride:
             f"{len(times)} times need a table of {len(places)} x {len(places)}; "
             f"got {tuple(table.shape)}"
         )
+    if table.isnan().any():
+        raise ValueError("the table of costs holds NaN: measure the errors again")
+    if not all(a < b for a, b in itertools.pairwise(places)):
+        raise ValueError(f"the table's times must rise from above 0; got {places[1:4]} ...")
     best = torch.full((len(places),), math.inf, dtype=torch.float64)
     best[0] = 0.0
     cost, before = [math.inf], [torch.zeros(len(places), dtype=torch.long)]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.device import randn
 from diffusion_lab.errors import number, unknown
 from diffusion_lab.forward import posterior
 from diffusion_lab.metrics.kid import cubic
@@ -141,7 +142,7 @@ class GGDM(nn.Module):
             return out + p.to(x.dtype) * x0
         eps = (x - alpha.to(x.dtype) * x0) / sigma.to(x.dtype)
         alpha_s, sigma_s = alphas[k + 1], sigmas[k + 1]
-        bt = posterior(alpha, sigma, alpha_s, sigma_s)[2]
+        bt = posterior(self.schedule, times[k], times[k + 1]).var
         std = self.eta[k] * bt.sqrt()
         towards = (sigma_s**2 - std**2).clamp(min=1e-12).sqrt()
         out = out + (p * alpha_s).to(x.dtype) * x0 + (q * towards).to(x.dtype) * eps
@@ -219,12 +220,12 @@ def fit(
     std = sampler.schedule.prior_std(sampler.start)
 
     def draw(i: int, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
+        return randn(like.shape, generator, like)
 
     for i in range(steps):
         for group in adam.param_groups:
             group["lr"] = lr * min(1.0, 2 * (1 - i / steps)) if cool else lr
-        chosen = torch.randint(len(real), (batch,), generator=generator)
+        chosen = torch.randint(len(real), (batch,), generator=generator, device="cpu")
         y = real[chosen]
         x = std * draw(0, y)
         *_, last = sampler.states(denoiser, x, draw, grad=True, **condition(batch))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffusion_lab.device import randn
 from diffusion_lab.errors import unknown, whole
 
 __all__ = ["LAWS", "divergence", "probes", "trace_variance"]
@@ -30,8 +31,9 @@ def probes(
         raise unknown("law of directions", law, LAWS)
     shape = (whole("directions", directions), *like.shape)
     if law == "gaussian":
-        return torch.randn(shape, generator=generator).to(like)
-    return (2.0 * torch.randint(2, shape, generator=generator) - 1.0).to(like)
+        return randn(shape, generator, like)
+    signs = torch.randint(2, shape, generator=generator, device="cpu")
+    return (2.0 * signs - 1.0).to(like)
 
 
 def divergence(

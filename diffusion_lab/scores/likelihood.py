@@ -82,8 +82,7 @@ def velocity(denoiser: Denoiser, x: Tensor, t: float, **condition: Any) -> Tenso
     """dx/dt of the probability-flow ODE at t, like x."""
     f, g2 = slopes(denoiser.schedule, t)
     p = denoiser(x, t, **condition)
-    pull = 0.5 * g2 / (p.sigma * p.sigma)  # score = (alpha x0_hat - x)/sigma^2
-    return p.mix(f + pull, -pull * p.alpha)
+    return p.mix(x_t=f, score=-0.5 * g2)
 
 
 def solve(

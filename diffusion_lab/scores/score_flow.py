@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.device import randn
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.forward import noised
 from diffusion_lab.objectives import Weighting, draw_times
@@ -94,7 +95,7 @@ def kl_bound(
     span = mass(schedule, t0, t1) / 2
     t = draw_times(schedule, n, generator, law="lambda", lam_range=_lam_range(schedule, t0, t1))
     x0 = truth.sample(n, generator)
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    eps = randn(x0.shape, generator, dtype=x0.dtype)
     x_t = noised(x0, eps, schedule, t)
     gap = denoiser(x_t, t).eps.double() - truth.denoiser(schedule)(x_t, t).eps
     alpha, sigma = schedule.alpha_sigma(t1)
@@ -146,7 +147,7 @@ def data_bound(
     schedule, n, size = denoiser.schedule, len(x0), x0[0].numel()
     t0, t1 = ends(denoiser) if times is None else times
     span, lams = mass(schedule, t0, t1) / 2, _lam_range(schedule, t0, t1)
-    offset = torch.rand(n, generator=generator, dtype=torch.float64)
+    offset = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
     path = torch.zeros(n, dtype=torch.float64)
     for k in range(draws):
         lam = lams[0] + (lams[1] - lams[0]) * (k + offset) / draws
@@ -156,7 +157,7 @@ def data_bound(
     path = span * path - size * math.log(alpha1 / alpha0)
     edge = torch.full((n,), t0, dtype=torch.float64).to(x0.device)
     first = _excess(denoiser, x0, edge, generator, **condition)
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+    eps = randn(x0.shape, generator, x0, x0.dtype)
     prior = normal_prior(schedule.prior_std(t1)) if prior is None else prior
     end = -prior(alpha1 * x0 + sigma1 * eps).double()
     return DataBound(end.cpu(), path, 0.5 * first.cpu() - size * math.log(alpha0))
@@ -170,7 +171,7 @@ def _excess(
     A share 1 - w of |eps|^2 is replaced by its mean d: at the noisy end, where eps_hat is eps, the
     difference would only add noise. w = (SNR/(1 + SNR))^2 takes most of it away.
     """
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+    eps = randn(x0.shape, generator, x0, x0.dtype)
     p = denoiser(noised(x0, eps, denoiser.schedule, t), t, **condition)
     miss, size = (y.double().flatten(1).square().sum(1) for y in (p.eps - eps, eps))
     w = torch.sigmoid(2 * denoiser.schedule.lam(t)) ** 2
