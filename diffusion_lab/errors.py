@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = [
     "DataError",
     "check_arguments",
     "did_you_mean",
+    "named",
     "near",
     "number",
     "unknown",
@@ -78,6 +80,28 @@ def check_arguments(what: str, function: Callable[..., object], given: Iterable[
     for name in given:
         if name not in names:
             raise unknown(f"argument of {what}", name, names)
+
+
+def named(what: str, name: object) -> Any:
+    """The class or function ``name``, written "diffusion_lab.module:Class", as files record it.
+
+    ValueError for any other form, a private name, and what is not there. Only this package is
+    looked into: a file must not choose code from elsewhere.
+    """
+    text = str(name)
+    module, _, attribute = text.partition(":")
+    if not re.fullmatch(r"diffusion_lab(\.[a-z]\w*)+:[a-zA-Z]\w*", text, re.ASCII):
+        raise ValueError(
+            f"a {what} is named 'diffusion_lab.module:Class', and nothing outside diffusion_lab is "
+            f"looked up; got {name!r}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no {what} {name!r}: {error}") from error
+    if not str(getattr(found, "__module__", "")).startswith("diffusion_lab."):  # such as files:os
+        raise ValueError(f"there is no {what} {name!r}: it is not defined in diffusion_lab")
+    return found
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:

@@ -68,3 +68,29 @@ def test_the_sentence():
     assert str(unknown("sampler", "euler", SAMPLERS)) == (
         "unknown sampler 'euler'. Known: ddim, ddpm, dpmpp."
     )
+
+
+def test_a_class_is_found_by_its_name_in_this_package_only():
+    from diffusion_lab.errors import named
+    from diffusion_lab.scheduling.fastdpm import GammaLevels
+
+    assert named("schedule", "diffusion_lab.scheduling.fastdpm:GammaLevels") is GammaLevels
+    for wrong in (
+        "os:system",
+        "os.path:join",
+        "diffusion_lab:device",
+        "diffusion_labs.evil:Class",
+        "diffusion_lab.files:os",  # what a module imported is not its own
+        "diffusion_lab.files:secrets",
+        "diffusion_lab._offline:seal",
+        "diffusion_lab.cli.__main__:main",
+        "diffusion_lab.schedules:Gone",
+        "diffusion_lab.gone:Schedule",
+        "diffusion_lab.schedules:Table.spec",
+        "diffusion_lab.schedules:Table\n",
+        "",
+        None,
+        3,
+    ):
+        with pytest.raises(ValueError, match="schedule"):
+            named("schedule", wrong)
