@@ -9,7 +9,15 @@ from torch import Tensor
 
 from diffusion_lab.errors import whole
 
-__all__ = ["check_finite", "check_float", "device", "first_process", "generator", "randn"]
+__all__ = [
+    "check_finite",
+    "check_float",
+    "check_label",
+    "device",
+    "first_process",
+    "generator",
+    "randn",
+]
 
 
 def device() -> torch.device:
@@ -70,3 +78,26 @@ def check_finite(x: Tensor, name: str) -> None:
     """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} hold nan or inf: look where they come from")
+
+
+def check_label(label: Tensor, n: int, classes: int | None) -> Tensor:
+    """The label if it is int64 (n,) within 0..classes (the last is 'no class').
+
+    The range is looked at on the CPU only (a GPU would wait); ValueError otherwise.
+    """
+    if classes is None:
+        raise ValueError("this denoiser knows no classes: call it without a label")
+    if not isinstance(label, Tensor):
+        raise ValueError(f"label must be a tensor, int64 of shape ({n},); got {label!r}")
+    if label.dtype != torch.int64 or label.shape != (n,):
+        raise ValueError(
+            f"label must be int64 of shape ({n},); got {label.dtype} of shape {tuple(label.shape)}"
+        )
+    if label.device.type == "cpu" and n:
+        low, high = label.aminmax()
+        if low < 0 or high > classes:
+            raise ValueError(
+                f"labels must lie in 0..{classes - 1}, or be {classes} for 'no class'; got values "
+                f"in {low}..{high}"
+            )
+    return label
