@@ -100,11 +100,13 @@ def unwrapped(net: nn.Module) -> nn.Module:
         net = inner
 
 
-def check_label(label: Tensor, n: int, classes: int) -> Tensor:
+def check_label(label: Tensor, n: int, classes: int | None) -> Tensor:
     """The label if it is int64 (n,) within 0..classes (the last is 'no class').
 
     The range is looked at on the CPU only (a GPU would wait); ValueError otherwise.
     """
+    if classes is None:
+        raise ValueError("this denoiser knows no classes: call it without a label")
     if not isinstance(label, Tensor):
         raise ValueError(f"label must be a tensor, int64 of shape ({n},); got {label!r}")
     if label.dtype != torch.int64 or label.shape != (n,):

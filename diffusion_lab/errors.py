@@ -45,7 +45,7 @@ def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
     """
     names = sorted(known)
     hint = did_you_mean(given, names)
-    return ValueError(f"unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
+    return ValueError(f"unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def whole(what: str, given: object, least: int = 1) -> int:

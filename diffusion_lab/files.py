@@ -7,10 +7,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["sha256", "write_atomically"]
+__all__ = ["check_replaceable", "sha256", "write_atomically"]
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another folder, then run it again",
@@ -28,15 +29,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is
-    then renamed. Parent folders are made. Where it fails (a full disk, no permission) the temporary
-    file is removed, the old file stays, and the OSError says which file, how many MB are needed
-    and what to do. It keeps the original ``errno``, so PermissionError stays PermissionError.
+    then renamed. Parent folders are made; an old file's rights are kept. Where it fails (a full
+    disk, no permission) the temporary file is removed, the old file stays, and the OSError says
+    which file, how many MB are needed and what to do. It keeps the original ``errno``, so
+    PermissionError stays PermissionError. What is no file, or read-only, is not replaced.
     """
     target = Path(os.path.realpath(path))  # a link stays a link, what it points to is replaced
+    rights = check_replaceable(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_through(temporary, data)
+        if rights is not None:
+            os.chmod(temporary, rights)
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
@@ -45,6 +50,24 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             raise _explained(error, target, len(data)) from error
         raise
     _flush_folder(target.parent)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> int | None:
+    """The rights (mode bits) of the file at ``path``; None where there is none, or a folder.
+
+    OSError where a device, pipe or socket is there, PermissionError where the file is read-only.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # not there, or not to be seen: writing will say why
+        return None
+    if stat.S_ISDIR(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device, a pipe or a socket, not a file: choose another name")
+    if not mode & 0o222 or not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} is read-only: choose another name")
+    return stat.S_IMODE(mode)
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -612,7 +612,7 @@ COMMANDS = [
     "sample --model folder",
     "sample --model other.safetensors",
     "sample --scale nan --label 1",
-    "sample --sampler ddim --eta nan",
+    "sample --sampler ddim --set eta=nan",
     "sample --n 99999999999999999999",
     "sample --seed 99999999999999999999",
     "sample --steps 2.5",

@@ -110,14 +110,19 @@ REFUSED = [
     ("sample --n 2.5", "invalid int value"),
     ("sample --steps 0", "--steps must be a whole number >= 1; got 0"),
     ("sample --sampler ddim --steps -1", "got -1"),
-    ("sample --eta 0.5", "dpmpp does not have it"),
-    ("sample --sampler ddim --variance small", "--variance belongs to ddpm"),
-    ("sample --sampler ddim --eta 2", "eta must lie in [0, 1]"),
-    ("sample --sampler ddpm --variance smal", "Did you mean 'small'"),
+    ("sample --set eta=0.5", "eta belongs to ddim, dpmpp-sde; dpmpp does not have it"),
+    ("sample --set eta", "--set takes NAME=VALUE, such as eta=0.5; got 'eta'"),
+    ("sample --set =1", "got '=1'"),
+    ("sample --sampler ddim --set eat=0.5", "Did you mean 'eta'?"),
+    ("sample --sampler ddim --set eta=[]", "ddim cannot work with {'eta': []}"),
+    ("sample --sampler ddim --eta 1", "unrecognized arguments: --eta 1"),
+    ("sample --sampler ddim --set variance=small", "variance belongs to ddpm"),
+    ("sample --sampler ddim --set eta=2", "eta must lie in [0, 1]"),
+    ("sample --sampler ddpm --set variance=smal", "Did you mean 'small'"),
     ("sample --sampler dpm", "Did you mean 'ddpm'"),
-    ("sample --sampler dpm-solver --order 4", "order 1, 2 and 3; got 4"),
-    ("sample --sampler ddim --order 2", "--order belongs to dpm-solver, unipc"),
-    ("sample --sampler emsde --rel 0", "tolerances must be > 0; got rel=0.0"),
+    ("sample --sampler dpm-solver --set order=4", "order 1, 2 and 3; got 4"),
+    ("sample --sampler ddim --set order=2", "order belongs to dpm-solver, unipc"),
+    ("sample --sampler emsde --set rel=0.0", "tolerances must be > 0; got rel=0.0"),
     ("sample --label 12", "unknown label '12'. A label is a number from 0 to 9, or its name: 0 t-"),
     ("sample --label -1", "unknown label '-1'. A label is a number from 0 to 9"),
     ("sample --model digits --label 10", "unknown label '10'. A label is a number from 0 to 9\n"),
@@ -129,6 +134,11 @@ REFUSED = [
     ("sample --save samples.npy", "--save must end in .npz"),
     ("sample --out taken/grid.png", "taken is a file"),
     ("sample --out folder.png", "is a folder"),
+    ("sample --out null.png", "null.png is a device, a pipe or a socket, not a file"),
+    ("sample --save old.npz", "old.npz is read-only: choose another name"),
+    ("sample --model folder.png", "--model: folder.png is a folder"),
+    ("sample --n 5001", "a PNG holds at most 5,000 pictures; got 5,001: --save FILE.npz"),
+    ("sample --n 1000001 --save a.npz", "--n is at most 1,000,000; got 1,000,001"),
     ("sample --device cpuu", "is no device"),
     ("sample --device meta", "not supported"),
     ("train", "which recipe?"),
@@ -143,6 +153,7 @@ REFUSED = [
     ("bench qualitty", "Did you mean 'quality'"),
     ("bench overhead --budgets 108", "--budgets belongs to the"),
     ("bench quality --budgets 0 --out here", "budgets are CPU seconds > 0"),
+    ("bench quality --budgets nan --out here", "budgets are CPU seconds > 0"),
 ]
 
 
@@ -151,6 +162,9 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("taken").write_text("")
     Path("folder.png").mkdir()
+    Path("null.png").symlink_to(os.devnull)
+    Path("old.npz").touch(mode=0o400)
+    before = sorted(tmp_path.iterdir())
     for name in (
         "diffusion_lab.generate.generate",
         "diffusion_lab.training.tasks.Diffusion.forward",
@@ -161,7 +175,7 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     assert err.splitlines()[-1].startswith("diffusion-lab: error: ")
     assert why in err
     assert "Traceback" not in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "taken"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_classifier_cannot_draw(capsys, tmp_path, monkeypatch):
@@ -191,6 +205,48 @@ def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch, capsys):
     assert "No space left" in err
     assert "free some space" in err
     assert not list(tmp_path.iterdir())
+
+
+SHELL = [sys.executable, "-m", "diffusion_lab.cli", "sample", "--n", "1", "--steps", "1", "--out"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of posix")
+def test_a_closed_stdout_and_stderr_do_not_matter(tmp_path):
+    command = 'exec "$@" >&- 2>&-'
+    done = subprocess.run(["sh", "-c", command, "sh", *SHELL, tmp_path / "x.png"], check=False)
+    assert done.returncode == 0
+    assert Image.open(tmp_path / "x.png").size == (56, 56)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_answer_that_finds_no_room_is_told(tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [*SHELL, tmp_path / "x.png"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "the answer could not be written to stdout (No space left on device)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and (tmp_path / "x.png").is_file()
+
+
+def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
+    """As for one who is not root and may not read x: stat of what is in it fails."""
+    look = os.stat
+
+    def barred(path, **more):
+        if str(path).endswith("x/y.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **more)
+
+    (tmp_path / "x").mkdir()
+    monkeypatch.setattr(os, "stat", barred)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"--out: .*x is not yours to write to; choose anoth"):
+        cli.base.writable(str(tmp_path / "x" / "y.png"), ".png", "--out")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.base.writable("~/r.png", ".png", "--out") == tmp_path / "r.png"
 
 
 # ---- sample -------------------------------------------------------------------------------------
@@ -234,8 +290,8 @@ def test_same_seed_same_bytes(model, tmp_path, capsys):
     ("words", "nfe", "said"),
     [
         ("--steps 2", 4, {"sampler": "dpmpp", "steps": 2, "scale": 2.0, "spacing": "karras"}),
-        ("--sampler ddim --eta 0.5", 6, {"sampler": "ddim", "steps": 3, "eta": 0.5}),
-        ("--sampler ddpm --variance large", 6, {"sampler": "ddpm", "variance": "large"}),
+        ("--sampler ddim --set eta=0.5", 6, {"sampler": "ddim", "steps": 3, "eta": 0.5}),
+        ("--sampler ddpm --set variance=large", 6, {"sampler": "ddpm", "variance": "large"}),
         ("--scale 1", 3, {"scale": 1.0}),
         ("--labels none", 3, {"sampler": "dpmpp"}),
         ("--label 7", 6, {"sampler": "dpmpp"}),
@@ -275,7 +331,7 @@ def test_emsde_is_steered_by_rel_and_not_by_steps(model, tmp_path, capsys):
     file = tmp_path / "x.npz"
     drawn = ("sample", "--model", model, "--n", 1, "--sampler", "emsde", "--save", file)
     said, made, calls = {}, {}, {}
-    for words in ("", "--steps 2", "--rel 0.5", "--rel 0.5 --steps 2"):
+    for words in ("", "--steps 2", "--set rel=0.5", "--set rel=0.5 --steps 2"):
         said[words] = run(capsys, *drawn, *words.split())[1]
         made[words] = file.read_bytes()
         calls[words] = int(said[words].split("NFE ")[1].split()[0])
@@ -283,12 +339,13 @@ def test_emsde_is_steered_by_rel_and_not_by_steps(model, tmp_path, capsys):
     assert {words: "--steps has no effect" in out for words, out in said.items()} == {
         "": True,
         "--steps 2": True,
-        "--rel 0.5": False,
-        "--rel 0.5 --steps 2": True,
+        "--set rel=0.5": False,
+        "--set rel=0.5 --steps 2": True,
     }
-    assert "--rel (here 0.05)" in said[""] and "--rel (here 0.5)" in said["--rel 0.5 --steps 2"]
+    assert "rel=... (here 0.05)" in said[""]
+    assert "rel=... (here 0.5)" in said["--set rel=0.5 --steps 2"]
     assert made[""] == made["--steps 2"]
-    assert calls["--rel 0.5"] < calls[""]
+    assert calls["--set rel=0.5"] < calls[""]
 
 
 def test_different_options_draw_different_pictures(model, tmp_path, capsys):
@@ -299,7 +356,7 @@ def test_different_options_draw_different_pictures(model, tmp_path, capsys):
         "--label 7",
         "--labels none",
         "--sampler ddim",
-        "--sampler ddim --eta 1",
+        "--sampler ddim --set eta=1",
         "--spacing lambda",
     ]
     made = set()

@@ -10,7 +10,7 @@ from helpers import F64, gen, randn
 from torch.autograd.functional import jacobian
 
 from diffusion_lab.data.toys import load_toy
-from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
+from diffusion_lab.exact import ExactDenoiser, FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear, zero_terminal_snr
 
 ONE_D = GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.5]]])
@@ -267,7 +267,105 @@ def test_toys_are_mixtures_with_a_denoiser():
     assert torch.allclose(d(x, 0.0).x0.double(), x.double(), atol=1e-6)
 
 
+# ---- conditions ---------------------------------------------------------------------------------
+def test_any_exact_law_takes_any_condition():
+    """Tokens here: the mean of the data moves by what the tokens add up to."""
+
+    def formula(x_t, alpha, sigma, *, tokens=None, low=None):
+        shift = 0.0 if tokens is None else tokens.sum(1, keepdim=True).to(x_t.dtype)
+        return TWO_D.x0(x_t - alpha * shift, alpha, sigma) + shift
+
+    d, x, tokens = ExactDenoiser(Linear(), formula), randn(4, 2), torch.arange(12).reshape(4, 3)
+    alpha, sigma = Linear().alpha_sigma(0.4)
+    shift = tokens.sum(1, keepdim=True).double()
+    assert torch.equal(d(x, 0.4).x0, d(x, 0.4, tokens=None, low=None, other=None).x0)
+    assert torch.equal(d(x, 0.4).x0, TWO_D.x0(x, alpha, sigma))
+    expected = TWO_D.x0(x - alpha * shift, alpha, sigma) + shift
+    assert torch.equal(d(x, 0.4, tokens=tokens).x0, expected)
+    assert ExactDenoiser(Linear(), lambda x, *_, **c: x + c["z"])(x, 0.4, z=1.0).x0.equal(x + 1)
+    for name in ("token", "alpha"):
+        with pytest.raises(ValueError, match=rf"'{name}'.* Known: low, tokens\.$"):
+            d(x, 0.4, **{name: tokens})
+    with pytest.raises(ValueError, match=r"exact denoiser 'label'\. Known: none\."):
+        ExactDenoiser(Linear(), lambda x, *rest: x)(x, 0.4, label=torch.zeros(4).long())
+
+
+# ---- the law of a x + noise ---------------------------------------------------------------------
+def test_a_moved_mixture_by_a_number_is_the_noised_one():
+    x = randn(30, 2)
+    moved = TWO_D.moved(0.8, 0.36 * torch.eye(2))
+    assert torch.allclose(moved.log_prob(x), TWO_D.log_prob(x, 0.8, 0.6), atol=1e-12)
+    assert torch.allclose(moved.score(x), TWO_D.score(x, 0.8, 0.6), atol=1e-12)
+
+
+def test_a_moved_mixture_is_the_change_of_variables():
+    """Without noise p(y) = p(x) / |det a|: a matrix, and one factor a coordinate."""
+    x, still = randn(30, 2), torch.zeros(2, 2)
+    a = torch.tensor([[2.0, 0.5], [-1.0, 0.7]], dtype=F64)
+    moved = TWO_D.moved(a, still).log_prob(x @ a.T)
+    assert torch.allclose(moved, TWO_D.log_prob(x) - math.log(1.9), atol=1e-10)
+    factors = torch.tensor([3.0, -0.5], dtype=F64)
+    moved = TWO_D.moved(factors, still).log_prob(x * factors)
+    assert torch.allclose(moved, TWO_D.log_prob(x) - math.log(1.5), atol=1e-10)
+
+
+def test_a_moved_mixture_may_have_another_dimension():
+    """A velocity beside x (as in CLD), noise that joins both; then seen from x alone."""
+    cov = torch.tensor([[0.3, 0.1], [0.1, 0.5]], dtype=F64)
+    both = ONE_D.moved([[0.9], [-0.4]], cov)
+    assert both.dim == 2 and torch.equal(both.weights, ONE_D.weights)
+    assert torch.allclose(both.means[0], torch.tensor([-1.8, 0.8], dtype=F64))
+    expected = torch.tensor([[0.81 * 0.3 + 0.3, -0.36 * 0.3 + 0.1], [0.0, 0.16 * 0.3 + 0.5]])
+    assert torch.allclose(both.covs[0].triu(), expected.double(), atol=1e-12)
+    back = both.moved([[1.0, 0.0]], [[0.0]])
+    x = randn(9, 1)
+    assert torch.allclose(back.log_prob(x), ONE_D.log_prob(x, 0.9, math.sqrt(0.3)), atol=1e-12)
+    # a projection after noise in all coordinates is the projection with its own noise
+    c = torch.tensor([[1.0, -2.0]], dtype=F64)
+    one = TWO_D.moved(0.5, cov).moved(c, [[0.2]])
+    two = TWO_D.moved(0.5 * c, c @ cov @ c.T + 0.2)
+    assert torch.allclose(one.covs, two.covs) and torch.allclose(one.means, two.means)
+
+
+def test_numbers_are_kept_on_the_cpu_whatever_the_default():
+    kept = TWO_D.sample(5, gen(3))
+    torch.set_default_device("meta")
+    try:
+        moved = GaussianMixture([1.0], [[0.0, 1.0]], [EYE]).sample(2, gen())
+        assert moved.device.type == "cpu" and torch.equal(TWO_D.sample(5, gen(3)), kept)
+    finally:
+        torch.set_default_device(None)
+
+
 # ---- bad input ----------------------------------------------------------------------------------
+FLAT = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [1.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]] * 2)
+NONE = torch.zeros((), dtype=F64)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: FLAT.log_prob(randn(3, 2)),
+        lambda: FLAT.score(randn(3, 2)),
+        lambda: FLAT.responsibilities(randn(3, 2), 0.5, NONE),
+        lambda: FLAT.x0(randn(3, 2), torch.ones(3, 1), torch.tensor([[0.1], [0.0], [0.2]])),
+        lambda: FLAT.posterior_cov(randn(3, 2), 1.0, 0.0),
+        lambda: FLAT.denoiser(Linear())(randn(3, 2), 0.0),
+        lambda: Gaussian([0.0, 0.0], [[0.0, 0.0], [0.0, 1.0]]).flow(randn(3, 2), 1, 0, 0.8, 0.6),
+    ],
+)
+def test_a_singular_covariance_has_no_density(ask):
+    with pytest.raises(ValueError, match="a singular covariance has no density at sigma = 0"):
+        ask()
+
+
+def test_a_singular_covariance_is_fine_under_noise():
+    """Across the line the data do not vary: E[x0 | x] lies on it, whatever the noise."""
+    x0 = FLAT.x0(randn(8, 2), 0.9, 1e-3)
+    line = x0[:, 0] - x0[:, 1]  # 0 or 1, by component
+    assert torch.minimum(line.abs(), (line - 1).abs()).max() < 1e-9
+
+
 EYE = [[1.0, 0.0], [0.0, 1.0]]
 
 
@@ -299,6 +397,28 @@ EYE = [[1.0, 0.0], [0.0, 1.0]]
             ),
             "without a label",
         ),
+        (
+            lambda: TWO_D.x0(randn(2, 2), 0.5, 0.5, label=torch.tensor([0, 4])),
+            r"labels must lie in 0\.\.2, or be 3 for 'no class'; got values in 0\.\.4",
+        ),
+        (
+            lambda: TWO_D.x0(randn(2, 2), 0.5, 0.5, label=torch.tensor([0, -1])),
+            r"got values in -1\.\.0",
+        ),
+        (
+            lambda: TWO_D.denoiser(Linear())(randn(2, 2), 0.5, label=torch.zeros(2)),
+            r"label must be int64 of shape \(2,\)",
+        ),
+        (
+            lambda: FiniteData(randn(3, 2), torch.tensor([0, 1, 1])).x0(
+                randn(2, 2), 0.5, 0.5, torch.tensor([0, 3])
+            ),
+            r"labels must lie in 0\.\.1, or be 2",
+        ),
+        (lambda: TWO_D.moved([1.0, 2.0, 3.0], EYE), r"or \(D', 2\), and cov .*; got \(3,\)"),
+        (lambda: TWO_D.moved([[1.0, 2.0, 3.0]], [[1.0]]), r"got \(1, 3\) and \(1, 1\)"),
+        (lambda: TWO_D.moved([[1.0, 2.0]], EYE), r"got \(1, 2\) and \(2, 2\)"),
+        (lambda: TWO_D.moved(1.0, [[1.0, 2.0], [2.0, 1.0]]), "positive semi-definite"),
         (
             lambda: FiniteData(randn(3, 2)).x0(
                 randn(2, 2), 0.5, 0.5, torch.zeros(2, dtype=torch.int64)

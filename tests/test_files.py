@@ -40,6 +40,32 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes and pipes of posix")
+def test_the_old_file_keeps_its_rights(tmp_path):
+    target = tmp_path / "private"
+    target.write_bytes(b"old")
+    for mode in (0o600, 0o640, 0o755):
+        target.chmod(mode)
+        write_atomically(target, b"new")
+        assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and pipes of posix")
+def test_what_is_no_file_or_read_only_is_not_replaced(tmp_path):
+    (tmp_path / "device").symlink_to(os.devnull)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("device", "pipe"):
+        with pytest.raises(OSError, match="is a device, a pipe or a socket, not a file"):
+            write_atomically(tmp_path / name, b"x")
+    assert not Path(os.devnull).is_file() and (tmp_path / "pipe").is_fifo()
+    (tmp_path / "kept").write_bytes(b"old")
+    (tmp_path / "kept").chmod(0o400)
+    with pytest.raises(PermissionError, match=r"kept is read-only: choose another name"):
+        write_atomically(tmp_path / "kept", b"new")
+    assert (tmp_path / "kept").read_bytes() == b"old"
+    assert names(tmp_path) == ["device", "kept", "pipe"]
+
+
 def test_short_writes_are_continued(tmp_path, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, bytes(data[:3])))

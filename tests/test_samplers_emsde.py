@@ -156,9 +156,9 @@ def test_every_trial_is_two_calls_of_its_sample():
     inner = toy.denoiser(VP)
     asked = torch.zeros((), dtype=torch.int64)
 
-    def formula(x, alpha, sigma, label):
+    def formula(x, alpha, sigma):
         asked.add_(len(x))
-        return inner.formula(x, alpha, sigma, label)
+        return inner.formula(x, alpha, sigma)
 
     states = list(walk(emsde(), ExactDenoiser(VP, formula), randn(20, 8), ENDS, noise=drawn()))
     last = states[-1]

@@ -222,7 +222,7 @@ def test_a_constant_eps_is_carried_exactly(order):
     """The noise form: x_s = alpha_s (x_t - sigma_t e)/alpha_t + sigma_s e."""
     e = torch.tensor([0.4, -0.9], dtype=F64)
 
-    def formula(x, alpha, sigma, _):
+    def formula(x, alpha, sigma):
         return (x - sigma * e) / alpha
 
     times = [0.9, 0.5, 0.44, 0.05]
@@ -236,7 +236,7 @@ def test_a_constant_eps_is_carried_exactly(order):
 def test_polynomials_in_lambda_are_integrated_exactly(degree, name):
     """x0_hat = lambda^degree for all x: three nodes are exact to degree 2, four to degree 3."""
 
-    def formula(x, alpha, sigma, _):
+    def formula(x, alpha, sigma):
         return torch.full_like(x, math.log(alpha / sigma) ** degree)
 
     denoiser = ExactDenoiser(VP, formula)

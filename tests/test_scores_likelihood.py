@@ -104,7 +104,7 @@ def test_the_directions_are_held_fixed_along_the_way():
             seen.append(v.clone())
             return v
 
-    d = ExactDenoiser(Linear(), lambda x, a, s, label: Spy.apply(x) * 0.5, shape=(3,))
+    d = ExactDenoiser(Linear(), lambda x, a, s: Spy.apply(x) * 0.5, shape=(3,))
     x = torch.zeros(2, 3, dtype=F64)
     lk.log_likelihood(d, x, trace="gaussian", generator=generator(0))
     assert len(seen) > 10
@@ -287,7 +287,7 @@ def test_bad_input(call, words):
 
 
 def test_a_denoiser_that_returns_nan_is_named():
-    bad = ExactDenoiser(Linear(), lambda x, a, s, label: x * math.nan, shape=(1,))
+    bad = ExactDenoiser(Linear(), lambda x, a, s: x * math.nan, shape=(1,))
     for call in (lk.encode, lk.log_likelihood):
         with pytest.raises(FloatingPointError, match="right-hand side is not finite at t = 0.001"):
             call(bad, X)

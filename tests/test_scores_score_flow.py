@@ -28,7 +28,7 @@ def kl_normal(var, model):
 def scaled(share, data=DATA, schedule=LINEAR):
     """A model whose score is the true one times ``share``: the score of no diffusion."""
 
-    def x0(x, alpha, sigma, label):
+    def x0(x, alpha, sigma):
         return (x + sigma**2 * share * data.score(x, alpha, sigma)) / alpha
 
     return ExactDenoiser(schedule, x0, shape=(1,))

@@ -8,9 +8,11 @@ command needs is imported when it runs. Errors that a user can do something abou
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from diffusion_lab.cli.base import PROGRAM, Parser, Subparsers, say_error, shows_help
 from diffusion_lab.cli.bench import bench_command
@@ -53,6 +55,8 @@ def _parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0 done, 1 found something, 2 an error)."""
+    sys.stdout = sys.stdout or _nowhere()  # None where the shell closed it, as in >&-
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
@@ -66,11 +70,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
     except EXPECTED as error:
-        say_error(error)
+        say_error(_of_stdout(error) or error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _nowhere() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _drop_stdout() -> None:
+    """What is still waiting to be printed goes nowhere, so that the end of Python does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_stdout(error: BaseException) -> str | None:
+    """The words for a print that found no room: files that we write say so themselves."""
+    bare = isinstance(error, OSError) and error.strerror == os.strerror(error.errno or 0)
+    if not bare or error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return None
+    _drop_stdout()
+    return f"the answer could not be written to stdout ({error.strerror}): send it elsewhere"

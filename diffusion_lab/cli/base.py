@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffusion_lab.errors import did_you_mean
+from diffusion_lab.files import check_replaceable
 
 __all__ = [
     "PROGRAM",
@@ -76,23 +77,24 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def writable(path: str | None, suffix: str, option: str) -> Path | None:
     """The file that ``option`` names, if it can be written; looked at before anything is computed.
 
-    Raises ValueError for another suffix and OSError for a folder in the way or one without
-    permission. None stays None.
+    ``~`` is the home folder. Raises ValueError for another suffix and OSError for a folder or a
+    device in the way, a read-only file or a folder without permission. None stays None.
     """
     if path is None:
         return None
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     if file.suffix.lower() != suffix:
         raise ValueError(f"{option} must end in {suffix}; got {path!r}")
-    if file.is_dir():
+    if os.path.isdir(file):  # Path.is_dir raises where a folder above cannot be read
         raise IsADirectoryError(f"{option}: {file} is a folder; name a file in it")
     folder = file.absolute().parent
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise NotADirectoryError(f"{option}: {folder} is a file, where a folder is needed")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{option}: {folder} is not yours to write to; choose another folder")
+    check_replaceable(file)
     return file
 
 

@@ -24,7 +24,7 @@ def _bench(given: argparse.Namespace) -> int:
     if options and not {*bench.LONG, "all"} & set(names):
         long = " and ".join(bench.LONG)
         raise ValueError(f"--{next(iter(options))} belongs to the long benchmarks, {long}")
-    out = Path(given.out) if given.out else None if given.quick else bench.folder()
+    out = Path(given.out).expanduser() if given.out else None if given.quick else bench.folder()
     # stdout is one JSON document with --json: rows are told on stderr as they come
     stream = sys.stderr if given.json else sys.stdout
     rows = bench.run(

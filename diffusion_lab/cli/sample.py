@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, writable
-from diffusion_lab.errors import did_you_mean, unknown, whole
+from diffusion_lab.errors import check_arguments, did_you_mean, unknown, whole
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["sample_command"]
 
 MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
+SHEET = 5_000  # pictures of one PNG: more cannot be looked at, and take gigabytes to lay out
 
 
 def _device(name: str | None) -> torch.device | None:
@@ -59,21 +63,33 @@ def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any
         raise unknown("sampler", sampler, SAMPLERS)
     if settings.get("spacing") not in (None, *SPACINGS):
         raise unknown("spacing", settings["spacing"], SPACINGS)
-    for name in ("eta", "variance", "order", "rel"):
-        value = getattr(given, name)
-        if value is None:
-            continue
-        if name not in _options(SAMPLERS[sampler]):
-            fit = [other for other, make in SAMPLERS.items() if name in _options(make)]
-            raise ValueError(f"--{name} belongs to {', '.join(fit)}; {sampler} does not have it")
-        settings[name] = value
-    SAMPLERS[sampler](**{name: settings[name] for name in own if name in settings})  # values too
+    for name in given.set:
+        fit = [other for other, make in SAMPLERS.items() if name in _options(make)]
+        if fit and sampler not in fit:
+            raise ValueError(f"{name} belongs to {', '.join(fit)}; {sampler} does not have it")
+    check_arguments(f"the sampler {sampler!r}", SAMPLERS[sampler], given.set)
+    settings |= given.set
+    chosen = {name: settings[name] for name in own if name in settings}
+    try:
+        SAMPLERS[sampler](**chosen)  # looks at the values too
+    except TypeError as error:
+        raise ValueError(f"{sampler} cannot work with {chosen}: {error}") from error
     order = [name for name in ("sampler", "steps", "scale", "spacing") if name in settings]
     return {name: settings[name] for name in dict.fromkeys([*order, *settings])}
 
 
 def _options(make: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(signature(make).parameters)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``eta=0.5`` as its name and value: a Python literal, or else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"--set takes NAME=VALUE, such as eta=0.5; got {text!r}")
+    with contextlib.suppress(ValueError, SyntaxError):
+        return name, ast.literal_eval(value)
+    return name, value
 
 
 def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, Any]) -> Any:
@@ -119,11 +135,19 @@ def _label(given: str, classes: int, names: Sequence[str]) -> int:
 def _sample(given: argparse.Namespace) -> int:
     whole("--n", given.n)
     if given.n > MOST:
-        raise ValueError(f"--n is at most {MOST:,}; got {given.n}: draw several files by --seed")
+        raise ValueError(f"--n is at most {MOST:,}; got {given.n:,}: draw several files by --seed")
     if given.steps is not None:
         whole("--steps", given.steps)
     if given.out is None and given.save is None:
         given.out = "samples.png"
+    if given.out is not None and given.n > SHEET:
+        raise ValueError(
+            f"a PNG holds at most {SHEET:,} pictures; got {given.n:,}: --save FILE.npz without "
+            "--out keeps them as numbers"
+        )
+    given.set = dict(map(_setting, given.set))
+    if os.path.isdir(given.model):
+        raise ValueError(f"--model: {given.model} is a folder; name a .safetensors file in it")
     out = writable(given.out, ".png", "--out")
     save = writable(given.save, ".npz", "--save")
 
@@ -173,9 +197,9 @@ def _sample(given: argparse.Namespace) -> int:
     print(f"{pictures} of {given.model}, seed {given.seed}: {how}")
     print(f"NFE {drawn.nfe} a picture, {drawn.seconds:.2f} s, {cpu:.2f} core-seconds")
     if settings["sampler"] == "emsde":
-        if given.rel is None or given.steps is not None:
+        if "rel" not in given.set or given.steps is not None:
             print(
-                "emsde chooses its own steps: --steps has no effect; a smaller --rel (here "
+                "emsde chooses its own steps: --steps has no effect; a smaller --set rel=... (here "
                 f"{_rel(settings)}) takes more calls"
             )
     elif best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
@@ -228,7 +252,7 @@ def sample_command(commands: Subparsers) -> None:
     )
     parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
     parser.add_argument(
-        "--steps", type=int, help="steps from noise to picture (emsde: --rel instead)"
+        "--steps", type=int, help="steps from noise to picture (emsde: --set rel=... instead)"
     )
     parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
@@ -240,10 +264,14 @@ def sample_command(commands: Subparsers) -> None:
         "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
     )
     parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
-    parser.add_argument("--eta", type=float, help="share of noise in ddim and dpmpp-sde: 0 to 1")
-    parser.add_argument("--order", type=int, help="of dpm-solver and unipc: 1, 2 or 3 (2)")
-    parser.add_argument("--rel", type=float, help="relative tolerance of emsde (0.05)")
-    parser.add_argument("--variance", help="of ddpm: small, large or learned")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the sampler, once for each: ddim eta=0.5, dpm-solver order=3, ddpm "
+        "variance=large, emsde rel=0.02; a wrong name lists all",
+    )
     parser.add_argument(
         "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 def check_budgets(budgets: Sequence[float]) -> None:
     """ValueError unless there are budgets of a training, all above 0."""
-    if not budgets or min(budgets) <= 0:
+    if not budgets or not all(0 < budget < math.inf for budget in budgets):
         raise ValueError(f"budgets are CPU seconds > 0; got {list(budgets)}")
 
 
