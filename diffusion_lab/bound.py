@@ -45,8 +45,8 @@ def decoder_nll(x0: Tensor, mean: Tensor, std: Tensor, levels: int) -> Tensor:
     """
     if levels < 2:
         raise ValueError(f"data have at least 2 levels; got {levels}")
-    if std.device.type == "cpu" and not bool((std > 0).all()):
-        raise ValueError(f"the decoder's std must be > 0; the smallest is {std.min():g}")
+    if std.device.type == "cpu" and not bool((std >= 0).all()):
+        raise ValueError(f"the decoder's std must be >= 0; the smallest is {std.min():g}")
     half = 1 / (levels - 1)
     upper = torch.where(x0 > 1 - half, torch.inf, (x0 + half - mean) / std)
     lower = torch.where(x0 < -1 + half, -torch.inf, (x0 - half - mean) / std)

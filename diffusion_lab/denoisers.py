@@ -413,22 +413,19 @@ class NetDenoiser(Denoiser):
 
         lambda is checked against what was trained, on the CPU only (a GPU would wait).
         """
-        log_alpha, log_sigma = self.schedule.logs(t)
-        lam, many = log_alpha - log_sigma, isinstance(log_alpha, Tensor)
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        if isinstance(alpha, Tensor):
+            lam = alpha.log() - sigma.log()
+            if self.lam_range is not None:  # zero terminal SNR: that end was its lowest lambda
+                lam = torch.where(lam == -math.inf, self.lam_range[0], lam)
+                if lam.device.type == "cpu" and len(lam):
+                    self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
+            return alpha, sigma, lam.clamp(-FAR, FAR)
+        lam = math.log(alpha / sigma) if alpha and sigma else math.inf if alpha else -math.inf
         if self.lam_range is not None:
-            low = self.lam_range[0]  # zero terminal SNR: the network saw that end as its lowest
-            lam = (
-                torch.where(lam == -math.inf, low, lam)
-                if many
-                else (low if math.isinf(lam) and lam < 0 else lam)
-            )
-            if not many:
-                self._check_lam(lam, lam, f"t = {t:.6g}")
-            elif lam.device.type == "cpu" and len(lam):
-                self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
-        if many:
-            return log_alpha.exp(), log_sigma.exp(), lam.clamp(-FAR, FAR)
-        return math.exp(log_alpha), math.exp(log_sigma), min(max(lam, -FAR), FAR)
+            lam = self.lam_range[0] if lam == -math.inf else lam
+            self._check_lam(lam, lam, f"t = {t:.6g}")
+        return alpha, sigma, min(max(lam, -FAR), FAR)
 
     def _check_lam(self, smallest: float, largest: float, where: str) -> None:
         low, high = self.lam_range

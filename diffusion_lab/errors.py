@@ -145,14 +145,3 @@ def _slips(a: str, b: str) -> int:
                 fewest = min(fewest, two_up[j - 2] + 1)
             row.append(fewest)
     return row[-1]
-
-
-def named(what: str, name: str) -> Any:
-    """What "diffusion_lab.module:Name" names; ValueError for one from elsewhere, or of nothing."""
-    module, _, attribute = name.partition(":")
-    if not module.startswith("diffusion_lab.") or not attribute:
-        raise ValueError(f"{what} {name!r}: only names like 'diffusion_lab.module:Name' are taken")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no {what} {name!r} in this version: {error}") from error

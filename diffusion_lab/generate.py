@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_lab import grids
 from diffusion_lab.denoisers import Clipped, Denoiser
-from diffusion_lab.device import generator, randn, unwrapped
+from diffusion_lab.device import check_label, generator, randn, unwrapped
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers import (
@@ -117,7 +117,7 @@ def generate(
         raise ValueError(f"keep=True keeps the path of one batch: ask for n <= batch = {batch}")
     condition = (condition or {}) | ({} if label is None else {"label": label})
     for name, value in condition.items():
-        _check_rows(name, value, n)
+        _check_rows(name, value, n, denoiser.num_classes)
     if scale is not None and not condition:
         raise ValueError("a guidance scale needs labels: give label=... (or condition=...)")
     if scale is not None and scale != 1:
@@ -183,13 +183,15 @@ def _step(sampler: str | Step, options: dict[str, Any]) -> Step:
     return SAMPLERS[sampler](**options)
 
 
-def _check_rows(name: str, value: Any, n: int) -> None:
-    """ValueError unless a tensor has n rows, and labels are whole numbers."""
-    if name == "label" and not (isinstance(value, Tensor) and value.dtype == torch.int64):
+def _check_rows(name: str, value: Any, n: int, classes: int | None) -> None:
+    """ValueError unless a tensor has n rows, and a label is one of the classes."""
+    if name == "label" and not isinstance(value, Tensor):
         raise ValueError(
             f"label must be an int64 tensor of {n} classes, such as torch.full(({n},), 9); "
-            f"got {value!r:.60}"
+            f"got {value!r}"
         )
+    if name == "label" and classes is not None:
+        check_label(value, n, classes)
     if isinstance(value, Tensor) and value.ndim and len(value) != n:
         raise ValueError(
             f"{name} must have one row for each of the {n} samples; got shape {tuple(value.shape)}"

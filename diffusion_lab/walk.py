@@ -42,7 +42,8 @@ __all__ = [
 
 REDRAW = 0.1  # seconds between two looks of a progress bar
 Noise = Callable[..., Tensor]
-"""(number of the draw, like[, s]) -> noise of that shape, for a step that leads to time s."""
+"""(number of the draw, like) -> noise of that shape; one with an argument ``s`` is told the time
+that the step leads to (noise whose law depends on the level)."""
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class Ask:
     ) -> None:
         self.denoiser, self.condition, self.keep = denoiser, condition or {}, keep
         self.source, self.draws = source, 0
-        self._told = source is not None and len(inspect.signature(source).parameters) > 2
+        self._told = source is not None and "s" in inspect.signature(source).parameters
         self.schedule: Schedule = denoiser.schedule
         self.history: list[tuple[float, Prediction]] = []
         self.nfe, self.i = 0, 0
@@ -104,8 +105,8 @@ class Ask:
         if self.source is None:
             raise ValueError("this sampler draws noise: pass noise=gaussian(generator(seed))")
         self.draws += 1
-        where = (s,) if self._told else ()
-        return self.source(self.draws - 1, like, *where)
+        told = {"s": s} if self._told else {}
+        return self.source(self.draws - 1, like, **told)
 
     def add_noise(self, mean: Tensor, std: Number, s: float) -> Tensor:
         """mean + std z, in place; nothing is drawn where std is the number 0."""

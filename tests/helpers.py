@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.device import generator
 from diffusion_lab.exact import GaussianMixture
@@ -40,6 +40,13 @@ def gen(seed: int = 0) -> torch.Generator:
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     """Standard normal numbers that depend on the seed alone."""
     return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+class Same(nn.Module):
+    """A network of the form that a NetDenoiser calls, which answers with its input."""
+
+    def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
+        return x
 
 
 def four_points(s2: float) -> tuple[Tensor, Tensor]:

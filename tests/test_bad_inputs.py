@@ -36,7 +36,7 @@ from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, DataError, check_arguments, whole
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.forward import noised
-from diffusion_lab.generate import generate, start_noise
+from diffusion_lab.generate import generate
 from diffusion_lab.guidance import guided
 from diffusion_lab.metrics import Estimate, Meter, Reference, distances, energy, information
 from diffusion_lab.metrics import likelihood as bits
@@ -251,7 +251,7 @@ SAMPLING = [
     (lambda: generate(EXACT, 4, sampler="ddim", clip=1.0), r"clip takes \(lowest, highest\)"),
     (lambda: generate(EXACT, 4, sampler="ddim", clip=(1.0, -1.0)), r"clip takes \(lowest"),
     (lambda: generate(EXACT, 4, lam_range=(NAN, 1.0)), "lowest, highest"),
-    (lambda: start_noise(EXACT, 0, 1.0, generator(0), X), "number of samples"),
+    (lambda: EXACT.schedule.prior(0, (2,), generator(0)), "number of samples"),
     (lambda: walk(ddim(), EXACT, X.numpy(), [1, 0]), "float tensor; got ndarray"),
     (lambda: sample(walk(ddim(), EXACT, X * NAN, [1.0, 0.0])), "not finite"),
     (lambda: sample(iter(())), "yielded no state"),

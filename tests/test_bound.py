@@ -28,7 +28,7 @@ def gaussian(s2):
 
 def best_weight(s2, t, s):
     """v* = log(S*^2 / bt) / log(V / bt), S*^2 = bt + c_0^2 Var(x_0 | x_t): (1,) tensors."""
-    _, c_0, bt, v = posterior(*LINEAR.alpha_sigma(t), *LINEAR.alpha_sigma(s))
+    _, c_0, bt, v = posterior(LINEAR, t, s)
     alpha, sigma = LINEAR.alpha_sigma(t)
     left = s2 * sigma**2 / (alpha**2 * s2 + sigma**2)
     return ((bt + c_0**2 * left) / bt).log() / (v / bt).log()
@@ -41,7 +41,7 @@ def terms(s2, variance):
     alpha, sigma = LINEAR.alpha_sigma(t)
     p = gaussian(s2).denoiser(LINEAR)(alpha[:, None] * x0 + sigma[:, None] * eps, t)
     if variance == "learned":
-        p.var = best_weight(s2, t, t - 0.001)[:, None]
+        p.var_weight = best_weight(s2, t, t - 0.001)[:, None]
     return vlb_term(p, x0, LINEAR, t, variance=variance).reshape(999, 4).mean(1) * NATS
 
 
@@ -52,7 +52,7 @@ def whole_bound(s2, variance):
     # L_0 of continuous data: a Gaussian density of the decoder's variance, mean x0_hat
     alpha, sigma = LINEAR.alpha_sigma(0.001)
     left = gaussian(s2).posterior_cov(torch.zeros(1, 1, dtype=F64), alpha, sigma).item()
-    borrowed = posterior(*LINEAR.alpha_sigma(0.002), *LINEAR.alpha_sigma(0.001))[2]
+    borrowed = posterior(LINEAR, 0.002, 0.001).var
     var = {"small": borrowed, "large": LINEAR.betas()[0].item(), "learned": left}[variance]
     return total + 0.5 * (math.log(2 * math.pi * var) + left / var)
 
@@ -108,7 +108,7 @@ def test_training_finds_the_best_learned_variance():
     v = torch.full((len(steps),), 0.5, dtype=F64)
     for _ in range(8):
         v.requires_grad_(True)
-        p.var = v.repeat_interleave(4)[:, None]
+        p.var_weight = v.repeat_interleave(4)[:, None]
         loss = vlb_term(p, x0, LINEAR, t).sum()
         (slope,) = torch.autograd.grad(loss, v, create_graph=True)
         (curve,) = torch.autograd.grad(slope.sum(), v)
@@ -120,12 +120,12 @@ def test_reverse_variances():
     p = Prediction(torch.zeros(3, dtype=F64), 0.8, 0.6, torch.zeros(3, dtype=F64), "x0")
     assert reverse_variance(p, 0.02, 0.01, "small") == 0.01
     assert reverse_variance(p, 0.02, 0.01, "large") == 0.02
-    p.var = torch.tensor([0.0, 1.0, 0.5], dtype=F64)
+    p.var_weight = torch.tensor([0.0, 1.0, 0.5], dtype=F64)
     got = reverse_variance(p, 0.02, 0.01, "learned")
     assert got.tolist() == pytest.approx([0.01, 0.02, math.sqrt(2e-4)], rel=1e-12)
     with pytest.raises(ValueError, match="Did you mean 'learned'"):
         reverse_variance(p, 0.02, 0.01, "learnt")
-    p.var = None
+    p.var_weight = None
     with pytest.raises(ValueError, match="needs a denoiser with learned_var"):
         reverse_variance(p, 0.02, 0.01, "learned")
 
@@ -202,7 +202,7 @@ def test_a_term_is_the_formula_of_the_paper(variance):
         t = torch.full((3,), i / 1000, dtype=F64)
         alpha, sigma = LINEAR.alpha_sigma(i / 1000)
         p = Prediction(alpha * x0 + sigma * eps, alpha, sigma, wrong, "eps")
-        _, c_0, bt, beta = posterior(alpha, sigma, *LINEAR.alpha_sigma((i - 1) / 1000))
+        _, c_0, bt, beta = posterior(LINEAR, i / 1000, (i - 1) / 1000)
         s2 = bt if variance == "small" else beta
         nats = 0.5 * (math.log(s2 / bt) + (bt + c_0**2 * (x0 - p.x0) ** 2) / s2 - 1)
         got = vlb_term(p, x0, LINEAR, t, variance=variance)
@@ -224,7 +224,7 @@ def test_times_may_differ_within_a_batch():
     def ask(i=slice(None)):
         alpha, sigma = (expand(c, x0) for c in LINEAR.alpha_sigma(t[i]))
         x_t = alpha * x0[i] + sigma * eps[i]
-        p = Prediction(x_t, alpha, sigma, out[i], "eps", var=torch.sigmoid(u[i]))
+        p = Prediction(x_t, alpha, sigma, out[i], "eps", var_weight=torch.sigmoid(u[i]))
         return vlb_term(p, x0[i], LINEAR, t[i], levels=levels)
 
     together = ask()
@@ -242,7 +242,7 @@ def test_the_first_term_is_the_decoder():
     alpha, sigma = LINEAR.alpha_sigma(0.001)
     p = Prediction(alpha * x0 + 0.1 * sigma, alpha, sigma, hat, "x0")
     beta = LINEAR.betas()[0].item()
-    borrowed = posterior(*LINEAR.alpha_sigma(0.002), *LINEAR.alpha_sigma(0.001))[2]
+    borrowed = posterior(LINEAR, 0.002, 0.001).var
     for variance, s2 in (("large", beta), ("small", borrowed)):
         expected = decoder_nll(x0, hat, torch.tensor(s2, dtype=F64).sqrt(), 17).mean() / NATS
         got = vlb_term(p, x0, LINEAR, t, variance=variance, levels=17)
@@ -254,9 +254,9 @@ def test_strided_terms_use_the_strided_posterior():
     t, s = torch.full((4,), 0.5, dtype=F64), torch.full((4,), 0.4, dtype=F64)
     alpha, sigma = LINEAR.alpha_sigma(0.5)
     p = gaussian(0.25).denoiser(LINEAR)(alpha * x0 + sigma * eps, t)
-    p.var = best_weight(0.25, t, s)[:, None]
+    p.var_weight = best_weight(0.25, t, s)[:, None]
     # with the best variance only the log is left: 0.5 log(S*^2 / bt)
-    _, c_0, bt, _ = posterior(alpha, sigma, *LINEAR.alpha_sigma(0.4))
+    _, c_0, bt, _ = posterior(LINEAR, 0.5, 0.4)
     left = 0.25 * sigma**2 / (alpha**2 * 0.25 + sigma**2)
     nats = 0.5 * math.log((bt + c_0**2 * left) / bt)
     got = vlb_term(p, x0, LINEAR, t, s).mean().item() * NATS

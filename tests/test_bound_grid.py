@@ -36,7 +36,7 @@ class Weighted(Denoiser):
 
     def forward(self, x_t, t):
         p = self.inner(x_t, t)
-        p.var = torch.full_like(x_t, self.weight)
+        p.var_weight = torch.full_like(x_t, self.weight)
         return p
 
 
@@ -118,10 +118,10 @@ def test_learned_variance_of_the_best_weight_is_the_best_variance():
     for t, s in ((1.0, 0.7), (0.3, 0.05), (0.004, 0.001)):
         alpha, sigma = LINEAR.alpha_sigma(t)
         left = 0.25 * sigma**2 / (alpha**2 * 0.25 + sigma**2)
-        _, _, bt, v_ts = posterior(alpha, sigma, *LINEAR.alpha_sigma(s))
+        _, _, bt, v_ts = posterior(LINEAR, t, s)
         wanted = best_variance(LINEAR, t, s, left)
         v = variance_weight(wanted, v_ts, bt)
-        p = Prediction(x0, alpha, sigma, x0, "x0", var=torch.full_like(x0, v))
+        p = Prediction(x0, alpha, sigma, x0, "x0", var_weight=torch.full_like(x0, v))
         got = reverse_variance(p, v_ts, bt, "learned")
         assert torch.allclose(got, torch.full_like(got, wanted), rtol=1e-12)
     tensor = variance_weight(torch.tensor(0.04), torch.tensor(0.08), torch.tensor(0.02))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, randn
+from helpers import F64, Same, randn
 from torch import nn
 
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.grids import grid
-from diffusion_lab.guidance import Guided, guided
+from diffusion_lab.guidance import guided
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
 from diffusion_lab.schedules import EDM, VE, Linear, linear
 from diffusion_lab.walk import sample, walk
@@ -89,7 +89,7 @@ def test_learned_variance_is_the_conditional_one():
 
     d = NetDenoiser(Net(), Linear(), "eps", num_classes=2, learned_var=True)
     p = guided(d, 3.0)(randn(2, 1, 2, 2), 0.5, label=torch.tensor([0, 1]))
-    assert p.var[:, 0, 0, 0].tolist() == [0.5, 1.0]
+    assert p.var_weight[:, 0, 0, 0].tolist() == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("step", [ddim(), ddpm(), dpmpp_2m()], ids=["ddim", "ddpm", "dpmpp"])
@@ -129,9 +129,9 @@ def test_a_new_label_is_a_new_question():
 
 def test_bad_input():
     with pytest.raises(ValueError, match="needs a denoiser trained with classes"):
-        guided(NetDenoiser(nn.Identity(), Linear()), 2.0)
+        guided(NetDenoiser(Same(), Linear()), 2.0)
     with pytest.raises(ValueError, match="needs a denoiser trained with classes"):
-        Guided(FiniteData(randn(3, 2)).denoiser(Linear()), 2.0)
+        guided(FiniteData(randn(3, 2)).denoiser(Linear()), 2.0)
     g = guided(MIX.denoiser(Linear()), 2.0)
     with pytest.raises(ValueError, match="call it with label="):
         g(randn(4, 2), 0.5)

@@ -168,20 +168,25 @@ def test_the_embedding_tells_levels_apart():
     waves = torch.cat([angle.sin(), angle.cos()], dim=1)
     apart = torch.cdist(waves, waves) + 100 * torch.eye(201)
     assert apart.min() > 0.3
-    assert layer(lam).shape == (201, 32)
+    assert layer(lam, None, 201).shape == (201, 32)
     told = []  # what enters the network is those waves, each with its quarter turn
     layer.mlp[0].register_forward_pre_hook(lambda _, given: told.append(given[0]))
-    layer(lam)
+    layer(lam, None, 201)
     assert torch.allclose(told[0], waves, atol=1e-5)
 
 
 def test_the_last_class_is_no_class():
     layer = LevelEmbedding(16, num_classes=3)
     assert layer.classes.num_embeddings == 4
-    out = layer(torch.zeros(1), torch.tensor([0, 1, 2, 3]))
+    out = layer(torch.zeros(1), torch.tensor([0, 1, 2, 3]), 4)
     assert out.shape == (4, 16)
-    with pytest.raises(IndexError):
-        layer(torch.zeros(1), torch.tensor([4]))
+    assert torch.allclose(layer(torch.zeros(1), None, 4), out[3:], atol=1e-6)
+    with pytest.raises(ValueError, match="labels must lie in 0..2, or be 3 for 'no class'"):
+        layer(torch.zeros(1), torch.tensor([4]), 1)
+    with pytest.raises(ValueError, match=r"int64 of shape \(2,\)"):
+        layer(torch.zeros(1), torch.tensor([1]), 2)
+    with pytest.raises(ValueError, match="trained without classes"):
+        LevelEmbedding(16)(torch.zeros(1), torch.tensor([1]), 1)
 
 
 def test_classifier_scores_are_linear_in_the_features():

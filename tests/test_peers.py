@@ -25,7 +25,7 @@ import pytest
 import torch
 from helpers import F64, randn
 
-from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
+from diffusion_lab.denoisers import Clipped, Denoiser, NetDenoiser, Prediction
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
 from diffusion_lab.schedules import EDM, Table, cosine, linear, zero_terminal_snr
@@ -66,7 +66,7 @@ class Net(Denoiser):
     def forward(self, x_t, t):
         alpha, sigma = self.schedule.alpha_sigma(t)
         out, u = self.raw(x_t, t)
-        return Prediction(x_t, alpha, sigma, out, self.kind, var=(u + 1) / 2)
+        return Prediction(x_t, alpha, sigma, out, self.kind, var_weight=(u + 1) / 2)
 
 
 X = randn(4, 3, 2, 2, seed=1)
@@ -178,7 +178,7 @@ def test_ddpm(theirs, ours, steps, exact, noise_like_ours):
 def test_ddpm_clipped(exact, noise_like_ours):
     scheduler = DDPM(variance_type="fixed_small", clip_sample=True, timestep_spacing="trailing")
     scheduler, tolerance = prepared(scheduler, exact, 50)
-    states = walk(ddpm("small", clip=(-1.0, 1.0)), Net(), X, grid(LINEAR, 50), noise=z)
+    states = walk(ddpm("small"), Clipped(Net()), X, grid(LINEAR, 50), noise=z)
     compare(states, run(scheduler, Net()), tolerance)
 
 
@@ -223,22 +223,24 @@ def test_ddim(steps, eta, clip, exact, noise_like_ours):
     scheduler = DDIM(clip_sample=clip, timestep_spacing="trailing")
     scheduler, tolerance = prepared(scheduler, exact, steps)
     theirs = run(scheduler, Net(), eta=eta, use_clipped_model_output=clip)
-    step = ddim(eta, clip=(-1.0, 1.0) if clip else None)
+    net = Clipped(Net()) if clip else Net()
 
     def noise(i, like):
         return z(i, like)
 
-    states = list(walk(step, Net(), X, grid(LINEAR, steps), noise=noise))
+    states = list(walk(ddim(eta), net, X, grid(LINEAR, steps), noise=noise))
     compare(states, theirs, tolerance)
 
 
-def test_ddim_without_recomputed_eps_is_something_else():
-    """The classic slip, which is their default: x0 clipped, eps not."""
+def test_ddim_without_recomputed_eps_is_a_choice():
+    """Their default: x0 clipped, eps not. Ours recomputes it unless told to keep it."""
     scheduler = DDIM(clip_sample=True, timestep_spacing="trailing")
-    scheduler, _ = prepared(scheduler, True, 10)
+    scheduler, tolerance = prepared(scheduler, True, 10)
     theirs = run(scheduler, Net(), use_clipped_model_output=False)
+    times = grid(LINEAR, 10)
     with pytest.raises(AssertionError, match="step 1"):
-        compare(walk(ddim(clip=(-1.0, 1.0)), Net(), X, grid(LINEAR, 10)), theirs, 1e-3)
+        compare(list(walk(ddim(), Clipped(Net()), X, times)), theirs, 1e-3)
+    compare(list(walk(ddim(), Clipped(Net(), keep_eps=True), X, times)), theirs, tolerance)
 
 
 def test_ddim_from_zero_terminal_snr():

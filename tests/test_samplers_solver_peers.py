@@ -89,7 +89,7 @@ def published_3m(second_step_by_phi=False):
     inner = dpmpp_3m()
 
     def step(ask, x, t, s):
-        x_s = inner(ask, x, t, s)
+        x_s = inner(ask, x, t, s) if ask.i else ddim()(ask, x, t, s)  # theirs begins with DDIM
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         if sigma_s == 0 or len(ask.history) == 1:
             return x_s

@@ -173,7 +173,7 @@ def test_the_variance_is_that_of_what_is_not_known(eta, expected):
     )
     found = an.best_variance(LINEAR, t, s, errors.size.item(), eta=eta)
     at_t, at_s = LINEAR.alpha_sigma(t), LINEAR.alpha_sigma(s)
-    l2 = eta**2 * posterior(*at_t, *at_s)[2]
+    l2 = eta**2 * posterior(LINEAR, t, s).var
     c = at_s[0] - math.sqrt(at_s[1] ** 2 - l2) * at_t[0] / at_t[1]
     exact = l2 + c**2 * float(mmse(TOY, LINEAR.lam(t)))
     # the size is a mean of n squares with a spread below 2: standard error 2/sqrt(n)
@@ -193,7 +193,7 @@ def test_the_chain_of_a_gaussian_keeps_its_variance(eta):
         v = total if v is None else v
         k = alpha * s2 / total  # x0_hat = k x_t
         size = ((1 - alpha * k) / sigma) ** 2 * total
-        l2 = eta**2 * posterior(alpha, sigma, alpha_s, sigma_s)[2]
+        l2 = eta**2 * posterior(LINEAR, t, s).var
         towards = math.sqrt(max(sigma_s**2 - l2, 0.0))
         mean = towards / sigma + (alpha_s - towards * alpha / sigma) * k
         v = mean**2 * v + an.best_variance(LINEAR, t, s, size, eta=eta)
@@ -241,7 +241,7 @@ def test_bounds_of_the_variance_always_hold():
             continue
         size, eta = 2 * u[2], u[3]
         (alpha, sigma), at_s = LINEAR.alpha_sigma(t), LINEAR.alpha_sigma(s)
-        l2 = eta**2 * posterior(alpha, sigma, *at_s)[2]
+        l2 = eta**2 * posterior(LINEAR, t, s).var
         c = at_s[0] - math.sqrt(max(at_s[1] ** 2 - l2, 0)) * alpha / sigma
         found = an.best_variance(LINEAR, t, s, size, eta=eta)
         assert l2 <= found <= l2 + c**2 * (sigma / alpha) ** 2 + 1e-12

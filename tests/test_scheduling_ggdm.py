@@ -74,8 +74,9 @@ def test_every_step_is_the_formula(disturbed):
         (p, q), eta, row = (
             c[k].tolist() for c in (disturbed.scales, disturbed.eta, disturbed.history)
         )
-        at_t, at_s = (disturbed.schedule.alpha_sigma(times[k + i]) for i in (0, 1))
-        answer, std = denoiser(path[k], times[k]), eta * posterior(*at_t, *at_s)[2] ** 0.5
+        at_s = disturbed.schedule.alpha_sigma(times[k + 1])
+        answer = denoiser(path[k], times[k])
+        std = eta * posterior(disturbed.schedule, *times[k : k + 2]).var ** 0.5
         x = p * at_s[0] * answer.x0
         x = x + q * (at_s[1] ** 2 - std**2) ** 0.5 * answer.eps + std * z[k]
         for j in range(k + 1):

@@ -24,7 +24,7 @@ __all__ = ["ddim", "encode", "slerp"]
 
 
 def ddim(eta: float = 0.0) -> Step:
-    """The DDIM step with noise share ``eta`` in [0, 1]; without noise it walks upward too."""
+    """The DDIM step with noise share ``eta`` in [0, 1]."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
 
@@ -35,7 +35,6 @@ def ddim(eta: float = 0.0) -> Step:
         mean = p.mix(x0=alpha_s, eps=(sigma_s**2 - var) ** 0.5)
         return mean if s == 0 else ask.add_noise(mean, var**0.5, s)
 
-    step.up = eta == 0
     return step
 
 

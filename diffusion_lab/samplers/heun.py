@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import Tensor
 
@@ -40,10 +41,13 @@ class Churn:
     noise: float
 
     def __post_init__(self) -> None:
-        if not (self.share >= 0 and 0 <= self.low < self.high and self.noise >= 0):
+        share, low, high, noise = self.share, self.low, self.high, self.noise
+        if not all(isinstance(c, Real) for c in (share, low, high, noise)) or not (
+            share >= 0 and 0 <= low < high and noise >= 0
+        ):
             raise ValueError(
                 "need churn >= 0, 0 <= low < high (noise levels sigma/alpha) and noise >= 0; got "
-                f"churn={self.share}, low={self.low}, high={self.high}, noise={self.noise}"
+                f"churn={share}, low={low}, high={high}, noise={noise}"
             )
 
     def __call__(self, ask: Ask, x: Tensor, t: float) -> tuple[Tensor, float]:
@@ -62,9 +66,7 @@ class Churn:
         return ask.add_noise(kept * x, math.sqrt(variance) * self.noise, up), up
 
 
-def euler(
-    churn: float = 0.0, *, low: float = 0.0, high: float = math.inf, noise: float = 1.0
-) -> Step:
+def euler(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
     """Euler's step in rho (DDIM), with churn: Algorithm 2 without its correction. One call."""
     stir = Churn(churn, low, high, noise)
 
@@ -75,9 +77,7 @@ def euler(
     return step
 
 
-def heun(
-    churn: float = 0.0, *, low: float = 0.0, high: float = math.inf, noise: float = 1.0
-) -> Step:
+def heun(churn: float = 0.0, low: float = 0.0, high: float = math.inf, noise: float = 1.0) -> Step:
     """Heun's step in rho: EDM's Algorithm 1, or 2 with churn. Two calls, one for the last step.
 
     Args:
