@@ -22,58 +22,51 @@ import bisect
 import math
 from collections.abc import Sequence
 from numbers import Real
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.device import randn
-from diffusion_lab.errors import check_arguments, named, unknown, whole
+from diffusion_lab.errors import check_arguments, named, number, unknown, whole
 
-__all__ = [
-    "EDM",
-    "VE",
-    "Cosine",
-    "Linear",
-    "Schedule",
-    "Sigmoid",
-    "SubVP",
-    "Table",
-    "check_steps",
-    "cosine",
-    "linear",
-    "make",
-    "zero_terminal_snr",
-]
+__all__ = ["EDM", "VE", "Cosine", "Linear", "Schedule", "Sigmoid", "SubVP", "Table"]
+__all__ += ["check_steps", "cosine", "linear", "make", "zero_terminal_snr"]
 
 Time = TypeVar("Time", float, Tensor)  # a float in loops, a (B,) tensor in training
 INF = math.inf
 
 
 # ---- arithmetic that works on floats and on tensors ---------------------------------------------
-def _lib(t: Any) -> ModuleType:
-    return torch if isinstance(t, Tensor) else math
+class _Floats:
+    """torch's words for plain numbers, with log(0) = -inf as torch has it."""
+
+    exp, expm1, log1p, sin, asin, asinh = (
+        math.exp,
+        math.expm1,
+        math.log1p,
+        math.sin,
+        math.asin,
+        math.asinh,
+    )
+    log = staticmethod(lambda x: math.log(x) if x > 0 else -INF)
+    clamp = staticmethod(lambda x, low, high: min(max(x, low), high))
+    where = staticmethod(lambda condition, yes, no: yes if condition else no)
 
 
-def _log(x: Time) -> Time:
-    """log with log(0) = -inf for floats, as torch has it."""
-    if isinstance(x, Tensor):
-        return x.log()
-    return math.log(x) if x > 0 else -INF
+def _lib(t: Any) -> Any:
+    return torch if isinstance(t, Tensor) else _Floats
 
 
 def log_sigma_vp(log_alpha: Time) -> Time:
     """log sqrt(1 - alpha^2) from log alpha, exact near alpha = 1."""
-    return 0.5 * _log(-_lib(log_alpha).expm1(2 * log_alpha))
+    lib = _lib(log_alpha)
+    return 0.5 * lib.log(-lib.expm1(2 * log_alpha))
 
 
 def _log_alpha_vp(lam: Time) -> Time:
     """log alpha from lambda when alpha^2 + sigma^2 = 1: alpha^2 = 1 / (1 + e^{-2 lambda})."""
-    if isinstance(lam, Tensor):
-        return -0.5 * torch.nn.functional.softplus(-2 * lam, threshold=40)
-    y = -2 * lam
-    return -0.5 * (max(y, 0.0) + math.log1p(math.exp(-abs(y))))
+    return -0.5 * _lib(lam).log1p(_lib(lam).exp(-2 * lam))
 
 
 def _check_time(t: Time) -> Time:
@@ -90,21 +83,22 @@ def _check_time(t: Time) -> Time:
 
 # ---- the schedules ------------------------------------------------------------------------------
 class Schedule:
-    """The pair (alpha_t, sigma_t). Subclasses give ``_logs``, ``_rates`` and ``_t_of_lam``."""
+    """The pair (alpha_t, sigma_t). A subclass gives ``_t_of_lam``, and what it is made of:
+    ``_log_alpha`` and ``_lost`` where it is VP, ``_logs`` and ``_rates`` where it is not.
+    """
 
     T: int | None = None  # number of training steps, for schedules that live on a grid
     vp: bool = True  # alpha^2 + sigma^2 = 1
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         """(log alpha, log sigma) at t."""
-        raise NotImplementedError
+        log_alpha = self._log_alpha(t)
+        return log_alpha, log_sigma_vp(log_alpha)
 
     def _rates(self, t: Time) -> tuple[Time, Time]:
         """(d alpha^2/dt, d sigma^2/dt): finite also where alpha or sigma is 0."""
-        raise NotImplementedError
-
-    def _t_of_lam(self, lam: Time) -> Time:
-        raise NotImplementedError
+        lost = self._lost(t)
+        return -lost, lost
 
     def logs(self, t: Time) -> tuple[Time, Time]:
         """(log alpha_t, log sigma_t), -inf for 0. ValueError where t is outside [0, 1]."""
@@ -138,15 +132,12 @@ class Schedule:
 
     def t_of_lam(self, lam: Time) -> Time:
         """The time at which lambda_t = lam, clipped to [0, 1]."""
-        if isinstance(lam, Tensor):
-            lam = lam.double()
-            t = self._t_of_lam(lam).clamp(0.0, 1.0)
-            return torch.where(lam == INF, 0.0, torch.where(lam == -INF, 1.0, t))
-        if math.isnan(lam):
+        lib = _lib(lam)
+        if lib is _Floats and math.isnan(lam):
             raise ValueError("lambda is not a number: it has no time")
-        if math.isinf(lam):
-            return 0.0 if lam > 0 else 1.0
-        return min(max(self._t_of_lam(float(lam)), 0.0), 1.0)
+        lam = float(lam) if lib is _Floats else lam.double()
+        t = lib.clamp(self._t_of_lam(lib.clamp(lam, -350.0, 350.0)), 0.0, 1.0)  # e^700 is finite
+        return lib.where(lam == INF, 0.0, lib.where(lam == -INF, 1.0, t))
 
     def snr_slope(self, t: Time) -> Time:
         """d SNR / dt, finite also where no data are left (alpha = 0)."""
@@ -200,8 +191,9 @@ class Schedule:
         return hash(repr(self))
 
 
+# beta(t) = b0 + t (b1 - b0), of which B(t) is the integral: Linear and SubVP
 def _log_alpha_linear(t: Time, b0: float, b1: float) -> Time:
-    """log alpha = -B(t)/2 with B the integral of beta(t) = b0 + t (b1 - b0)."""
+    """log alpha = -B(t)/2."""
     return -0.25 * t * t * (b1 - b0) - 0.5 * t * b0
 
 
@@ -212,33 +204,30 @@ def _lost_linear(t: Time, b0: float, b1: float) -> Time:
 
 def _t_of_log_alpha_linear(log_alpha: Time, b0: float, b1: float) -> Time:
     q = -4 * (b1 - b0) * log_alpha
-    root = _lib(log_alpha).sqrt(b0**2 + q)
-    return q / ((root + b0) * (b1 - b0))
+    return q / (((b0**2 + q) ** 0.5 + b0) * (b1 - b0))
 
 
-def _check_betas(b0: float, b1: float) -> None:
-    _check_numbers(b0=b0, b1=b1)
+def _betas(b0: float, b1: float) -> tuple[float, float]:
+    b0, b1 = number("b0", b0), number("b1", b1)
     if not 0 < b0 < b1:
         raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
+    return b0, b1
 
 
 class Linear(Schedule):
     """Continuous VP with beta(t) = b0 + t (b1 - b0): log alpha = -t^2 (b1 - b0)/4 - t b0/2."""
 
     def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
-        _check_betas(b0, b1)
-        self.b0, self.b1 = b0, b1
+        self.b0, self.b1 = _betas(b0, b1)
 
-    def _logs(self, t: Time) -> tuple[Time, Time]:
-        log_alpha = _log_alpha_linear(t, self.b0, self.b1)
-        return log_alpha, log_sigma_vp(log_alpha)
+    def _log_alpha(self, t: Time) -> Time:
+        return _log_alpha_linear(t, self.b0, self.b1)
+
+    def _lost(self, t: Time) -> Time:
+        return _lost_linear(t, self.b0, self.b1)
 
     def _t_of_lam(self, lam: Time) -> Time:
         return _t_of_log_alpha_linear(_log_alpha_vp(lam), self.b0, self.b1)
-
-    def _rates(self, t: Time) -> tuple[Time, Time]:
-        lost = _lost_linear(t, self.b0, self.b1)
-        return -lost, lost
 
 
 class SubVP(Schedule):
@@ -252,21 +241,19 @@ class SubVP(Schedule):
     vp = False
 
     def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
-        _check_betas(b0, b1)
-        self.b0, self.b1 = b0, b1
+        self.b0, self.b1 = _betas(b0, b1)
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         log_alpha = _log_alpha_linear(t, self.b0, self.b1)
-        return log_alpha, _log(-_lib(log_alpha).expm1(2 * log_alpha))
+        return log_alpha, 2 * log_sigma_vp(log_alpha)
 
     def _rates(self, t: Time) -> tuple[Time, Time]:
-        lost, log_alpha = (f(t, self.b0, self.b1) for f in (_lost_linear, _log_alpha_linear))
-        return -lost, -2 * lost * _lib(t).expm1(2 * log_alpha)
+        lost, (_, log_sigma) = _lost_linear(t, self.b0, self.b1), self._logs(t)
+        return -lost, 2 * lost * _lib(t).exp(log_sigma)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        lib = _lib(lam)
-        far = -lam if isinstance(lam, Tensor) else min(-lam, 700.0)  # math.exp would overflow
-        return _t_of_log_alpha_linear(-lib.asinh(0.5 * lib.exp(far)), self.b0, self.b1)
+        half = _lib(lam).asinh(0.5 * _lib(lam).exp(-lam))
+        return _t_of_log_alpha_linear(-half, self.b0, self.b1)
 
     def prior_std(self, t: float = 1.0) -> float:
         """1 as in the paper: at t = 1 data of variance 1 are noised to variance 1 - 4e-5."""
@@ -277,33 +264,27 @@ class Cosine(Schedule):
     """alpha_t = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)); alpha_1 = 0 exactly (2102.09672)."""
 
     def __init__(self, s: float = 0.008) -> None:
-        _check_numbers(s=s)
+        self.s = number("the cosine offset s", s)
         if not 0 < s < 1:
             raise ValueError(f"the cosine offset s must lie in (0, 1); got {s}")
-        self.s = s
 
     def _norm(self) -> float:
         return math.cos(0.5 * math.pi * self.s / (1 + self.s))
 
-    def _logs(self, t: Time) -> tuple[Time, Time]:
+    def _log_alpha(self, t: Time) -> Time:
         # cos(pi/2 (t+s)/(1+s)) = sin(pi/2 (1-t)/(1+s)), which is exactly 0 at t = 1
-        sine = _lib(t).sin(0.5 * math.pi * (1 - t) / (1 + self.s))
-        log_alpha = _log(sine) - math.log(self._norm())
-        if isinstance(t, Tensor):  # rounding may leave 1e-16 at t = 0; the slope there stays
-            log_alpha = log_alpha - log_alpha.detach().clamp(min=0.0)
-        else:
-            log_alpha = min(log_alpha, 0.0)
-        return log_alpha, log_sigma_vp(log_alpha)
+        lib = _lib(t)
+        log_alpha = lib.log(lib.sin(0.5 * math.pi * (1 - t) / (1 + self.s)) / self._norm())
+        return lib.clamp(log_alpha, -INF, 0.0)  # rounding at t = 0
+
+    def _lost(self, t: Time) -> Time:
+        half = math.pi / (1 + self.s)  # alpha^2 = sin^2(half (1 - t)/2) / norm^2
+        return 0.5 * half * _lib(t).sin(half * (1 - t)) / self._norm() ** 2
 
     def _t_of_lam(self, lam: Time) -> Time:
         lib = _lib(lam)
         alpha = lib.exp(_log_alpha_vp(lam))
         return 1 - (1 + self.s) * (2 / math.pi) * lib.asin(alpha * self._norm())
-
-    def _rates(self, t: Time) -> tuple[Time, Time]:
-        half = math.pi / (1 + self.s)  # alpha^2 = sin^2(half (1 - t)/2) / norm^2
-        lost = 0.5 * half * _lib(t).sin(half * (1 - t)) / self._norm() ** 2
-        return -lost, lost
 
 
 class Sigmoid(Schedule):
@@ -312,39 +293,29 @@ class Sigmoid(Schedule):
     floor = 1e-9  # abar at t = 1, so that lambda stays finite
 
     def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
-        _check_numbers(start=start, end=end, tau=tau)
-        if not (start < end and tau > 0):
-            raise ValueError(f"need start < end and tau > 0; got {start}, {end}, {tau}")
-        self.start, self.end, self.tau = start, end, tau
+        self.start, self.end = number("start", start, -INF), number("end", end, -INF)
+        self.tau = number("tau", tau, above=True)
+        if not start < end:
+            raise ValueError(f"need start < end; got {start}, {end}")
 
-    def _ends(self) -> tuple[float, float]:
-        return tuple(1 / (1 + math.exp(-x / self.tau)) for x in (self.start, self.end))
-
-    def _logs(self, t: Time) -> tuple[Time, Time]:
-        low, high = self._ends()
+    def _logistic(self, t: Time) -> Time:
         z = (t * (self.end - self.start) + self.start) / self.tau
-        noise = (1 / (1 + _lib(t).exp(-z)) - low) / (high - low)  # sigma^2, exactly 0 at t = 0
-        if isinstance(t, Tensor):
-            noise = noise.clamp(max=1.0 - self.floor)
-            noise = noise - noise.detach().clamp(max=0.0)  # rounding at t = 0
-            return 0.5 * torch.log1p(-noise), 0.5 * torch.log(noise)
-        noise = min(max(noise, 0.0), 1.0 - self.floor)
-        return 0.5 * math.log1p(-noise), 0.5 * _log(noise)
+        return 1 / (1 + _lib(t).exp(-z))
+
+    def _log_alpha(self, t: Time) -> Time:
+        low, high, lib = self._logistic(0.0), self._logistic(1.0), _lib(t)
+        noise = (self._logistic(t) - low) / (high - low)  # sigma^2, exactly 0 at t = 0
+        return 0.5 * lib.log1p(-lib.clamp(noise, 0.0, 1.0 - self.floor))
+
+    def _lost(self, t: Time) -> Time:
+        low, high, now = self._logistic(0.0), self._logistic(1.0), self._logistic(t)
+        return now * (1 - now) * (self.end - self.start) / self.tau / (high - low)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        low, high = self._ends()
-        lib = _lib(lam)
+        low, high, lib = self._logistic(0.0), self._logistic(1.0), _lib(lam)
         noise = lib.exp(2 * (_log_alpha_vp(lam) - lam))  # sigma^2 = alpha^2 e^{-2 lambda}
         p = low + noise * (high - low)
-        z = lib.log(p / (1 - p))
-        return (z * self.tau - self.start) / (self.end - self.start)
-
-    def _rates(self, t: Time) -> tuple[Time, Time]:
-        low, high = self._ends()
-        z = (t * (self.end - self.start) + self.start) / self.tau
-        s = 1 / (1 + _lib(t).exp(-z))
-        lost = s * (1 - s) * (self.end - self.start) / self.tau / (high - low)
-        return -lost, lost
+        return (lib.log(p / (1 - p)) * self.tau - self.start) / (self.end - self.start)
 
 
 class VE(Schedule):
@@ -353,20 +324,20 @@ class VE(Schedule):
     vp = False
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        _check_numbers(sigma_min=sigma_min, sigma_max=sigma_max)
+        self.sigma_min = number("sigma_min", sigma_min)
+        self.sigma_max = number("sigma_max", sigma_max)
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"need 0 < sigma_min < sigma_max; got {sigma_min}, {sigma_max}")
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
         return 0.0 * t, math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)
 
-    def _t_of_lam(self, lam: Time) -> Time:
-        return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
-
     def _rates(self, t: Time) -> tuple[Time, Time]:
         grown = 2 * math.log(self.sigma_max / self.sigma_min)
         return 0.0 * t, grown * _lib(t).exp(2 * self._logs(t)[1])
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
 class EDM(Schedule):
@@ -378,19 +349,18 @@ class EDM(Schedule):
     vp = False
 
     def __init__(self, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        _check_numbers(sigma_max=sigma_max, rho=rho)
-        if not (sigma_max > 0 and rho > 0):
-            raise ValueError(f"need sigma_max > 0 and rho > 0; got {sigma_max}, {rho}")
-        self.sigma_max, self.rho = sigma_max, rho
+        self.sigma_max = number("sigma_max", sigma_max, above=True)
+        self.rho = number("rho", rho, above=True)
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
-        return 0.0 * t, math.log(self.sigma_max) + self.rho * _log(t)
-
-    def _t_of_lam(self, lam: Time) -> Time:
-        return _lib(lam).exp((-lam - math.log(self.sigma_max)) / self.rho)
+        return 0.0 * t, math.log(self.sigma_max) + self.rho * _lib(t).log(t)
 
     def _rates(self, t: Time) -> tuple[Time, Time]:
         return 0.0 * t, 2 * self.rho * self.sigma_max**2 * t ** (2 * self.rho - 1)
+
+    def _t_of_lam(self, lam: Time) -> Time:
+        lib = _lib(lam)
+        return lib.exp(lib.clamp((-lam - math.log(self.sigma_max)) / self.rho, -700.0, 700.0))
 
 
 class Table(Schedule):
@@ -431,47 +401,40 @@ class Table(Schedule):
         abar = torch.tensor(self.abar, dtype=torch.float64)
         return 1 - abar[1:] / abar[:-1]
 
-    def _logs(self, t: Time) -> tuple[Time, Time]:
-        if isinstance(t, Tensor):
-            place = t * self.T
-            table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
-            # a grid time such as 0.3 * 1000 may come out as 299.99...: snap it, keep its gradient
-            near = place.detach().round()
-            exact = torch.where((place - near).abs() < 1e-4, near, place).detach()
-            i = exact.long().clamp(max=self.T - 1)
-            w = exact - i + (place - place.detach())
-            abar = (1 - w) * table[i] + w * table[i + 1]
-            return 0.5 * abar.log(), 0.5 * torch.log1p(-abar)
+    def _place(self, t: Time) -> tuple[Any, Time, Any]:
+        """(i, w, abar's table): t lies w of the way from i/T to (i + 1)/T.
+
+        A grid time such as 0.3 * 1000 may come out as 299.99...: it is snapped, w keeps its slope.
+        """
         place = t * self.T
-        near = round(place)
-        if abs(place - near) < 1e-4:
-            abar = self.abar[near]
-        else:
-            i = int(place)
-            abar = self.abar[i] + (place - i) * (self.abar[i + 1] - self.abar[i])
-        return 0.5 * _log(abar), 0.5 * _log(1 - abar)
+        if not isinstance(t, Tensor):
+            near = round(place)
+            i = min(near if abs(place - near) < 1e-4 else int(place), self.T - 1)
+            return i, near - i if abs(place - near) < 1e-4 else place - i, self.abar
+        near = place.detach().round()
+        exact = torch.where((place - near).abs() < 1e-4, near, place).detach()
+        i = exact.long().clamp(max=self.T - 1)
+        table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
+        return i, exact - i + (place - place.detach()), table
+
+    def _log_alpha(self, t: Time) -> Time:
+        i, w, abar = self._place(t)
+        return 0.5 * _lib(t).log((1 - w) * abar[i] + w * abar[i + 1])
+
+    def _lost(self, t: Time) -> Time:
+        i, _, abar = self._place(t)
+        return self.T * (abar[i] - abar[i + 1])
 
     def _t_of_lam(self, lam: Time) -> Time:
         # j: the first entry, going up from abar_T, that is >= the abar asked for
-        if not isinstance(lam, Tensor):
-            target, rising = math.exp(2 * _log_alpha_vp(lam)), self._rising
-            j = min(max(bisect.bisect_left(rising, target), 1), self.T)
-        else:
-            target = (2 * _log_alpha_vp(lam)).exp()
-            rising = torch.tensor(self._rising, dtype=torch.float64, device=lam.device)
+        target, rising = _lib(lam).exp(2 * _log_alpha_vp(lam)), self._rising
+        if isinstance(lam, Tensor):
+            rising = torch.tensor(rising, dtype=torch.float64, device=lam.device)
             j = torch.searchsorted(rising, target.contiguous()).clamp(1, self.T)
+        else:
+            j = min(max(bisect.bisect_left(rising, target), 1), self.T)
         lower, upper = rising[j - 1], rising[j]
         return (self.T - j + (upper - target) / (upper - lower)) / self.T
-
-    def _rates(self, t: Time) -> tuple[Time, Time]:
-        place = t * self.T + 1e-4  # as in _logs, a time just short of i/T is i/T
-        if isinstance(t, Tensor):
-            table = torch.tensor(self.abar, dtype=torch.float64, device=t.device)
-            slope = self.T * table.diff()[place.long().clamp(max=self.T - 1)]
-        else:
-            i = min(int(place), self.T - 1)
-            slope = self.T * (self.abar[i + 1] - self.abar[i])
-        return slope, -slope
 
 
 # ---- ways to make one ---------------------------------------------------------------------------
@@ -533,12 +496,6 @@ def make(name: str, **parameters: Any) -> Schedule:
         maker = {"linear": linear, "cosine": cosine}[name]
     check_arguments(f"the schedule {name!r}", maker, parameters)
     return maker(**parameters)
-
-
-def _check_numbers(**given: float) -> None:
-    for name, value in given.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number; got {value!r}")
 
 
 def check_steps(steps: int) -> None:
