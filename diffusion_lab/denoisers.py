@@ -24,28 +24,26 @@ it is: whoever wraps a denoiser hands the conditions on, and only what uses one 
 
 from __future__ import annotations
 
-import inspect
+import copy
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.device import check_float, unwrapped
-from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, Time
+from diffusion_lab.device import (
+    check_alike,
+    check_batch,
+    check_float,
+    check_times,
+    explain_precision,
+)
+from diffusion_lab.errors import check_range, unknown
+from diffusion_lab.nets.calls import accepted
+from diffusion_lab.schedules import Schedule, Time, lib_of
 
-__all__ = [
-    "KINDS",
-    "Clipped",
-    "Denoiser",
-    "NetDenoiser",
-    "OnSchedule",
-    "Prediction",
-    "Wrapped",
-    "affine",
-    "expand",
-]
+__all__ = ["KINDS", "Clipped", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "Wrapped"]
+__all__ += ["affine", "expand"]
 
 KINDS = ("x0", "eps", "v", "score", "edm")
 FAR = 10.0  # what a network is told of lambda where there is no data, or no noise, left
@@ -57,8 +55,8 @@ def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Nu
     if kind == "x0":
         return 0.0, 1.0
     if kind in ("eps", "score"):
-        on_cpu = not isinstance(alpha, Tensor) or alpha.device.type == "cpu"  # a GPU would wait
-        if on_cpu and (alpha == 0 if not isinstance(alpha, Tensor) else bool((alpha == 0).any())):
+        none = alpha == 0  # asked on the CPU only: a GPU would wait
+        if bool(none.any()) if isinstance(none, Tensor) and none.is_cpu else none is True:
             raise ValueError(
                 f"a prediction of {kind} says nothing about x_0 where alpha = 0 "
                 "(zero terminal SNR): use a denoiser that predicts v, x0 or edm"
@@ -105,11 +103,7 @@ class Prediction:
         var_weight: Tensor | None = None,
         eps: Tensor | None = None,
     ) -> None:
-        if out.shape != x_t.shape:
-            raise ValueError(
-                f"the denoiser answered x_t {tuple(x_t.shape)} with {tuple(out.shape)}: "
-                "both must have one shape"
-            )
+        check_alike(**{"the denoiser's answer": out, "x_t": x_t})
         self.x_t, self.alpha, self.sigma, self.out, self.kind = x_t, alpha, sigma, out, kind
         self.a, self.b = affine(kind, alpha, sigma) if ab is None else ab
         self.var_weight, self._eps = var_weight, eps
@@ -175,12 +169,9 @@ class Prediction:
 
     @property
     def lam(self) -> Number:
-        """log(alpha / sigma) of the noise level asked about."""
-        if isinstance(self.alpha, Tensor):
-            return (self.alpha / self.sigma).log()
-        if self.sigma == 0:
-            return math.inf
-        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+        """log(alpha / sigma) of the noise level asked about; infinite where one of them is 0."""
+        lib = lib_of(self.alpha)
+        return lib.log(self.alpha) - lib.log(self.sigma)
 
     def with_x0(self, x0: Tensor, eps: Tensor | None = None) -> Prediction:
         """The same question answered with another x_0; eps, v and score follow it.
@@ -189,13 +180,6 @@ class Prediction:
         """
         return Prediction(
             self.x_t, self.alpha, self.sigma, x0, "x0", var_weight=self.var_weight, eps=eps
-        )
-
-    def with_out(self, out: Tensor) -> Prediction:
-        """The same reading of another output (used by guidance)."""
-        ab = (self.a, self.b)
-        return Prediction(
-            self.x_t, self.alpha, self.sigma, out, self.kind, ab=ab, var_weight=self.var_weight
         )
 
     def clip(self, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False) -> Prediction:
@@ -232,24 +216,6 @@ class Denoiser(nn.Module):
         alpha, sigma = self.schedule.alpha_sigma(t)
         return expand(alpha, like), expand(sigma, like)
 
-    def check_shape(self, x_t: Tensor) -> None:
-        """ValueError where x_t is not a float batch (B, *shape)."""
-        check_float(x_t, "x_t")
-        if self.shape is not None and tuple(x_t.shape[1:]) != tuple(self.shape):
-            raise ValueError(
-                f"x_t must have shape (B, {', '.join(map(str, self.shape))}); "
-                f"got {tuple(x_t.shape)}"
-            )
-
-
-def check_times(t: Time, like: Tensor) -> None:
-    """ValueError unless t is a number, or a tensor with one time for each datum of ``like``."""
-    if isinstance(t, Tensor) and (t.ndim != 1 or len(t) not in (1, len(like))):
-        raise ValueError(
-            f"t must be a float or a tensor of shape ({len(like)},), one time for each "
-            f"picture; got shape {tuple(t.shape)}"
-        )
-
 
 class Wrapped(Denoiser):
     """A denoiser made of another, ``inner``: what is not said otherwise is the inner one's.
@@ -275,8 +241,6 @@ class Clipped(Wrapped):
         self, inner: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
     ) -> None:
         super().__init__(inner)
-        if not low < high:
-            raise ValueError(f"clip takes (lowest, highest) of x_0; got ({low}, {high})")
         self.low, self.high, self.keep_eps = low, high, keep_eps
 
     def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
@@ -353,9 +317,8 @@ class NetDenoiser(Denoiser):
             )
         if not 0 < sd < math.inf:
             raise ValueError(f"the standard deviation of the data must be > 0; got {sd}")
-        if lam_range is not None and (len(lam_range) != 2 or not lam_range[0] < lam_range[1]):
-            raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
-        self._accepts = _accepted(net, form)
+        check_range(lam_range)
+        self._accepts = accepted(net, form)
         self.net, self.kind, self.sd = net, kind, sd
         self.shape, self.num_classes = shape, num_classes
         self.lam_range = steps_range(schedule) if lam_range is None else lam_range
@@ -364,20 +327,12 @@ class NetDenoiser(Denoiser):
     def on(self, schedule: Schedule) -> Denoiser:
         if self.kind != "edm" or not self.scale_input:
             return super().on(schedule)
-        return NetDenoiser(  # the edm reading is the same line on every schedule
-            self.net,
-            schedule,
-            "edm",
-            sd=self.sd,
-            shape=self.shape,
-            num_classes=self.num_classes,
-            lam_range=self.lam_range,
-            learned_var=self.learned_var,
-            form=self.form,
-        )
+        moved = copy.copy(self)  # the edm reading is the same line on every schedule
+        moved.schedule = schedule
+        return moved
 
     def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
-        self.check_shape(x_t)
+        check_batch(x_t, "x_t", self.shape)
         check_times(t, x_t)
         for name in condition:
             if self._accepts is not None and name not in self._accepts:
@@ -390,13 +345,12 @@ class NetDenoiser(Denoiser):
         if self.scale_input and (isinstance(size, Tensor) or abs(size - 1) > 1e-7):
             x = x_t / size
         precision = torch.promote_types(x_t.dtype, torch.float32)  # half would blur the level
+        lam = torch.as_tensor(lam, dtype=precision, device=x_t.device).reshape(-1)
         try:
-            out = self.net(x, _vector(lam, precision, x_t.device), **condition)
+            out = self.net(x, lam, **condition)
         except RuntimeError as error:
-            clearer = self._explained(x_t)
-            if clearer is None:
-                raise
-            raise clearer from error
+            explain_precision(x_t, self.net, error)
+            raise
         weight = None
         if self.learned_var:
             if out.shape[1] != 2 * x_t.shape[1]:
@@ -414,18 +368,15 @@ class NetDenoiser(Denoiser):
         lambda is checked against what was trained, on the CPU only (a GPU would wait).
         """
         alpha, sigma = self.schedule.alpha_sigma(t)
-        if isinstance(alpha, Tensor):
-            lam = alpha.log() - sigma.log()
-            if self.lam_range is not None:  # zero terminal SNR: that end was its lowest lambda
-                lam = torch.where(lam == -math.inf, self.lam_range[0], lam)
-                if lam.device.type == "cpu" and len(lam):
-                    self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
-            return alpha, sigma, lam.clamp(-FAR, FAR)
-        lam = math.log(alpha / sigma) if alpha and sigma else math.inf if alpha else -math.inf
-        if self.lam_range is not None:
-            lam = self.lam_range[0] if lam == -math.inf else lam
-            self._check_lam(lam, lam, f"t = {t:.6g}")
-        return alpha, sigma, min(max(lam, -FAR), FAR)
+        lib = lib_of(alpha)
+        lam = lib.log(alpha) - lib.log(sigma)
+        if self.lam_range is not None:  # zero terminal SNR: the network saw that end as its lowest
+            lam = lib.where(lam == -math.inf, self.lam_range[0], lam)
+            if not isinstance(lam, Tensor):
+                self._check_lam(lam, lam, f"t = {t:.6g}")
+            elif lam.is_cpu and len(lam):
+                self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
+        return alpha, sigma, lib.clamp(lam, -FAR, FAR)
 
     def _check_lam(self, smallest: float, largest: float, where: str) -> None:
         low, high = self.lam_range
@@ -436,43 +387,9 @@ class NetDenoiser(Denoiser):
                 f"{asked:.3g} ({where}): lay the time grid with lam_range=denoiser.lam_range"
             )
 
-    def _explained(self, x_t: Tensor) -> ValueError | None:
-        """The error where x_t and the weights differ in precision."""
-        weight = next(self.net.parameters(), None)
-        if weight is None or weight.dtype == x_t.dtype:
-            return None
-        return ValueError(
-            f"x_t is {x_t.dtype} and the network's weights are {weight.dtype}: call x_t.to("
-            f"{weight.dtype}), or net.to({x_t.dtype})"
-        )
-
 
 def steps_range(schedule: Schedule) -> tuple[float, float] | None:
     """(lowest, highest) lambda of a schedule of T steps; None for others, and where T = 1."""
     if schedule.T is None or schedule.T == 1:
         return None
     return schedule.lam(1.0), schedule.lam(1 / schedule.T)
-
-
-def _vector(lam: Time, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """lambda as the network gets it: (1,) for one float, (B,) as it is."""
-    if isinstance(lam, Tensor):
-        return lam.to(device, dtype)
-    return torch.full((1,), lam, dtype=dtype, device=device)
-
-
-def _accepted(net: nn.Module, form: str | None) -> tuple[str, ...] | None:
-    """Names of the conditions that a network takes, None for any; ValueError for its call form."""
-    parameters = list(inspect.signature(unwrapped(net).forward).parameters.values())
-    if form not in (None, "lam"):
-        raise unknown("form of call", form, ("lam",))
-    if form is None and (len(parameters) < 2 or parameters[1].name != "lam"):
-        told = ", ".join(p.name for p in parameters)
-        raise ValueError(
-            f"this network is called net({told}), and a NetDenoiser calls net(x, lam), with lam = "
-            "log(alpha/sigma): wrap one that wants timesteps as nets.by_timestep(net, schedule), "
-            'or say form="lam" if its second argument is lambda'
-        )
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return tuple(p.name for p in parameters[2:])

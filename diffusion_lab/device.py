@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 from diffusion_lab.errors import whole
 
 __all__ = [
+    "check_alike",
+    "check_batch",
+    "check_each",
     "check_finite",
     "check_float",
+    "check_time",
+    "check_times",
     "device",
+    "explain_precision",
     "first_process",
     "generator",
     "randn",
@@ -121,3 +128,62 @@ def check_label(label: Tensor, n: int, classes: int | None) -> Tensor:
                 f"got values in {low}..{high}"
             )
     return label
+
+
+def check_time(t: float | Tensor) -> float | Tensor:
+    """t as a float or a float64 tensor; ValueError unless it lies in [0, 1].
+
+    Tensors are looked at on the CPU only (a GPU would wait).
+    """
+    if isinstance(t, Tensor):
+        if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
+            raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
+        return t.double()
+    if not isinstance(t, Real):
+        raise ValueError(f"t must be a number or a tensor of times; got {type(t).__name__}")
+    if not 0.0 <= t <= 1.0:
+        raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")
+    return float(t)
+
+
+def check_each(t: Tensor, like: Tensor) -> None:
+    """ValueError unless t is a tensor (B,), one time for each datum of ``like``."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
+    if t.shape != (len(like),):
+        raise ValueError(f"t must have shape ({len(like)},); got {tuple(t.shape)}")
+
+
+def check_times(t: float | Tensor, like: Tensor) -> None:
+    """ValueError unless t is a number, or a tensor with one time for each datum of ``like``."""
+    if isinstance(t, Tensor) and (t.ndim != 1 or len(t) not in (1, len(like))):
+        raise ValueError(
+            f"t must be a float or a tensor of shape ({len(like)},), one time for each "
+            f"picture; got shape {tuple(t.shape)}"
+        )
+
+
+def check_batch(x: Tensor, name: str, shape: Sequence[int] | None) -> None:
+    """ValueError where x is not a batch of floats (B, *shape); None stands for any shape."""
+    check_float(x, name)
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape (B, {', '.join(map(str, shape))}); got {tuple(x.shape)}"
+        )
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """ValueError unless all have one shape; they are called by their names."""
+    if len({t.shape for t in tensors.values()}) > 1:
+        given = " and ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+        raise ValueError(f"{given} must have one shape")
+
+
+def explain_precision(x: Tensor, net: nn.Module, error: Exception) -> None:
+    """A ValueError from ``error`` where x and the weights of a network differ in precision."""
+    weight = next(net.parameters(), None)
+    if weight is not None and weight.dtype != x.dtype:
+        raise ValueError(
+            f"x_t is {x.dtype} and the network's weights are {weight.dtype}: call x_t.to("
+            f"{weight.dtype}), or net.to({x.dtype})"
+        ) from error

@@ -15,6 +15,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "check_arguments",
+    "check_range",
+    "check_takes",
     "did_you_mean",
     "named",
     "near",
@@ -145,3 +147,19 @@ def _slips(a: str, b: str) -> int:
                 fewest = min(fewest, two_up[j - 2] + 1)
             row.append(fewest)
     return row[-1]
+
+
+def check_takes(what: str, function: Any, *names: str) -> None:
+    """ValueError unless ``function`` can be called with those positional arguments."""
+    try:
+        inspect.signature(function).bind(*names)
+    except TypeError as error:
+        name = getattr(function, "__name__", None)
+        call = f"; {name} makes one: {name}()" if name else ""
+        raise ValueError(f"{what} ({', '.join(names)}); got {function!r}{call}") from error
+
+
+def check_range(lam_range: tuple[float, float] | None) -> None:
+    """ValueError unless lam_range is None or (lowest, highest)."""
+    if lam_range is not None and not (len(lam_range) == 2 and lam_range[0] < lam_range[1]):
+        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction
-from diffusion_lab.device import check_finite, check_float, check_label
+from diffusion_lab.device import check_batch, check_finite, check_float, check_label
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.schedules import Schedule, Time
 
@@ -53,7 +53,7 @@ class ExactDenoiser(Denoiser):
         self.formula, self.num_classes, self.shape = x0, num_classes, shape
 
     def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
-        self.check_shape(x_t)
+        check_batch(x_t, "x_t", self.shape)
         given = {name: value for name, value in condition.items() if value is not None}
         if given:
             _check_condition(self.formula, given)

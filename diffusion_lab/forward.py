@@ -25,23 +25,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Number, Prediction, expand
-from diffusion_lab.device import check_float, randn
+from diffusion_lab.device import check_alike, check_each, check_float, randn
 from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, Time
+from diffusion_lab.schedules import Schedule, Time, lib_of
 
-__all__ = [
-    "VARIANCES",
-    "Posterior",
-    "best_variance",
-    "chain",
-    "move",
-    "noised",
-    "posterior",
-    "reverse_variance",
-    "transition",
-    "variance_weight",
-    "vp",
-]
+__all__ = ["VARIANCES", "Posterior", "best_variance", "chain", "move", "noised", "posterior"]
+__all__ += ["reverse_variance", "transition", "variance_weight"]
 
 VARIANCES = ("small", "large", "learned")
 
@@ -51,12 +40,8 @@ def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
     """x_t = alpha_t x_0 + sigma_t eps, the survey's eq 1 in one jump; t is (B,)."""
     check_float(x0, "x0")
     check_float(eps, "eps")
-    if x0.shape != eps.shape:
-        raise ValueError(f"x0 {tuple(x0.shape)} and eps {tuple(eps.shape)} must have one shape")
-    if not isinstance(t, Tensor):
-        raise ValueError(f"t must be a tensor, one time for each datum; got {t!r}")
-    if t.shape != (len(x0),):
-        raise ValueError(f"t must have shape ({len(x0)},); got {tuple(t.shape)}")
+    check_alike(x0=x0, eps=eps)
+    check_each(t, x0)
     alpha, sigma = schedule.alpha_sigma(t)
     return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
 
@@ -74,8 +59,7 @@ def transition(schedule: Schedule, s: float, t: float) -> tuple[float, float]:
 
 def move(x: Tensor, schedule: Schedule, s: float, t: float, noise: Tensor) -> Tensor:
     """A draw from q(x_t | x_s = x): x and ``noise`` ~ N(0, I) have one shape (B, ...)."""
-    if x.shape != noise.shape:
-        raise ValueError(f"x {tuple(x.shape)} and noise {tuple(noise.shape)} must have one shape")
+    check_alike(x=x, noise=noise)
     check_float(x, "x")
     kept, variance = transition(schedule, s, t)
     return kept * x + math.sqrt(variance) * noise
@@ -94,14 +78,6 @@ def chain(
         yield x
 
 
-def vp(lam: float | Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) with log(alpha/sigma) = lam and alpha^2 + sigma^2 = 1, float64."""
-    lam = torch.as_tensor(lam, dtype=torch.float64)
-    if lam.isnan().any():
-        raise ValueError("lambda must be a number (or infinite); got nan")
-    return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
-
-
 # ---- and back -----------------------------------------------------------------------------------
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I), and ``added`` = V_ts of q(x_t | x_s)."""
@@ -118,7 +94,7 @@ def posterior(schedule: Schedule, t: Time, s: Time) -> Posterior:
     No small difference of large numbers: gone = -expm1(2 (lambda_t - lambda_s)).
     """
     (log_alpha_t, log_sigma_t), (log_alpha_s, log_sigma_s) = schedule.logs(t), schedule.logs(s)
-    lib = torch if isinstance(log_alpha_t, Tensor) else math
+    lib = lib_of(log_alpha_t)
     gone = -lib.expm1(2 * ((log_alpha_t - log_sigma_t) - (log_alpha_s - log_sigma_s)))
     return Posterior(
         lib.exp(log_alpha_t - log_alpha_s + 2 * (log_sigma_s - log_sigma_t)),
@@ -132,12 +108,10 @@ def reverse_variance(pred: Prediction, v_ts: Number, bt: Number, choice: str) ->
     """S^2 of p(x_s | x_t): ``small`` = the posterior's bt, ``large`` = V_ts (DDPM's beta_t), or
     ``learned`` = exp(w log V_ts + (1 - w) log bt) with the network's w (2102.09672).
     """
-    if choice == "small":
-        return bt
-    if choice == "large":
-        return v_ts
-    if choice != "learned":
+    if choice not in VARIANCES:
         raise unknown("variance", choice, VARIANCES)
+    if choice != "learned":
+        return bt if choice == "small" else v_ts
     if pred.var_weight is None:
         raise ValueError("variance='learned' needs a denoiser with learned_var; use small or large")
     log_v, log_b = (torch.as_tensor(c, dtype=pred.var_weight.dtype).log() for c in (v_ts, bt))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import operator
 
-from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.errors import check_range, number, unknown, whole
+from diffusion_lab.schedules import Schedule
 
 __all__ = ["SPACINGS", "grid"]
 
@@ -38,11 +38,10 @@ def grid(
     Where uniform or quadratic times would fall below the time of the highest lambda (EDM:
     sigma = 0.002), they are laid between the two ends, as ``linspace`` does.
     """
-    check_steps(steps)
+    whole("the number of steps", steps)
     if not isinstance(schedule, Schedule):
         raise ValueError(f"a grid is laid on a schedule, such as linear(1000); got {schedule!r}")
-    if not rho > 0:
-        raise ValueError(f"rho must be > 0; got {rho}")
+    rho = number("rho", rho, above=True)
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
     if schedule.T is not None and steps > schedule.T and spacing in IN_T:
@@ -96,8 +95,7 @@ def _ends(
     These are the schedule's own ends, cut where lambda is infinite, and then ``lam_range``. With
     zero terminal SNR the first time stays 1 (there is no other place to start from pure noise).
     """
-    if lam_range is not None and not lam_range[0] < lam_range[1]:
-        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
+    check_range(lam_range)
     edge = 1 / schedule.T if schedule.T is not None else 1e-3
     first, low = 1.0, schedule.lam(1.0)
     last = edge if schedule.vp else 0.0

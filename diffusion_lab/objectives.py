@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from diffusion_lab.bound import vlb_term
 from diffusion_lab.denoisers import Denoiser, affine
 from diffusion_lab.device import randn
-from diffusion_lab.errors import unknown, whole
+from diffusion_lab.errors import check_range, unknown, whole
 from diffusion_lab.forward import noised
 from diffusion_lab.schedules import Schedule
 
@@ -131,7 +131,7 @@ class DiffusionLoss(nn.Module):
         sd = getattr(self.denoiser, "sd", 1.0)
         loss = error * self.weighting.on(pred.kind, schedule, t, sd).to(error.dtype)
         if self.hybrid:
-            bits = vlb_term(pred.with_out(pred.out.detach()), x0, schedule, t, levels=self.levels)
+            bits = vlb_term(pred.with_x0(pred.x0.detach()), x0, schedule, t, levels=self.levels)
             loss = loss + (schedule.T / 1000) * bits
         return loss
 
@@ -170,8 +170,7 @@ def draw_times(
     n = whole("the number of times", n)
     if not isinstance(generator, torch.Generator):
         raise ValueError(f"times are drawn by a torch.Generator; got {generator!r}")
-    if lam_range is not None and not lam_range[0] < lam_range[1]:
-        raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")
+    check_range(lam_range)
     if law == "grid":
         if schedule.T is None:
             raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")

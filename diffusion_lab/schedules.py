@@ -21,17 +21,16 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from diffusion_lab.device import randn
+from diffusion_lab.device import check_time, randn
 from diffusion_lab.errors import check_arguments, named, number, unknown, whole
 
-__all__ = ["EDM", "VE", "Cosine", "Linear", "Schedule", "Sigmoid", "SubVP", "Table"]
-__all__ += ["check_steps", "cosine", "linear", "make", "zero_terminal_snr"]
+__all__ = ["EDM", "VE", "Cosine", "Linear", "Schedule", "Sigmoid", "Table"]
+__all__ += ["cosine", "linear", "make", "zero_terminal_snr"]
 
 Time = TypeVar("Time", float, Tensor)  # a float in loops, a (B,) tensor in training
 INF = math.inf
@@ -39,46 +38,28 @@ INF = math.inf
 
 # ---- arithmetic that works on floats and on tensors ---------------------------------------------
 class _Floats:
-    """torch's words for plain numbers, with log(0) = -inf as torch has it."""
+    """torch's words for plain numbers, with its log(0) = -inf and e^710 = inf."""
 
-    exp, expm1, log1p, sin, asin, asinh = (
-        math.exp,
-        math.expm1,
-        math.log1p,
-        math.sin,
-        math.asin,
-        math.asinh,
-    )
+    expm1, log1p, sin, asin, asinh = math.expm1, math.log1p, math.sin, math.asin, math.asinh
+    exp = staticmethod(lambda x: math.exp(x) if x < 709 else INF)
     log = staticmethod(lambda x: math.log(x) if x > 0 else -INF)
     clamp = staticmethod(lambda x, low, high: min(max(x, low), high))
     where = staticmethod(lambda condition, yes, no: yes if condition else no)
 
 
-def _lib(t: Any) -> Any:
+def lib_of(t: Any) -> Any:
     return torch if isinstance(t, Tensor) else _Floats
 
 
 def log_sigma_vp(log_alpha: Time) -> Time:
     """log sqrt(1 - alpha^2) from log alpha, exact near alpha = 1."""
-    lib = _lib(log_alpha)
+    lib = lib_of(log_alpha)
     return 0.5 * lib.log(-lib.expm1(2 * log_alpha))
 
 
 def _log_alpha_vp(lam: Time) -> Time:
     """log alpha from lambda when alpha^2 + sigma^2 = 1: alpha^2 = 1 / (1 + e^{-2 lambda})."""
-    return -0.5 * _lib(lam).log1p(_lib(lam).exp(-2 * lam))
-
-
-def _check_time(t: Time) -> Time:
-    if isinstance(t, Tensor):
-        if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
-            raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
-        return t.double()
-    if not isinstance(t, Real):
-        raise ValueError(f"t must be a number or a tensor of times; got {type(t).__name__}")
-    if not 0.0 <= t <= 1.0:
-        raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")
-    return float(t)
+    return -0.5 * lib_of(lam).log1p(lib_of(lam).exp(-2 * lam))
 
 
 # ---- the schedules ------------------------------------------------------------------------------
@@ -102,12 +83,12 @@ class Schedule:
 
     def logs(self, t: Time) -> tuple[Time, Time]:
         """(log alpha_t, log sigma_t), -inf for 0. ValueError where t is outside [0, 1]."""
-        return self._logs(_check_time(t))
+        return self._logs(check_time(t))
 
     def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
         """(alpha_t, sigma_t). Raises ValueError where t is outside [0, 1]."""
         log_alpha, log_sigma = self.logs(t)
-        exp = _lib(log_alpha).exp
+        exp = lib_of(log_alpha).exp
         return exp(log_alpha), exp(log_sigma)
 
     def alpha(self, t: Time) -> Time:
@@ -126,13 +107,11 @@ class Schedule:
     def snr(self, t: Time) -> Time:
         """alpha_t^2 / sigma_t^2 = e^{2 lambda}."""
         lam = self.lam(t)
-        if isinstance(lam, Tensor):
-            return torch.exp(2 * lam)
-        return math.exp(2 * lam) if lam < 350 else INF
+        return lib_of(lam).exp(2 * lam)
 
     def t_of_lam(self, lam: Time) -> Time:
         """The time at which lambda_t = lam, clipped to [0, 1]."""
-        lib = _lib(lam)
+        lib = lib_of(lam)
         if lib is _Floats and math.isnan(lam):
             raise ValueError("lambda is not a number: it has no time")
         lam = float(lam) if lib is _Floats else lam.double()
@@ -142,7 +121,7 @@ class Schedule:
     def snr_slope(self, t: Time) -> Time:
         """d SNR / dt, finite also where no data are left (alpha = 0)."""
         alpha, sigma = self.alpha_sigma(t)
-        d_alpha2, d_sigma2 = self._rates(_check_time(t))
+        d_alpha2, d_sigma2 = self._rates(check_time(t))
         return (d_alpha2 * sigma**2 - alpha**2 * d_sigma2) / sigma**4
 
     def drift_diffusion(self, t: Time) -> tuple[Time, Time]:
@@ -152,24 +131,19 @@ class Schedule:
         table, the slopes of the interval that begins at t. -inf and inf where alpha = 0.
         """
         alpha, sigma = self.alpha_sigma(t)
-        d_alpha2, d_sigma2 = self._rates(_check_time(t))
-        if not isinstance(alpha, Tensor) and alpha == 0:
-            return -INF, INF
-        f = 0.5 * d_alpha2 / alpha**2
-        if isinstance(f, Tensor):
-            f = torch.where(alpha == 0, -INF, f)
+        d_alpha2, d_sigma2 = self._rates(check_time(t))
+        f = 0.5 * d_alpha2 / lib_of(alpha).clamp(alpha, 1e-150, INF) ** 2
+        f = lib_of(alpha).where(alpha == 0, -INF, f)
         return f, -2 * f if self.vp else d_sigma2 - 2 * f * sigma**2
 
     def prior_std(self, t: float = 1.0) -> float:
         """Standard deviation from which sampling starts: 1 for VP, sigma_t otherwise."""
         return 1.0 if self.vp else self.sigma(t)
 
-    def prior(
-        self, n: int, shape: Sequence[int], generator: torch.Generator, t: float = 1.0
-    ) -> Tensor:
+    def prior(self, n: int, shape: Sequence[int], gen: Generator, t: float = 1.0) -> Tensor:
         """n draws (n, *shape) of the noise that sampling starts from at t; float32 on the CPU."""
         n = whole("the number of samples", n)
-        return randn((n, *shape), generator) * self.prior_std(t)
+        return randn((n, *shape), gen) * self.prior_std(t)
 
     def spec(self) -> dict[str, Any]:
         """What ``make`` needs to build this schedule again (stored in checkpoints)."""
@@ -179,10 +153,8 @@ class Schedule:
         return {"name": kind.__name__.lower() if kind in _MAKERS.values() else far, **given}
 
     def __repr__(self) -> str:
-        inside = ", ".join(
-            f"{k}={v!r}" for k, v in self.spec().items() if k not in ("name", "abar")
-        )
-        return f"{type(self).__name__}({inside})"
+        given = {k: v for k, v in self.spec().items() if k not in ("name", "abar")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and self.spec() == other.spec()
@@ -191,73 +163,26 @@ class Schedule:
         return hash(repr(self))
 
 
-# beta(t) = b0 + t (b1 - b0), of which B(t) is the integral: Linear and SubVP
-def _log_alpha_linear(t: Time, b0: float, b1: float) -> Time:
-    """log alpha = -B(t)/2."""
-    return -0.25 * t * t * (b1 - b0) - 0.5 * t * b0
-
-
-def _lost_linear(t: Time, b0: float, b1: float) -> Time:
-    """-d alpha^2/dt = beta(t) e^{-B(t)}."""
-    return (b0 + t * (b1 - b0)) * _lib(t).exp(2 * _log_alpha_linear(t, b0, b1))
-
-
-def _t_of_log_alpha_linear(log_alpha: Time, b0: float, b1: float) -> Time:
-    q = -4 * (b1 - b0) * log_alpha
-    return q / (((b0**2 + q) ** 0.5 + b0) * (b1 - b0))
-
-
-def _betas(b0: float, b1: float) -> tuple[float, float]:
-    b0, b1 = number("b0", b0), number("b1", b1)
-    if not 0 < b0 < b1:
-        raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
-    return b0, b1
-
-
 class Linear(Schedule):
-    """Continuous VP with beta(t) = b0 + t (b1 - b0): log alpha = -t^2 (b1 - b0)/4 - t b0/2."""
+    """Continuous VP with beta(t) = b0 + t (b1 - b0): log alpha = -B(t)/2, B its integral."""
 
     def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
-        self.b0, self.b1 = _betas(b0, b1)
+        self.b0, self.b1 = number("b0", b0), number("b1", b1)
+        if not 0 < b0 < b1:
+            raise ValueError(f"beta(t) must grow from b0 > 0 to b1 > b0; got b0={b0}, b1={b1}")
 
     def _log_alpha(self, t: Time) -> Time:
-        return _log_alpha_linear(t, self.b0, self.b1)
+        return -0.25 * t * t * (self.b1 - self.b0) - 0.5 * t * self.b0
 
     def _lost(self, t: Time) -> Time:
-        return _lost_linear(t, self.b0, self.b1)
+        return (self.b0 + t * (self.b1 - self.b0)) * lib_of(t).exp(2 * self._log_alpha(t))
+
+    def _t_of_log_alpha(self, log_alpha: Time) -> Time:
+        q = -4 * (self.b1 - self.b0) * log_alpha
+        return q / (((self.b0**2 + q) ** 0.5 + self.b0) * (self.b1 - self.b0))
 
     def _t_of_lam(self, lam: Time) -> Time:
-        return _t_of_log_alpha_linear(_log_alpha_vp(lam), self.b0, self.b1)
-
-
-class SubVP(Schedule):
-    """sub-VP: the drift of ``Linear``, but sigma_t = 1 - alpha_t^2 (2011.13456, appendix B).
-
-    sigma is 1 - e^{-B}, the standard deviation and not the variance, so there is less noise than
-    with VP at every t < 1; g^2 = beta (1 - e^{-2B}). Since alpha/sigma = 1/(2 sinh(B/2)), lambda
-    has the inverse B/2 = asinh(e^{-lambda}/2).
-    """
-
-    vp = False
-
-    def __init__(self, b0: float = 0.1, b1: float = 20.0) -> None:
-        self.b0, self.b1 = _betas(b0, b1)
-
-    def _logs(self, t: Time) -> tuple[Time, Time]:
-        log_alpha = _log_alpha_linear(t, self.b0, self.b1)
-        return log_alpha, 2 * log_sigma_vp(log_alpha)
-
-    def _rates(self, t: Time) -> tuple[Time, Time]:
-        lost, (_, log_sigma) = _lost_linear(t, self.b0, self.b1), self._logs(t)
-        return -lost, 2 * lost * _lib(t).exp(log_sigma)
-
-    def _t_of_lam(self, lam: Time) -> Time:
-        half = _lib(lam).asinh(0.5 * _lib(lam).exp(-lam))
-        return _t_of_log_alpha_linear(-half, self.b0, self.b1)
-
-    def prior_std(self, t: float = 1.0) -> float:
-        """1 as in the paper: at t = 1 data of variance 1 are noised to variance 1 - 4e-5."""
-        return 1.0
+        return self._t_of_log_alpha(_log_alpha_vp(lam))
 
 
 class Cosine(Schedule):
@@ -273,16 +198,16 @@ class Cosine(Schedule):
 
     def _log_alpha(self, t: Time) -> Time:
         # cos(pi/2 (t+s)/(1+s)) = sin(pi/2 (1-t)/(1+s)), which is exactly 0 at t = 1
-        lib = _lib(t)
+        lib = lib_of(t)
         log_alpha = lib.log(lib.sin(0.5 * math.pi * (1 - t) / (1 + self.s)) / self._norm())
         return lib.clamp(log_alpha, -INF, 0.0)  # rounding at t = 0
 
     def _lost(self, t: Time) -> Time:
         half = math.pi / (1 + self.s)  # alpha^2 = sin^2(half (1 - t)/2) / norm^2
-        return 0.5 * half * _lib(t).sin(half * (1 - t)) / self._norm() ** 2
+        return 0.5 * half * lib_of(t).sin(half * (1 - t)) / self._norm() ** 2
 
     def _t_of_lam(self, lam: Time) -> Time:
-        lib = _lib(lam)
+        lib = lib_of(lam)
         alpha = lib.exp(_log_alpha_vp(lam))
         return 1 - (1 + self.s) * (2 / math.pi) * lib.asin(alpha * self._norm())
 
@@ -300,10 +225,10 @@ class Sigmoid(Schedule):
 
     def _logistic(self, t: Time) -> Time:
         z = (t * (self.end - self.start) + self.start) / self.tau
-        return 1 / (1 + _lib(t).exp(-z))
+        return 1 / (1 + lib_of(t).exp(-z))
 
     def _log_alpha(self, t: Time) -> Time:
-        low, high, lib = self._logistic(0.0), self._logistic(1.0), _lib(t)
+        low, high, lib = self._logistic(0.0), self._logistic(1.0), lib_of(t)
         noise = (self._logistic(t) - low) / (high - low)  # sigma^2, exactly 0 at t = 0
         return 0.5 * lib.log1p(-lib.clamp(noise, 0.0, 1.0 - self.floor))
 
@@ -312,7 +237,7 @@ class Sigmoid(Schedule):
         return now * (1 - now) * (self.end - self.start) / self.tau / (high - low)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        low, high, lib = self._logistic(0.0), self._logistic(1.0), _lib(lam)
+        low, high, lib = self._logistic(0.0), self._logistic(1.0), lib_of(lam)
         noise = lib.exp(2 * (_log_alpha_vp(lam) - lam))  # sigma^2 = alpha^2 e^{-2 lambda}
         p = low + noise * (high - low)
         return (lib.log(p / (1 - p)) * self.tau - self.start) / (self.end - self.start)
@@ -334,7 +259,7 @@ class VE(Schedule):
 
     def _rates(self, t: Time) -> tuple[Time, Time]:
         grown = 2 * math.log(self.sigma_max / self.sigma_min)
-        return 0.0 * t, grown * _lib(t).exp(2 * self._logs(t)[1])
+        return 0.0 * t, grown * lib_of(t).exp(2 * self._logs(t)[1])
 
     def _t_of_lam(self, lam: Time) -> Time:
         return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
@@ -353,14 +278,13 @@ class EDM(Schedule):
         self.rho = number("rho", rho, above=True)
 
     def _logs(self, t: Time) -> tuple[Time, Time]:
-        return 0.0 * t, math.log(self.sigma_max) + self.rho * _lib(t).log(t)
+        return 0.0 * t, math.log(self.sigma_max) + self.rho * lib_of(t).log(t)
 
     def _rates(self, t: Time) -> tuple[Time, Time]:
         return 0.0 * t, 2 * self.rho * self.sigma_max**2 * t ** (2 * self.rho - 1)
 
     def _t_of_lam(self, lam: Time) -> Time:
-        lib = _lib(lam)
-        return lib.exp(lib.clamp((-lam - math.log(self.sigma_max)) / self.rho, -700.0, 700.0))
+        return lib_of(lam).exp((-lam - math.log(self.sigma_max)) / self.rho)
 
 
 class Table(Schedule):
@@ -419,7 +343,7 @@ class Table(Schedule):
 
     def _log_alpha(self, t: Time) -> Time:
         i, w, abar = self._place(t)
-        return 0.5 * _lib(t).log((1 - w) * abar[i] + w * abar[i + 1])
+        return 0.5 * lib_of(t).log((1 - w) * abar[i] + w * abar[i + 1])
 
     def _lost(self, t: Time) -> Time:
         i, _, abar = self._place(t)
@@ -427,7 +351,7 @@ class Table(Schedule):
 
     def _t_of_lam(self, lam: Time) -> Time:
         # j: the first entry, going up from abar_T, that is >= the abar asked for
-        target, rising = _lib(lam).exp(2 * _log_alpha_vp(lam)), self._rising
+        target, rising = lib_of(lam).exp(2 * _log_alpha_vp(lam)), self._rising
         if isinstance(lam, Tensor):
             rising = torch.tensor(rising, dtype=torch.float64, device=lam.device)
             j = torch.searchsorted(rising, target.contiguous()).clamp(1, self.T)
@@ -442,7 +366,7 @@ def linear(T: int | None = None) -> Schedule:
     """The DDPM schedule: T betas from 1e-4 to 0.02 (scaled by 1000/T), or its continuous form."""
     if T is None:
         return Linear()
-    check_steps(T)
+    whole("the number of steps", T)
     scale = 1000 / T
     betas = torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64, device="cpu")
     betas[-1] = 0.02 * scale  # of one step too: all noise at once
@@ -453,7 +377,7 @@ def cosine(T: int | None = None, s: float = 0.008, max_beta: float = 0.999) -> S
     """Nichol & Dhariwal's schedule: T betas clipped at ``max_beta``, or its continuous form."""
     if T is None:
         return Cosine(s)
-    check_steps(T)
+    whole("the number of steps", T)
     if not 0 < max_beta <= 1:
         raise ValueError(f"max_beta must lie in (0, 1]; got {max_beta}")
     u = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
@@ -478,7 +402,7 @@ _MAKERS = {
     "sigmoid": Sigmoid,
     "ve": VE,
     "edm": EDM,
-    "subvp": SubVP,
+    "subvp": "diffusion_lab.scores.subvp:SubVP",
     "table": Table,
 }
 
@@ -496,8 +420,3 @@ def make(name: str, **parameters: Any) -> Schedule:
         maker = {"linear": linear, "cosine": cosine}[name]
     check_arguments(f"the schedule {name!r}", maker, parameters)
     return maker(**parameters)
-
-
-def check_steps(steps: int) -> None:
-    """ValueError unless ``steps`` is a whole number >= 1."""
-    whole("the number of steps", steps)

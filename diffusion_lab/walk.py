@@ -25,25 +25,17 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Number, Prediction
 from diffusion_lab.device import randn
+from diffusion_lab.errors import check_takes
 from diffusion_lab.schedules import Schedule
 
-__all__ = [
-    "Ask",
-    "Noise",
-    "Result",
-    "State",
-    "Step",
-    "check_grid",
-    "gaussian",
-    "relay",
-    "sample",
-    "walk",
-]
+__all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "relay", "sample"]
+__all__ += ["walk"]
 
 REDRAW = 0.1  # seconds between two looks of a progress bar
+KEPT = 4  # answers that multistep methods may look back on
+# (number of the draw, like) -> noise of that shape; one with an argument ``s`` is told the time
+# that the step leads to (noise whose law depends on the level)
 Noise = Callable[..., Tensor]
-"""(number of the draw, like) -> noise of that shape; one with an argument ``s`` is told the time
-that the step leads to (noise whose law depends on the level)."""
 
 
 @dataclass(slots=True)
@@ -62,7 +54,7 @@ class State:
 class Ask:
     """A denoiser bound to its condition and its source of noise, which counts its calls.
 
-    ``history`` holds (t, Prediction), newest last, at most ``keep`` of them: what multistep methods
+    ``history`` holds (t, Prediction), newest last, at most ``KEPT`` of them: what multistep methods
     look back on. ``nfe`` counts network evaluations, ``draws`` the calls of ``noise``; ``i`` is the
     number of steps done, ``n`` of all (None where the grid is decided on the way).
     """
@@ -72,9 +64,8 @@ class Ask:
         denoiser: Denoiser,
         condition: dict[str, Any] | None = None,
         source: Noise | None = None,
-        keep: int = 4,
     ) -> None:
-        self.denoiser, self.condition, self.keep = denoiser, condition or {}, keep
+        self.denoiser, self.condition = denoiser, condition or {}
         self.source, self.draws = source, 0
         self._told = source is not None and "s" in inspect.signature(source).parameters
         self.schedule: Schedule = denoiser.schedule
@@ -97,7 +88,7 @@ class Ask:
             )
         self.nfe += self.denoiser.nfe
         self.history.append((t, pred))
-        del self.history[: -self.keep]
+        del self.history[:-KEPT]
         return pred
 
     def noise(self, like: Tensor, s: float | None = None) -> Tensor:
@@ -176,15 +167,17 @@ def walk(
     Never write to a yielded tensor. Raises ValueError for a bad grid or a bad x; that the result is
     finite is checked by ``sample``, once, at the end.
     """
-    _check_step(step)
+    if not hasattr(step, "states"):
+        check_takes("walk runs a step, as ddim():", step, "ask", "x", "t", "s")
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"walk takes a denoiser; got {type(denoiser).__name__}")
     if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
         given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a tensor with at least one sample; got {given}")
-    ask = Ask(denoiser, condition, noise)
+    ask, first = Ask(denoiser, condition, noise), start
     if not callable(grid):
         grid = check_grid(grid, up=getattr(step, "up", False))
+        ask.n, first = len(grid) - 1, grid[0]
     own = getattr(step, "states", None)
     if own is not None:
         if callable(grid) or project is not None or grad:
@@ -193,45 +186,27 @@ def walk(
                 "neither project nor grad"
             )
         return own(ask, x, grid)
-    return _walk(step, ask, x, grid, project, grad, start)
 
+    def after(state: State) -> float | None:
+        """The time that follows."""
+        if ask.n is None:
+            return grid(state)
+        return grid[state.i + 1] if state.i < ask.n else None
 
-def _check_step(step: Any) -> None:
-    if hasattr(step, "states"):
-        return
-    try:
-        inspect.signature(step).bind("ask", "x", "t", "s")
-    except TypeError as error:
-        name = getattr(step, "__name__", None)
-        call = f"; {name} makes one: {name}()" if name else ""
-        raise ValueError(
-            f"walk runs a step (ask, x, t, s), as ddim(); got {step!r}{call}"
-        ) from error
-
-
-def _walk(
-    step: Step,
-    ask: Ask,
-    x: Tensor,
-    grid: list[float] | Callable[[State], float | None],
-    project: Callable[[Tensor, float], Tensor] | None,
-    grad: bool,
-    start: float,
-) -> Iterator[State]:
-    free = callable(grid)
-    n, t = (None, start) if free else (len(grid) - 1, grid[0])
-    state = State(x, t, t, 0, n, None, 0)
-    yield state
-    while (s := grid(state) if free else grid[state.i + 1] if state.i < n else None) is not None:
-        # inside the loop, not around the yield: the switch would leak into the caller
-        ask.i, ask.n = state.i, n
-        with torch.set_grad_enabled(grad):
-            x = step(ask, x, t, s)
-            x = x if project is None else project(x, s)
-        pred = ask.history[-1][1] if ask.history else None
-        state = State(x, t, s, state.i + 1, n, pred, ask.nfe)
-        t = s
+    def states() -> Iterator[State]:
+        state = State(x, first, first, 0, ask.n, None, 0)
         yield state
+        while (s := after(state)) is not None:
+            ask.i = state.i
+            # inside the loop, not around the yield: the switch would leak into the caller
+            with torch.set_grad_enabled(grad):
+                moved = step(ask, state.x, state.s, s)
+                moved = moved if project is None else project(moved, s)
+            pred = ask.history[-1][1] if ask.history else None
+            state = State(moved, state.s, s, state.i + 1, ask.n, pred, ask.nfe)
+            yield state
+
+    return states()
 
 
 def relay(first: Iterator[State], *then: Callable[[State], Iterator[State]]) -> Iterator[State]:

@@ -15,11 +15,11 @@ from diffusion_lab.schedules import (
     Cosine,
     Linear,
     Sigmoid,
-    SubVP,
     cosine,
     linear,
     zero_terminal_snr,
 )
+from diffusion_lab.scores.subvp import SubVP
 
 F64 = torch.float64
 VP_SCHEDULES = [Linear(), Cosine(), Sigmoid(), linear(1000), cosine(1000), linear(50), cosine(20)]

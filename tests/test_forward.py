@@ -10,7 +10,8 @@ import torch
 
 from diffusion_lab.data.toys import two_class
 from diffusion_lab.device import generator
-from diffusion_lab.forward import chain, move, transition, vp
+from diffusion_lab.forward import chain, move, transition
+from diffusion_lab.metrics.information import vp
 from diffusion_lab.schedules import cosine, linear, make, zero_terminal_snr
 
 SCHEDULES = [

@@ -130,7 +130,7 @@ def test_unknown_spacings_suggest_the_near_match():
 def test_what_is_no_schedule_and_no_rho():
     with pytest.raises(ValueError, match="laid on a schedule"):
         grid("linear", 5)
-    with pytest.raises(ValueError, match="rho must be > 0"):
+    with pytest.raises(ValueError, match="rho must be a finite number > 0"):
         grid(EDM(), 5, "karras", rho=0)
 
 

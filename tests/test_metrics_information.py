@@ -10,8 +10,8 @@ import torch
 from diffusion_lab.data.toys import grid, two_class
 from diffusion_lab.device import generator
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
-from diffusion_lab.forward import vp
 from diffusion_lab.metrics import information
+from diffusion_lab.metrics.information import vp
 from diffusion_lab.schedules import cosine, linear, make
 
 LAM = torch.linspace(-6, 4, 41, dtype=torch.float64)

@@ -11,7 +11,7 @@ from diffusion_lab.device import generator
 from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim, ddpm
-from diffusion_lab.samplers.ddim import encode, slerp
+from diffusion_lab.samplers.inversion import encode, slerp
 from diffusion_lab.schedules import EDM, linear
 from diffusion_lab.walk import sample, walk
 

@@ -23,7 +23,8 @@ from diffusion_lab.samplers.sde import (
     reverse_diffusion,
     slopes,
 )
-from diffusion_lab.schedules import EDM, VE, Cosine, Linear, SubVP, linear
+from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear
+from diffusion_lab.scores.subvp import SubVP
 from diffusion_lab.walk import Ask, gaussian, sample, walk
 
 F64 = torch.float64

@@ -16,7 +16,6 @@ from diffusion_lab.schedules import (
     Cosine,
     Linear,
     Sigmoid,
-    SubVP,
     Table,
     _log_alpha_vp,
     cosine,
@@ -24,6 +23,7 @@ from diffusion_lab.schedules import (
     make,
     zero_terminal_snr,
 )
+from diffusion_lab.scores.subvp import SubVP
 
 
 def every(schedules):

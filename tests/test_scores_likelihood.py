@@ -13,9 +13,10 @@ from diffusion_lab.device import generator
 from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.metrics.likelihood import bits_per_dim, offset
 from diffusion_lab.nets import make as make_net
-from diffusion_lab.schedules import EDM, VE, Cosine, Linear, SubVP, linear
+from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear
 from diffusion_lab.scores import likelihood as lk
 from diffusion_lab.scores.divergence import divergence
+from diffusion_lab.scores.subvp import SubVP
 
 F64 = torch.float64
 TWO, LONG = toys.two_class(), toys.anisotropic()

@@ -11,9 +11,10 @@ from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.schedules import EDM, VE, Cosine, Linear, SubVP, linear
+from diffusion_lab.schedules import EDM, VE, Cosine, Linear, linear
 from diffusion_lab.scores import likelihood as lk
 from diffusion_lab.scores import score_flow as sf
+from diffusion_lab.scores.subvp import SubVP
 
 F64 = torch.float64
 LINEAR, T0 = Linear(), 1e-3

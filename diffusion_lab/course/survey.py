@@ -298,10 +298,7 @@ def timeline() -> list[tuple[str, list[Row]]]:
     periods: list[tuple[str, list[Row]]] = []
     for year, found in years.items():
         first = [row for row in found if row.paper.month <= 6]
-        halves = [
-            (f"{year}, Jan to Jun", first),
-            (f"{year}, Jul to Dec", found[len(first) :]),
-        ]
+        halves = [(f"{year}, Jan to Jun", first), (f"{year}, Jul to Dec", found[len(first) :])]
         periods += halves if len(found) > 5 else [(str(year), found)]
     return [(period, found) for period, found in periods if found]
 

@@ -48,10 +48,12 @@ class Guided(Wrapped):
 
     def _pair(self, name: str, value: Any, n: int) -> Any:
         """A condition of the whole batch followed by its null (or by itself)."""
-        if not isinstance(value, Tensor) or not value.ndim or len(value) != n:
-            return value
+        rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
         if name not in self.null:
-            return torch.cat([value, value])
+            return torch.cat([value, value]) if rows else value
+        if not rows:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a tensor of shape ({n}, ...); got {given}")
         null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
         try:
             return torch.cat([value, null.expand_as(value)])

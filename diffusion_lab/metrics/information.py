@@ -26,7 +26,6 @@ from torch import Tensor
 from diffusion_lab.device import randn
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import FiniteData, GaussianMixture
-from diffusion_lab.forward import vp
 
 __all__ = [
     "Left",
@@ -37,9 +36,18 @@ __all__ = [
     "finite",
     "level",
     "mmse",
+    "vp",
 ]
 
 NODES, REACH = 801, 9.0  # integration points of a component, and how many of its std they span
+
+
+def vp(lam: float | Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) with log(alpha/sigma) = lam and alpha^2 + sigma^2 = 1, float64."""
+    lam = torch.as_tensor(lam, dtype=torch.float64)
+    if lam.isnan().any():
+        raise ValueError("lambda must be a number (or infinite); got nan")
+    return torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
 
 
 def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[..., Tensor]) -> Tensor:
@@ -95,9 +103,7 @@ def data_bits(mixture: GaussianMixture, lam: Tensor | float) -> Tensor:
 def mmse(mixture: GaussianMixture, lam: Tensor | float) -> Tensor:
     """E |x_0 - E[x_0 | x_t]|^2, the error of the best denoiser, the shape of ``lam``."""
     return _average(
-        mixture,
-        lam,
-        lambda x, k, alpha, sigma: mixture.posterior_cov(x, alpha, sigma)[:, 0, 0],
+        mixture, lam, lambda x, k, alpha, sigma: mixture.posterior_cov(x, alpha, sigma)[:, 0, 0]
     )
 
 

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
 from diffusion_lab.device import randn
+from diffusion_lab.errors import whole
 from diffusion_lab.forward import noised
 from diffusion_lab.nets.layers import scalar
-from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.schedules import Schedule
 from diffusion_lab.walk import Noise, State, Step, walk
 
 __all__ = [
@@ -160,7 +161,7 @@ def noise_scheduling(
     """
     if not 0 < beta < 1:
         raise ValueError(f"beta must lie in (0, 1); got {beta}")
-    check_steps(most)
+    whole("the number of steps", most)
     before = beta
 
     def grid(state: State) -> float | None:

@@ -24,7 +24,7 @@ from diffusion_lab.device import randn
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
-from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.schedules import Schedule
 
 __all__ = [
     "best_time",
@@ -146,10 +146,7 @@ def cross_entropy(
 
 
 def grid_from(
-    schedule: Schedule,
-    t: float,
-    steps: int,
-    lam_range: tuple[float, float] | None = None,
+    schedule: Schedule, t: float, steps: int, lam_range: tuple[float, float] | None = None
 ) -> list[float]:
     """``steps`` uniform moves from time t to 0 (the last asked time within ``lam_range``)."""
     if not 0 < t <= 1:
@@ -157,7 +154,7 @@ def grid_from(
     high = grid(schedule, 1, lam_range=lam_range)[0] if lam_range else 1.0
     if t > high + 1e-9:
         raise ValueError(f"the denoiser cannot be asked above t = {high:.3g}; got {t}")
-    check_steps(steps)
+    whole("the number of steps", steps)
     last = 0.0 if lam_range is None else schedule.t_of_lam(lam_range[1])
     if not last < t:
         raise ValueError(f"the denoiser cannot be asked below t = {last:.3g}; got {t}")

@@ -26,9 +26,9 @@ from torch import Tensor
 from diffusion_lab.bound import BITS, decoder_nll
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import randn
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 from diffusion_lab.forward import posterior
-from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.schedules import Schedule
 
 __all__ = ["Errors", "Stride", "costs", "fill", "measure", "path_cost", "shortest"]
 
@@ -147,7 +147,7 @@ class Stride:
 
     def grid(self, steps: int) -> list[float]:
         """The best grid of that many moves, from the last time to 0, as ``walk`` takes it."""
-        check_steps(steps)
+        whole("the number of steps", steps)
         if steps >= len(self.cost) or not math.isfinite(self.cost[steps]):
             raise ValueError(f"no grid of {steps} moves: the table holds 1 to {self.most}")
         place, grid = len(self.times) - 1, []
@@ -167,7 +167,7 @@ def shortest(table: Tensor, times: Sequence[float], most: int) -> Stride:
 
     ``table`` as from ``costs`` for the rising ``times`` (M,), without the 0.
     """
-    check_steps(most)
+    whole("the number of steps", most)
     places = [0.0, *map(float, times)]
     if table.shape != (len(places), len(places)):
         raise ValueError(

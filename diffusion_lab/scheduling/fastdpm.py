@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import unknown
-from diffusion_lab.schedules import Schedule, Time, check_steps, log_sigma_vp
+from diffusion_lab.errors import unknown, whole
+from diffusion_lab.schedules import Schedule, Time, log_sigma_vp
 
 __all__ = ["GammaLevels", "fastdpm_grid", "step_grid", "var_grid"]
 
@@ -37,18 +38,31 @@ class GammaLevels(Schedule):
     """The linear schedule of T steps at real steps T t: equal to its table at every t = i/T."""
 
     def __init__(self, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> None:
-        check_steps(T)
+        whole("the number of steps", T)
         if not (0 < beta_1 < beta_T < 1 and T > 1):
             raise ValueError(f"need 0 < beta_1 < beta_T < 1 and T > 1; got {beta_1}, {beta_T}, {T}")
         self.steps, self.beta_1, self.beta_T = T, beta_1, beta_T
 
-    def _logs(self, t: Time) -> tuple[Time, Time]:
+    def _at(self, t: Time) -> tuple[float, float, Time]:
+        """D, c and the real step i = T t of the formula."""
         d = (self.beta_T - self.beta_1) / (self.steps - 1)
-        c, i = (1 - self.beta_1) / d, t * self.steps
-        lgamma = torch.lgamma if isinstance(t, Tensor) else math.lgamma
+        return d, (1 - self.beta_1) / d, t * self.steps
+
+    def _log_alpha(self, t: Time) -> Time:
+        (d, c, i), many = self._at(t), isinstance(t, Tensor)
+        lgamma = torch.lgamma if many else math.lgamma
         log_abar = i * math.log(d) + math.lgamma(c + 1) - lgamma(c - i + 1)
-        log_abar = log_abar.clamp(max=0.0) if isinstance(t, Tensor) else min(log_abar, 0.0)
-        return 0.5 * log_abar, log_sigma_vp(0.5 * log_abar)
+        return 0.5 * (log_abar.clamp(max=0.0) if many else min(log_abar, 0.0))
+
+    def _lost(self, t: Time) -> Time:
+        d, c, i = self._at(torch.as_tensor(t, dtype=torch.float64))
+        slope = self.steps * (math.log(d) + torch.digamma(c - i + 1))  # of log abar
+        lost = -slope * torch.exp(2 * self._log_alpha(torch.as_tensor(t, dtype=torch.float64)))
+        return lost if isinstance(t, Tensor) else lost.item()
+
+    def spec(self) -> dict[str, Any]:
+        given = {"T": self.steps, "beta_1": self.beta_1, "beta_T": self.beta_T}
+        return {"name": super().spec()["name"], **given}
 
     def _t_of_lam(self, lam: Time) -> Time:
         if isinstance(lam, Tensor):
@@ -138,7 +152,7 @@ def _T(schedule: Schedule) -> int:
 
 
 def _check(schedule: Schedule, steps: int, spacing: str) -> int:
-    check_steps(steps)
+    whole("the number of steps", steps)
     T = _T(schedule)
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)

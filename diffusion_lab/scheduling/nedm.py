@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser
-from diffusion_lab.errors import unknown
+from diffusion_lab.errors import unknown, whole
 from diffusion_lab.nets.layers import scalar
-from diffusion_lab.schedules import Schedule, check_steps
+from diffusion_lab.schedules import Schedule
 from diffusion_lab.scheduling.bddm import descend, time_of
 from diffusion_lab.walk import Noise, State, Step, walk
 
@@ -87,7 +87,7 @@ def betas(abar: float, n: int, b0: float = 1e-4, family: str = "linear") -> list
     A level above (1 - b0)^n is clamped to it (all betas b0; with fibonacci, as near as u = 0
     allows). For n = 1 the one beta is 1 - abar. ValueError where some beta would reach 1.
     """
-    check_steps(n)
+    whole("the number of steps", n)
     if family not in FAMILIES:
         raise unknown("family of schedules", family, FAMILIES)
     if not (0 < abar < 1 and 0 < b0 < 1):

@@ -264,11 +264,7 @@ def log_likelihood(
 
 
 def nll_bits(
-    denoiser: Denoiser,
-    x0: Tensor,
-    levels: int,
-    generator: torch.Generator,
-    **options: Any,
+    denoiser: Denoiser, x0: Tensor, levels: int, generator: torch.Generator, **options: Any
 ) -> tuple[Tensor, int]:
     """(bits/dim (B,), network evaluations) of pictures on ``levels`` values in [-1, 1].
 

@@ -39,7 +39,8 @@ from diffusion_lab.data import load
 from diffusion_lab.data.toys import load_toy
 from diffusion_lab.device import generator
 from diffusion_lab.exact import FiniteData, Gaussian
-from diffusion_lab.forward import chain, transition, vp
+from diffusion_lab.forward import chain, transition
+from diffusion_lab.metrics.information import vp
 from diffusion_lab.metrics import Cost, information
 from diffusion_lab.forward import noised
 from diffusion_lab.schedules import Table, cosine, linear, make, zero_terminal_snr

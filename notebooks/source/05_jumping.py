@@ -48,7 +48,7 @@ from diffusion_lab.grids import grid
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.samplers import ddim, ddpm
 from diffusion_lab.walk import gaussian, sample, walk
-from diffusion_lab.samplers.ddim import encode, slerp
+from diffusion_lab.samplers.inversion import encode, slerp
 from diffusion_lab.scheduling.fastdpm import GammaLevels, fastdpm_grid
 from diffusion_lab.forward import posterior
 from diffusion_lab.course.widgets import choice, explore, slider

@@ -37,7 +37,7 @@ TOLD = ("solver_order", "algorithm_type")  # options of a peer that its row name
 
 
 class Net(nn.Module):
-    """2-128-128-128-2. It ignores t: the cheapest network makes the strictest ratio."""
+    """2-128-128-128-2. It ignores lambda: the cheapest network makes the strictest ratio."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Net(nn.Module):
         layers = [layer for a, b in sizes for layer in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(128, 2))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lam: Tensor) -> Tensor:
         return self.layers(x)
 
 
@@ -145,9 +145,9 @@ def cases(steps: int = STEPS) -> list[Case]:
         ("dpmpp on the EDM schedule", "dpmpp", {}, edm),
     ]
     return [
-        *(_ours(f"{n}, no bar", s, o, sc, steps, False, 1.10) for n, s, o, sc in ours),
+        *(_ours(f"{n}, no bar", s, o, sc, steps, False, 1.15) for n, s, o, sc in ours),
         _ours("emsde in steps of 1/50, no bar", "emsde", {"fixed": 0.02}, table, steps, False),
-        *(_ours(f"{n}, bar", s, o, sc, steps, True, 1.15) for n, s, o, sc in ours),
+        *(_ours(f"{n}, bar", s, o, sc, steps, True, 1.20) for n, s, o, sc in ours),
         *_diffusers(steps),
         *_k_diffusion(steps),
     ]

@@ -291,12 +291,4 @@ def _row(
         "parameters": metrics.count_parameters(net),
         "core-s for 1,000 pictures": round(1000 * took / n, 1),
     }
-    return Row(
-        "peers",
-        case,
-        round(fd / anchor, 4),
-        "A",
-        command,
-        details=details,
-        quick=quick,
-    )
+    return Row("peers", case, round(fd / anchor, 4), "A", command, details=details, quick=quick)

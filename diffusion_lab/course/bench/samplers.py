@@ -73,10 +73,7 @@ RACE = {
     "UniPC-2, quadratic": Racer("unipc", spacing="quadratic", calls=(5, 10)),
     "UniPC-2, lambda": Racer("unipc", spacing="lambda", calls=(5, 10)),
 }
-MODELS = {
-    "fashion-vp1000": tuple(RACE),
-    "fashion": ("DDIM", "DPM-Solver++(2M)", "UniPC-2", "Heun"),
-}
+MODELS = {"fashion-vp1000": tuple(RACE), "fashion": ("DDIM", "DPM-Solver++(2M)", "UniPC-2", "Heun")}
 LIMITS = {"ODE": ("UniPC-3", 100), "SDE": ("SDE-DPM-Solver++(2M)", 200)}
 """Who measures the limit of each kind, and with how many calls."""
 

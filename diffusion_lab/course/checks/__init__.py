@@ -281,11 +281,7 @@ def number(
 
 
 def choice(
-    answer: str | set[str],
-    options: Mapping[str, str],
-    *,
-    hint: str = "",
-    right: str = "well done.",
+    answer: str | set[str], options: Mapping[str, str], *, hint: str = "", right: str = "well done."
 ) -> Task:
     """A check of a choice such as ``"b"``, or of a set of choices such as ``{"a", "c"}``.
 

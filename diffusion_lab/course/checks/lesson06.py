@@ -17,10 +17,7 @@ Score = Callable[[Tensor], Tensor]
 def _noisy(g: Generator) -> list[tuple[Any, ...]]:
     x, eps = torch.randn(2, 5, 3, generator=g)
     w = torch.randn(3, 3, generator=g)
-    return [
-        (lambda y: torch.tanh(y @ w), x, 0.4, eps),
-        (lambda y: -y / 2, x, 1.7, eps),
-    ]
+    return [(lambda y: torch.tanh(y @ w), x, 0.4, eps), (lambda y: -y / 2, x, 1.7, eps)]
 
 
 def _loss(error: Tensor) -> Tensor:

@@ -1,0 +1,93 @@
+"""How a network is called: ours as net(x, lam, **condition), other people's by an adapter.
+
+``NetDenoiser(by_timestep(unet, linear(1000)), linear(1000), "eps")`` makes a denoiser of a network
+that wants timesteps: a UNet2DModel of diffusers, or any ``net(x, timestep) -> tensor``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffusion_lab.device import unwrapped
+from diffusion_lab.errors import unknown, whole
+from diffusion_lab.schedules import Schedule
+
+__all__ = ["ByTimestep", "accepted", "by_timestep"]
+
+
+def accepted(net: nn.Module, form: str | None = None) -> tuple[str, ...] | None:
+    """Names of the conditions that net(x, lam, ...) takes, None for any.
+
+    ValueError where its second argument is not called ``lam`` and ``form`` does not say that it is
+    lambda all the same: nothing would fail, and the network would be told lambda for a timestep.
+    """
+    parameters = list(inspect.signature(unwrapped(net).forward).parameters.values())
+    if form not in (None, "lam"):
+        raise unknown("form of call", form, ("lam",))
+    if form is None and (len(parameters) < 2 or parameters[1].name != "lam"):
+        told = ", ".join(p.name for p in parameters)
+        raise ValueError(
+            f"this network is called net({told}), and a NetDenoiser calls net(x, lam), with lam = "
+            "log(alpha/sigma): wrap one that wants timesteps as nets.by_timestep(net, schedule), "
+            'or say form="lam" if its second argument is lambda'
+        )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return tuple(p.name for p in parameters[2:])
+
+
+class ByTimestep(nn.Module):
+    """net(x, timestep, ...) called as net(x, lam, ...); see ``by_timestep``."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        T: int,
+        first: int,
+        exact: bool,
+        names: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.net, self.schedule, self.names = net, schedule, names
+        self.T, self.first, self.exact = T, first, exact
+
+    def forward(self, x: Tensor, lam: Tensor, **condition: Any) -> Tensor:
+        place = self.schedule.t_of_lam(lam) * self.T - 1
+        step = place.round().long().clamp(0, self.T - 1) if self.exact else place.clamp(min=0.0)
+        step = (step + self.first).expand(len(x))
+        told = {self.names.get(name, name): value for name, value in condition.items()}
+        out = self.net(x, step if self.exact else step.to(x.dtype), **told)
+        if isinstance(out, tuple | list):
+            out = out[0]
+        return out if isinstance(out, Tensor) else out.sample
+
+
+def by_timestep(
+    net: nn.Module,
+    schedule: Schedule,
+    *,
+    T: int | None = None,
+    first: int = 0,
+    exact: bool = True,
+    **names: str,
+) -> ByTimestep:
+    """A network that is told timesteps, as one that is told lambda.
+
+    Args:
+        net: called as ``net(x, timestep, ...)`` with timestep int64 (B,); it may answer with a
+            tensor, a tuple whose first entry it is, or an object with ``.sample``.
+        schedule: the one it was trained on: step j of 0..T-1 is the time t = (j + 1)/T.
+        T: number of training steps, where the schedule does not say it.
+        first: the number of the first step, 0 (diffusers, improved-diffusion) or 1.
+        exact: False tells the fractional timestep as a float, for times between two steps.
+        names: what the network calls a condition: ``label="class_labels"`` or
+            ``tokens="encoder_hidden_states"`` for the networks of diffusers.
+    """
+    T = schedule.T if T is None else whole("T", T)
+    if T is None:
+        raise ValueError(f"how many training steps? give T=..., {schedule!r} does not say")
+    return ByTimestep(net, schedule, T, first, exact, names)
