@@ -15,7 +15,7 @@ from diffusion_lab.schedules import Schedule
 
 __all__ = ["SPACINGS", "grid"]
 
-INF = math.inf
+
 IN_T = ("uniform", "linspace", "quadratic")
 SPACINGS = (*IN_T, "lambda", "karras")
 
@@ -100,14 +100,14 @@ def _ends(
     first, low = 1.0, schedule.lam(1.0)
     last = edge if schedule.vp else 0.0
     high = schedule.lam(last)
-    if high == INF:
+    if high == math.inf:
         high = -math.log(0.002)  # EDM's sigma_min
         last = schedule.t_of_lam(high)
     if lam_range is not None and lam_range[0] > low:
         low, first = lam_range[0], _time_near(schedule, lam_range[0])
     if lam_range is not None and lam_range[1] < high:
         high, last = lam_range[1], _time_near(schedule, lam_range[1])
-    if low == -INF:
+    if low == -math.inf:
         low = schedule.lam(1 - edge)
     return first, last, low, high
 

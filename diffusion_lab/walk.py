@@ -31,7 +31,6 @@ from diffusion_lab.schedules import Schedule
 __all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "relay", "sample"]
 __all__ += ["walk"]
 
-REDRAW = 0.1  # seconds between two looks of a progress bar
 KEPT = 4  # answers that multistep methods may look back on
 # (number of the draw, like) -> noise of that shape; one with an argument ``s`` is told the time
 # that the step leads to (noise whose law depends on the level)
@@ -65,18 +64,23 @@ class Ask:
         condition: dict[str, Any] | None = None,
         source: Noise | None = None,
     ) -> None:
-        self.denoiser, self.condition = denoiser, condition or {}
-        self.source, self.draws = source, 0
+        self.denoiser, self.condition, self.source = denoiser, condition or {}, source
         self._told = source is not None and "s" in inspect.signature(source).parameters
         self.schedule: Schedule = denoiser.schedule
         self.history: list[tuple[float, Prediction]] = []
-        self.nfe, self.i = 0, 0
+        self.draws, self.nfe, self.i = 0, 0, 0
         self.n: int | None = None
 
     @property
     def left(self) -> float:
         """Steps still to come, this one included; infinite where nobody knows."""
         return math.inf if self.n is None else self.n - self.i
+
+    @property
+    def lowest(self) -> float:
+        """The lowest lambda at which the denoiser may be asked: that of pure noise."""
+        known = self.denoiser.lam_range
+        return max(self.schedule.lam(1.0), -math.inf if known is None else known[0])
 
     def __call__(self, x: Tensor, t: float, **more: Any) -> Prediction:
         """The denoiser's answer; ``more`` is what this call alone is conditioned on."""
@@ -262,7 +266,7 @@ def _shown(states: Iterator[State]) -> Iterator[State]:
     """The same states, with a progress bar that is redrawn now and then."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=None, unit="step", desc="sampling", mininterval=REDRAW) as progress:
+    with tqdm(total=None, unit="step", desc="sampling", mininterval=0.1) as progress:
         for state in states:
             progress.total = state.n
             progress.update(state.i - progress.n)

@@ -17,7 +17,7 @@ Order 1 is DDIM in both forms: ``p.mix(x0=alpha_s, eps=sigma_s)``. It is taken w
 (onto clean data, away from pure noise), and where a multistep has no past yet. That first step
 leaves one local error of its own order: harmless for 2M, but it would make 3M a solver of second
 order. So 3M begins with a single step of order 3 (two more calls), unless the walk starts from pure
-noise, t = 1: x0_hat hardly moves there, and the error of h^2 is too small to be seen.
+noise: x0_hat hardly moves there, and the error of h^2 is too small to be seen.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def dpmpp_sde(eta: float = 1.0) -> Step:
 def dpmpp_3m(published: bool = False, lower_order_final: bool = False) -> Step:
     """The DPM-Solver++(3M) step: a parabola through the last three x0_hat.
 
-    Exact for parabolas in lambda, so of third order from any start below t = 1. From t = 1, pure
-    noise, the first step is DDIM, whose error makes it second order in the limit of many steps.
+    Exact for parabolas in lambda, so of third order from any start below pure noise (t = 1, or the
+    denoiser's lowest lambda). From there the first step is DDIM, whose error makes it second order
+    in the limit of many steps.
 
     Args:
         published: the rule that goes by this name in the authors' code, diffusers and k-diffusion:
@@ -93,7 +94,7 @@ def dpmpp_3m(published: bool = False, lower_order_final: bool = False) -> Step:
     begin = dpm_solver(3)
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
-        if ask.i == 0 and t < 1 and not published:
+        if ask.i == 0 and ask.schedule.lam(t) > ask.lowest + 1e-3 and not published:
             x_s = begin(ask, x, t, s)
             del ask.history[1:]  # calls within the step are no past
             return x_s

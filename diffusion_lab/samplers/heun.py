@@ -55,10 +55,7 @@ class Churn:
         alpha, sigma = ask.schedule.alpha_sigma(t)
         if not self.share or alpha == 0 or not self.low <= sigma / alpha <= self.high:
             return x, t
-        lowest = ask.schedule.lam(1.0)
-        if ask.denoiser.lam_range is not None:
-            lowest = max(lowest, ask.denoiser.lam_range[0])
-        lam = max(math.log(alpha / sigma) - math.log1p(min(self.share, MOST)), lowest)
+        lam = max(math.log(alpha / sigma) - math.log1p(min(self.share, MOST)), ask.lowest)
         up = ask.schedule.t_of_lam(lam)
         if up <= t:
             return x, t
