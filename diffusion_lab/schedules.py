@@ -298,13 +298,13 @@ class Table(Schedule):
             raise ValueError("give either betas or abar, not both")
         if abar is None:
             try:
-                beta = torch.as_tensor(betas, dtype=torch.float64)
+                beta = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
             except (TypeError, ValueError) as error:
                 raise ValueError(f"betas must be a list of numbers; got {betas!r:.60}") from error
             if beta.ndim != 1 or not ((beta > 0) & (beta <= 1)).all():
                 raise ValueError("betas must be a list of numbers in (0, 1]")
             abar = torch.cumprod(1 - beta, 0)
-        table = torch.as_tensor(abar, dtype=torch.float64)
+        table = torch.as_tensor(abar, dtype=torch.float64, device="cpu")
         if table.ndim != 1 or len(table) == 0:
             raise ValueError(f"abar must be a list of T numbers; got shape {tuple(table.shape)}")
         steps = torch.diff(table, prepend=table.new_ones(1))
@@ -322,7 +322,7 @@ class Table(Schedule):
 
     def betas(self) -> Tensor:
         """beta_1..beta_T, shape (T,), float64."""
-        abar = torch.tensor(self.abar, dtype=torch.float64)
+        abar = torch.tensor(self.abar, dtype=torch.float64, device="cpu")
         return 1 - abar[1:] / abar[:-1]
 
     def _place(self, t: Time) -> tuple[Any, Time, Any]:
@@ -391,7 +391,7 @@ def zero_terminal_snr(schedule: Schedule) -> Table:
         raise ValueError(f"zero_terminal_snr needs a schedule on T steps; got {schedule!r}")
     if schedule.T == 1:
         raise ValueError("one step cannot both keep abar_1 and end at 0: take two steps or more")
-    root = torch.tensor(schedule.abar[1:], dtype=torch.float64).sqrt()
+    root = torch.tensor(schedule.abar[1:], dtype=torch.float64, device="cpu").sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return Table(abar=root**2)
 
@@ -415,7 +415,8 @@ def make(name: str, **parameters: Any) -> Schedule:
     """
     if name not in _MAKERS and ":" not in name:
         raise unknown("schedule", name, _MAKERS)
-    maker = _MAKERS[name] if name in _MAKERS else named("schedule", name)
+    maker = _MAKERS.get(name, name)
+    maker = named("schedule", maker) if isinstance(maker, str) else maker
     if "T" in parameters and name in ("linear", "cosine"):
         maker = {"linear": linear, "cosine": cosine}[name]
     check_arguments(f"the schedule {name!r}", maker, parameters)

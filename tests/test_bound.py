@@ -271,3 +271,9 @@ def test_a_term_needs_steps():
         vlb_term(p, torch.zeros(1, 1), LINEAR, torch.tensor([1.5]))
     with pytest.raises(ValueError, match="needs a denoiser with learned_var"):
         vlb_term(p, torch.zeros(1, 1), LINEAR, torch.tensor([0.5]))
+
+
+def test_a_negative_spread_is_refused():
+    x0 = torch.zeros(2, 2, dtype=F64)
+    with pytest.raises(ValueError, match="std must be >= 0; the smallest is -1"):
+        decoder_nll(x0, x0, torch.full_like(x0, -1.0), 256)

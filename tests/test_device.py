@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,3 +48,34 @@ def test_of_several_processes_the_first_one_talks(monkeypatch):
     for rank, talks in (("0", True), ("1", False)):  # as torchrun sets it
         monkeypatch.setenv("RANK", rank)
         assert first_process() == talks
+
+
+CODE = """
+import sys, torch
+{before}
+from diffusion_lab.device import generator, randn
+from diffusion_lab.nets import MLP
+from diffusion_lab.schedules import linear
+from diffusion_lab.samplers import ddpm
+from diffusion_lab.exact import Gaussian
+from diffusion_lab.objectives import draw_times
+from diffusion_lab.walk import gaussian
+S = linear(1000)
+drawn = [randn((2, 2), generator(0)), gaussian(generator(1))(0, torch.zeros(2, 2, dtype=torch.float32, device="cpu")),
+         S.prior(2, (3,), generator(2)), draw_times(S, 3, generator(3), law="grid"),
+         draw_times(S, 3, generator(4), law="uniform"),
+         draw_times(S, 3, generator(5), law="lognormal")]
+assert all(d.device.type == "cpu" for d in drawn), [d.device for d in drawn]
+print([(str(d.dtype), d.double().flatten().tolist()) for d in drawn])
+"""
+
+
+@pytest.mark.parametrize(
+    "before", ["torch.set_default_dtype(torch.float64)", 'torch.set_default_device("meta")']
+)
+def test_torchs_defaults_change_nothing_that_is_drawn(before):
+    def run(code):
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert run(CODE.format(before=before)) == run(CODE.format(before=""))

@@ -368,3 +368,39 @@ def test_losses_that_cannot_be():
     at_end = NetDenoiser(Constant(randn(1, 2)), zero_terminal_snr(LINEAR), "eps")
     with pytest.raises(ValueError, match="use a denoiser that predicts v, x0 or edm"):
         DiffusionLoss(at_end, Weighting())(randn(1, 2), torch.ones(1), randn(1, 2))
+
+
+def test_the_weight_of_the_bound_ends_finite_at_zero_terminal_snr():
+    """-d SNR/dt / 2 is constant along a table's last interval, also where alpha = 0."""
+    schedule = zero_terminal_snr(LINEAR)
+    t = torch.tensor([0.9991, 0.9999, 1.0], dtype=F64)
+    found = Weighting("vlb").on("v", schedule, t)
+    assert torch.allclose(found, torch.full_like(found, 2.1066e-6), rtol=1e-4)
+    assert Weighting("vlb").on("v", Cosine(), t[2:]).isfinite().all()
+
+
+def test_a_range_of_one_lambda_is_refused():
+    for low, high in ((1.0, 1.0), (2.0, 1.0)):
+        with pytest.raises(ValueError, match="lam_range must be"):
+            draw_times(Linear(), 4, gen(0), lam_range=(low, high))
+    assert len(draw_times(Linear(), 4, gen(0), lam_range=(1.0, 1.0 + 1e-9))) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_move_the_level(dtype):
+    """lambda is taken in double before anything is rounded: ends of the range are inside it."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, lam):
+            seen.append(lam)
+            return 0.5 * x
+
+    d = NetDenoiser(Spy(), LINEAR, "v")
+    x0, eps = (randn(3, 2, 2, seed=k).to(dtype) for k in (0, 1))
+    t = torch.tensor([1.0, 0.5, 0.001], dtype=F64)
+    half = DiffusionLoss(d, Weighting())(x0, t, eps)
+    full = DiffusionLoss(d, Weighting())(x0.float(), t, eps.float())
+    assert torch.allclose(half.float(), full, rtol=0.2)  # 8 bits of x_t at t = 0.001
+    assert seen[0].dtype is torch.float32
+    assert torch.allclose(seen[0].double(), LINEAR.lam(t), atol=1e-6)

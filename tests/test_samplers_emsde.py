@@ -10,6 +10,8 @@ import torch
 from helpers import F64, randn
 
 from diffusion_lab.data.toys import product
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.device import generator
 from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.generate import generate
 from diffusion_lab.samplers import emsde
@@ -291,3 +293,18 @@ def test_what_does_not_fit_an_adaptive_walk_is_refused():
         walk(emsde(), toy, randn(3, 1), lambda state: None, noise=drawn())
     with pytest.raises(ValueError, match="draws noise"):
         sample(walk(emsde(), toy, randn(3, 1), ENDS))
+
+
+def test_a_network_that_knows_the_last_level_is_asked_there():
+    """VE ends at sigma_min > 0: a range of lambda that ends there holds t = 0."""
+    ve = VE()
+
+    class Zero(torch.nn.Module):
+        def forward(self, x, lam):
+            return torch.zeros_like(x)
+
+    net = NetDenoiser(Zero(), ve, "edm", lam_range=(ve.lam(1.0), ve.lam(0.0)))
+    x = 50 * torch.randn(4, 2, generator=generator(0))
+    states = walk(emsde(fixed=0.25), net, x, [1.0, 0.5, 0.0], noise=gaussian(generator(1)))
+    *_, before, last = states
+    assert before.s == 0.0 and last.nfe == 9

@@ -10,7 +10,7 @@ import torch
 
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
-from diffusion_lab.exact import Gaussian
+from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.generate import generate
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, dpmpp_3m, unipc
@@ -360,3 +360,24 @@ def test_a_walk_that_leaves_the_numbers_says_so():
     x = torch.full((2, 1), math.nan)
     with pytest.raises(FloatingPointError, match="not finite"):
         sample(walk(euler_maruyama(0.0), d, x, [1.0, 0.5]))
+
+
+def test_the_size_of_a_langevin_step_is_by_whole_pictures():
+    score, z = (torch.randn(4, 3, 5, 5, generator=generator(k), dtype=F64) for k in (0, 1))
+    flat = langevin_size(score.flatten(1), z.flatten(1), 0.16)
+    assert torch.allclose(langevin_size(score, z, 0.16), flat)
+    norms = [y.flatten(1).norm(dim=1).mean() for y in (z, score)]
+    assert flat == pytest.approx(2 * (0.16 * norms[0] / norms[1]).item() ** 2)
+
+
+def test_a_picture_is_corrected_as_its_flat_twin():
+    """correct() on (B, C, H, W) and on (B, D): the same step, from the same noise."""
+    flat = Gaussian(torch.zeros(4), torch.eye(4)).denoiser(Linear())
+    picture = ExactDenoiser(
+        Linear(), lambda x, a, s: flat.formula(x.flatten(1), a, s).reshape(x.shape)
+    )
+    x = torch.randn(6, 1, 2, 2, generator=generator(5), dtype=F64)
+    noise = torch.randn(6, 4, generator=generator(6), dtype=F64)
+    ours = correct(Ask(picture, source=lambda i, like: noise.reshape(like.shape)), x, 0.4, 0.16)
+    twin = correct(Ask(flat, source=lambda i, like: noise), x.flatten(1), 0.4, 0.16)
+    assert torch.allclose(ours.flatten(1), twin, atol=1e-12)

@@ -46,7 +46,7 @@ from diffusion_lab.samplers import (
 )
 from diffusion_lab.samplers.exponential import phi
 from diffusion_lab.schedules import EDM
-from diffusion_lab.walk import walk
+from diffusion_lab.walk import sample, walk
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SINGLE = 5e-7  # diffusers steps in single precision
@@ -216,6 +216,29 @@ def test_unipc_with_an_order_lowered_early_is_something_else():
     )
     with pytest.raises(AssertionError, match="step 11"):
         compare(walk(unipc(3), Net(), X, times), steps_of(theirs, times), SINGLE)
+
+
+@SPACING
+@pytest.mark.parametrize("clean", [False, True], ids=["to 1/T", "to data"])
+@pytest.mark.parametrize(
+    "cls,order,make",
+    [
+        (diffusers.DPMSolverMultistepScheduler, 2, dpmpp_2m),
+        (diffusers.DPMSolverMultistepScheduler, 3, partial(dpmpp_3m, published=True)),
+        (diffusers.UniPCMultistepScheduler, 2, partial(unipc, 2)),
+        (diffusers.UniPCMultistepScheduler, 3, partial(unipc, 3)),
+    ],
+    ids=["++2M", "++3M", "UniPC-2", "UniPC-3"],
+)
+def test_an_order_lowered_towards_the_end(cls, order, make, clean, spacing):
+    """Their default for few steps, wherever the walk ends; without it the end is another one."""
+    times = grid(LINEAR, 12, spacing)[: None if clean else -1]
+    options = {"solver_order": order, "lower_order_final": True, "timestep_spacing": "trailing"}
+    theirs = steps_of(prepared(cls, times, **options), times)
+    compare(walk(make(lower_order_final=True), Net(), X, times), theirs, SINGLE)
+    if not clean or order == 3:
+        plain = sample(walk(make(), Net(), X, times)).x
+        assert (plain - theirs[-1]).abs().max() > 100 * SINGLE
 
 
 @SPACING

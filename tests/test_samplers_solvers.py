@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
-from helpers import F64, MIX, randn
+from helpers import F64, MIX, gen, randn
 from torchdiffeq import odeint
 
 from diffusion_lab.denoisers import Clipped, NetDenoiser, affine
@@ -523,3 +524,65 @@ def test_generate_knows_all_names(name):
     assert torch.equal(one.x, two.x)
     assert one.x.shape == (6, 2)
     assert one.nfe >= 5
+
+
+# ---- orders from any start ----------------------------------------------------------------------
+STARTS = [
+    (VP, 0.5, 0.03),
+    (Cosine(), 0.95, 0.03),
+    (Cosine(), 0.6, 0.03),
+    (EDM(80.0), (2 / 80) ** (1 / 7), 0.4),
+]
+
+
+@pytest.mark.parametrize("schedule,first,last", STARTS, ids=str)
+@pytest.mark.parametrize(
+    "make,order",
+    [
+        (dpmpp_2m, 2),
+        (dpmpp_3m, 3),
+        (partial(dpmpp_3m, True), 2),
+        (partial(unipc, 2), 3),
+        (partial(unipc, 3), 3),
+    ],
+    ids=["2M", "3M", "3M published", "UniPC-2", "UniPC-3"],
+)
+def test_the_order_from_a_start_in_the_middle(schedule, first, last, make, order):
+    """On a Gaussian, whose flow is exact: errors at 320 and 640 steps, uniform in lambda."""
+    a = randn(6, 6, seed=1)
+    data = Gaussian(randn(6, seed=2), a @ a.T * 0.2 + 0.05 * torch.eye(6, dtype=F64))
+    alpha, sigma = schedule.alpha_sigma(first)
+    x = alpha * data.sample(64, gen(3)) + sigma * randn(64, 6, seed=4)
+    exact = data.flow(x, alpha, sigma, *schedule.alpha_sigma(last))
+    low, high = schedule.lam(first), schedule.lam(last)
+    errors = []
+    for n in (320, 640):
+        inside = (schedule.t_of_lam(low + (high - low) * i / n) for i in range(1, n))
+        walked = sample(walk(make(), data.denoiser(schedule), x, [first, *inside, last]))
+        assert walked.nfe == n + (2 if make is dpmpp_3m else 0)
+        errors.append((walked.x - exact).abs().max())
+    found = math.log2(errors[0] / errors[1])
+    near_noise = schedule == Cosine() and first == 0.95  # UniPC-3's first steps hardly show there
+    assert order - 0.15 < found < order + (1.15 if near_noise else 0.15)
+
+
+def test_from_pure_noise_3m_asks_once_a_step():
+    """At t = 1, or at the lowest lambda that the denoiser knows, there is no single step first."""
+    d = MIX.denoiser(EDM(20.0))
+    for lam_range, calls in (((-2.9957, 4.0), 10), (None, 10), ((-2.0, 4.0), 10)):
+        d.lam_range = lam_range
+        times = grid(d.schedule, 10, "karras", lam_range=lam_range)
+        assert sample(walk(dpmpp_3m(), d, X, times)).nfe == calls
+    d.lam_range = (-2.9957, 4.0)
+    assert sample(walk(dpmpp_3m(), d, X, times)).nfe == 12, "a start above the lowest lambda"
+
+
+@pytest.mark.parametrize("make", [euler, heun])
+def test_churn_is_capped_at_root_two_less_one(make):
+    denoiser, times = MIX.denoiser(EDM(80.0)), grid(EDM(80.0), 8, "karras")
+
+    def run(churn):
+        return sample(walk(make(churn), denoiser, 40 * X, times[2:], noise=noise)).x
+
+    assert torch.equal(run(2**0.5 - 1), run(0.9))
+    assert not torch.equal(run(2**0.5 - 1), run(0.4))

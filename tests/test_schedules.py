@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import F64, SCHEDULES, VP_SCHEDULES
 
+from diffusion_lab.exact import Gaussian
 from diffusion_lab.forward import posterior
+from diffusion_lab.generate import generate
 from diffusion_lab.schedules import (
     EDM,
     VE,
@@ -23,6 +27,7 @@ from diffusion_lab.schedules import (
     make,
     zero_terminal_snr,
 )
+from diffusion_lab.scheduling.fastdpm import GammaLevels
 from diffusion_lab.scores.subvp import SubVP
 
 
@@ -432,3 +437,58 @@ def test_unknown_names_suggest_the_near_match():
 def test_bad_parameters(bad):
     with pytest.raises(ValueError):
         bad()
+
+
+# ---- one step, other exponents, other rooms -----------------------------------------------------
+def test_a_single_step_destroys_the_data():
+    for schedule in (linear(1), cosine(1)):
+        assert schedule.alpha(1.0) < 0.04 and schedule.T == 1
+        data = Gaussian([3.0, -2.0], [[0.25, 0.0], [0.0, 0.25]])
+        x = generate(data.denoiser(schedule), 4000, sampler="ddim", steps=1).x
+        assert torch.allclose(x.mean(0), torch.tensor([3.0, -2.0]), atol=0.05)
+    with pytest.raises(ValueError, match="two steps or more"):
+        zero_terminal_snr(linear(1))
+
+
+@pytest.mark.parametrize("rho", [0.5, 1.0, 3.0])
+def test_edm_with_another_exponent(rho):
+    """sigma_t = sigma_max t^rho, its inverse and g^2 = d sigma^2/dt."""
+    s = EDM(80.0, rho=rho)
+    assert s.sigma(0.5) == pytest.approx(80 * 0.5**rho)
+    assert s.t_of_lam(s.lam(0.3)) == pytest.approx(0.3)
+    assert s.drift_diffusion(0.25) == (0.0, pytest.approx(2 * rho * 6400 * 0.25 ** (2 * rho - 1)))
+    with pytest.raises(ValueError, match="rho must be a finite number > 0"):
+        EDM(80.0, rho=0.0)
+
+
+@every([Linear(), Cosine(), Sigmoid(), VE(), EDM(), EDM(5.0, 1.5), SubVP(), GammaLevels(1000)])
+def test_closed_rates_are_the_slopes(schedule):
+    """d alpha^2/dt, d sigma^2/dt, f, g^2 and d SNR/dt against central differences."""
+    h = 1e-5
+    for t in (0.05, 0.31, 0.77, 0.98):
+        up, down = schedule.alpha_sigma(t + h), schedule.alpha_sigma(t - h)
+        a2, s2 = ((u**2 - d**2) / (2 * h) for u, d in zip(up, down))
+        alpha, sigma = schedule.alpha_sigma(t)
+        f, g2 = schedule.drift_diffusion(t)
+        assert f == pytest.approx(0.5 * a2 / alpha**2, rel=1e-4, abs=1e-9)
+        assert g2 == pytest.approx(s2 - 2 * f * sigma**2, rel=1e-4)
+        snr = (schedule.snr(t + h) - schedule.snr(t - h)) / (2 * h)
+        assert schedule.snr_slope(t) == pytest.approx(snr, rel=1e-4)
+        many = torch.tensor([t, t], dtype=F64)
+        assert schedule.drift_diffusion(many)[1].tolist() == pytest.approx([g2, g2])
+
+
+def test_a_schedule_of_another_room_is_made_by_its_spec():
+    for schedule in (GammaLevels(1000), GammaLevels(50, 1e-3, 0.3), SubVP(0.2, 10.0)):
+        again = make(**json.loads(json.dumps(schedule.spec())))
+        assert again == schedule and type(again) is type(schedule)
+        assert again.lam(0.3) == schedule.lam(0.3)
+    assert make("subvp", b1=10.0) == SubVP(0.1, 10.0)
+    with pytest.raises(ValueError, match="only names"):
+        make("os:system")
+
+
+def test_numpy_times_are_told():
+    with pytest.raises(ValueError, match="number or a tensor of times; got ndarray"):
+        Linear().alpha(np.linspace(0, 1, 3))
+    assert Linear().alpha(np.float32(0.5)) == pytest.approx(Linear().alpha(0.5))

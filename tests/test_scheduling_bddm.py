@@ -335,3 +335,12 @@ def test_bad_input_to_nedm():
         nedm.betas(0.5, 0)
     with pytest.raises(ValueError, match="variance-preserving"):
         next(nedm.train(nedm.LevelNet(2), torch.zeros(4, 2), schedules.EDM(), generator(0)))
+
+
+def test_a_move_that_gets_nowhere_is_the_last():
+    """From abar = 0 on a schedule with alpha_1 = 0 the level found is where the walk stands."""
+    data = Gaussian([0.0, 0.0], torch.eye(2))
+    net = bddm.ScheduleNet(2, 4)
+    x = torch.zeros(3, 2)
+    found = bddm.find(net, data.denoiser(schedules.cosine()), x, ddim(), 0.0, 0.3, most=6)
+    assert found == [1.0, 0.0]

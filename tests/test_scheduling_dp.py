@@ -302,3 +302,13 @@ def test_bad_input_to_analytic():
         sample(walk(step, TOY.denoiser(LINEAR), torch.randn(2, 1), [1.0, 0.5]))
     with pytest.raises(ValueError, match="fill the errors"):
         an.sizes(toy_errors([0.5]), [0.5, 0.2, 0.0])
+
+
+def test_tables_and_times_that_cannot_be_are_refused():
+    table = torch.full((3, 3), math.inf, dtype=torch.float64).tril(-1)
+    broken = table.clone()
+    broken[2, 1] = math.nan
+    with pytest.raises(ValueError, match="holds NaN"):
+        dp.shortest(broken, [0.5, 1.0], 2)
+    with pytest.raises(ValueError, match="must rise"):
+        dp.shortest(torch.zeros(3, 3, dtype=torch.float64), [1.0, 0.5], 2)

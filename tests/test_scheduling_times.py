@@ -160,3 +160,11 @@ def test_bad_input():
         dt.gap(LINEAR, [0.2, 0.5], torch.tensor([-1.0, 0.0]))
     with pytest.raises(ValueError, match="do not compare"):
         dt.gaussian_kl(Gaussian([0.0], [[1.0]]), Gaussian(torch.zeros(2), torch.eye(2)))
+
+
+def test_a_grid_that_does_not_fit_begins_where_it_was_asked_to():
+    """400 steps reach below the highest lambda: they are laid between both ends."""
+    times = dt.grid_from(LINEAR, 0.1, 400, lam_range=(-3.0, 4.0))
+    assert times[0] == pytest.approx(0.1) and LINEAR.lam(times[-2]) == pytest.approx(4.0)
+    gaps = [a - b for a, b in itertools.pairwise(times[:-1])]
+    assert gaps == pytest.approx([gaps[0]] * 399)

@@ -7,12 +7,22 @@ from typing import Any
 from torch import nn
 
 from diffusion_lab.errors import check_arguments, unknown
-from diffusion_lab.nets.calls import by_timestep
+from diffusion_lab.nets.calls import by_timestep, times_of, times_of_sigmas, timesteps
 from diffusion_lab.nets.classifier import Classifier
 from diffusion_lab.nets.mlp import MLP
 from diffusion_lab.nets.unet import UNet
 
-__all__ = ["MLP", "NETS", "Classifier", "UNet", "by_timestep", "make"]
+__all__ = [
+    "MLP",
+    "NETS",
+    "Classifier",
+    "UNet",
+    "by_timestep",
+    "make",
+    "times_of",
+    "times_of_sigmas",
+    "timesteps",
+]
 
 NETS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "classifier": Classifier}
 

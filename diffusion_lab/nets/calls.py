@@ -1,12 +1,15 @@
 """How a network is called: ours as net(x, lam, **condition), other people's by an adapter.
 
 ``NetDenoiser(by_timestep(unet, linear(1000)), linear(1000), "eps")`` makes a denoiser of a network
-that wants timesteps: a UNet2DModel of diffusers, or any ``net(x, timestep) -> tensor``.
+that wants timesteps: a UNet2DModel of diffusers, or any ``net(x, timestep) -> tensor``. Other
+people's grids become ours by ``times_of`` (timesteps) and ``times_of_sigmas``.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ from diffusion_lab.device import unwrapped
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.schedules import Schedule
 
-__all__ = ["ByTimestep", "accepted", "by_timestep"]
+__all__ = ["ByTimestep", "accepted", "by_timestep", "times_of", "times_of_sigmas", "timesteps"]
 
 
 def accepted(net: nn.Module, form: str | None = None) -> tuple[str, ...] | None:
@@ -91,3 +94,46 @@ def by_timestep(
     if T is None:
         raise ValueError(f"how many training steps? give T=..., {schedule!r} does not say")
     return ByTimestep(net, schedule, T, first, exact, names)
+
+
+# ---- their grids --------------------------------------------------------------------------------
+def timesteps(
+    schedule: Schedule, steps: int, spacing: str = "leading", offset: int = 0
+) -> list[int]:
+    """Falling timesteps as diffusers lays them: ``leading`` i (T // steps), or ``trailing``.
+
+    trailing is round(T - i T/steps) - 1: the one that begins at pure noise. ``offset`` is added to
+    leading ones (their ``steps_offset``). ValueError for more steps than the schedule has.
+    """
+    T, steps = schedule.T, whole("the number of steps", steps)
+    if spacing not in ("leading", "trailing"):
+        raise unknown("spacing of timesteps", spacing, ("leading", "trailing"))
+    if T is None or steps > T:
+        raise ValueError(f"{steps} timesteps asked of {schedule!r}, which has {T or 'none'}")
+    if spacing == "leading":
+        return [i * (T // steps) + offset for i in reversed(range(steps))]
+    return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+def times_of(steps: Iterable[int], schedule: Schedule, *, clean: bool = True) -> list[float]:
+    """The times (j + 1)/T of falling timesteps j of 0..T-1, and 0 at the end with ``clean``."""
+    found = [int(j) for j in steps]
+    T = schedule.T
+    if T is None or not all(0 <= j < T for j in found):
+        raise ValueError(f"timesteps of {schedule!r} lie in 0..{(T or 1) - 1}; got {found[:5]}")
+    return [(j + 1) / T for j in found] + [0.0] * clean
+
+
+def times_of_sigmas(sigmas: Iterable[float], schedule: Schedule) -> list[float]:
+    """The times at which sigma_t/alpha_t is each of ``sigmas`` (EDM's sigma); 0 where it is 0.
+
+    ValueError for a noise level that the schedule does not reach.
+    """
+    found = []
+    for sigma in map(float, sigmas):
+        lam = math.inf if sigma == 0 else -math.log(sigma)
+        t = schedule.t_of_lam(lam)
+        if sigma and not math.isclose(schedule.lam(t), lam, abs_tol=1e-3):
+            raise ValueError(f"{schedule!r} has no time with sigma/alpha = {sigma:g}")
+        found.append(t)
+    return found
