@@ -6,7 +6,6 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 
 __all__ = [
     "CheckpointError",
@@ -15,15 +14,13 @@ __all__ = [
     "did_you_mean",
     "near",
     "number",
+    "share",
     "unknown",
     "whole",
 ]
 
 CLOSE = 0.5
 """A name is near when at most this share of its letters has to change."""
-
-ALIKE = 0.6
-"""Where none is near: the share of letters in common (difflib's) that is still worth a guess."""
 
 
 class DataError(RuntimeError):
@@ -68,6 +65,17 @@ def number(what: str, given: float, least: float = 0.0, *, above: bool = False) 
     return value
 
 
+def share(what: str, given: float) -> float:
+    """``given`` as a float; ValueError unless it lies in [0, 1]."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} must lie in [0, 1]; got {given!r}")
+    return value
+
+
 def check_arguments(what: str, function: Callable[..., object], given: Iterable[str]) -> None:
     """ValueError, with the near match, for a name that is no argument of ``function``."""
     names = inspect.signature(function).parameters
@@ -87,8 +95,8 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 def near(given: object, known: Iterable[str]) -> list[str]:
     """Up to three names that ``given`` may have been meant for, the likeliest first.
 
-    Those that hold ``given``, then those with the fewest slips of the keyboard; upper and lower
-    case are one. A number is near nothing: 12 is not meant for 2.
+    Those that hold ``given``, then those with the fewest slips of the keyboard, else those that it
+    begins with; upper and lower case are one. A number is near nothing: 12 is not meant for 2.
     """
     text, names = str(given).lower(), list(dict.fromkeys(known))
     if not text or text.lstrip("+-").replace(".", "", 1).isdecimal():
@@ -98,9 +106,7 @@ def near(given: object, known: Iterable[str]) -> list[str]:
     holds = [name for name in names if len(text) >= 3 and text in name.lower()]
     found = holds + [name for name in close if close[name] == min(close.values())]
     if not found:
-        match = get_close_matches(text, [name.lower() for name in names], n=1, cutoff=ALIKE)
-        starts = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
-        found = starts or [name for name in names if name.lower() in match]
+        found = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
     return sorted(dict.fromkeys(found), key=lambda name: (name not in holds, slips[name]))[:3]
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction
-from diffusion_lab.device import check_finite, check_float, check_label
+from diffusion_lab.device import check_finite, check_float, check_generator, check_label
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.schedules import Schedule, Time
 
@@ -114,7 +114,7 @@ class GaussianMixture:
 
     def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n exact draws (n, D) and the component each came from (n,)."""
-        n = whole("the number of samples", n)
+        n, generator = whole("the number of samples", n), check_generator(generator)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64, device="cpu")
         z = z * self.eigenvalues[k].sqrt()

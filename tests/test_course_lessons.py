@@ -211,7 +211,7 @@ def test_enough_is_compared_and_asked(lesson):
 @every_lesson
 def test_something_to_touch(lesson):
     source = building.source_text(lesson, HOME)
-    assert re.search(r"\b(\w*explore\w*|player|animation)\(", source)
+    assert re.search(r"\b(\w*explore\w*|player)\(", source)
 
 
 @every_lesson

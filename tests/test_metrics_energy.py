@@ -109,6 +109,12 @@ def test_rapl_counters_by_package_and_past_their_range(tmp_path):
     assert "assumed" in m.energy.source
 
 
+def test_watts_that_are_given_are_not_read_from_a_board():
+    with PowerMeter("meta", watts=300, power=lambda: 70.0) as m:
+        pass
+    assert "300 W a board assumed" in m.energy.source
+
+
 def test_a_boards_power_is_sampled_or_assumed():
     readings = iter([100.0, 300.0] + [200.0] * 10_000)
     with PowerMeter("meta", power=lambda: next(readings), every=0.002) as m:

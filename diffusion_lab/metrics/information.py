@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.device import randn
+from diffusion_lab.device import check_generator, randn
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.forward import vp
@@ -151,7 +151,8 @@ def finite(data: FiniteData, lam: float, n: int, generator: torch.Generator) -> 
         raise ValueError("the class of a picture needs labels: FiniteData(x, labels)")
     n = whole("the number of pictures", n)
     alpha, sigma = (float(c) for c in vp(lam))
-    chosen = torch.randint(len(data.x), (n,), generator=generator)
+    generator = check_generator(generator)
+    chosen = torch.randint(len(data.x), (n,), generator=generator, device="cpu")
     x0 = data.x[chosen]
     x_t = alpha * x0 + sigma * randn(tuple(x0.shape), generator, x0)
     weights = data.log_weights(x_t, alpha, sigma).softmax(1)  # (n, N) float64
