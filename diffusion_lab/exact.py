@@ -129,7 +129,8 @@ class GaussianMixture:
             raise ValueError(f"x must have shape (B, {self.dim}); got {tuple(x.shape)}")
         x = x.double()
         alpha, sigma = (
-            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1) for c in (alpha, sigma)
+            torch.as_tensor(c, dtype=torch.float64, device=x.device).reshape(-1, 1, 1)
+            for c in (alpha, sigma)
         )
         gap = x[:, None] - alpha * self.means  # (B, K, D)
         gap = torch.einsum("kji,bkj->bki", self.eigenvectors, gap)
@@ -165,7 +166,7 @@ class GaussianMixture:
         Labels are int64, 0..K-1, and K for no class.
         """
         logs, gap, var = self._parts(x, alpha, sigma, label)
-        a = torch.as_tensor(alpha, dtype=torch.float64).reshape(-1, 1, 1)
+        a = torch.as_tensor(alpha, dtype=torch.float64, device=x.device).reshape(-1, 1, 1)
         move = torch.einsum("kij,bkj->bki", self.eigenvectors, a * self.eigenvalues * gap / var)
         mean = (logs.softmax(-1)[..., None] * (self.means + move)).sum(1)
         return mean.to(x.dtype)
@@ -257,7 +258,8 @@ class FiniteData:
     def log_weights(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
         """-|x_t - alpha x_i|^2 / 2 sigma^2 up to a constant of x_t, (B, N) float64."""
         alpha, sigma = (
-            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1) for c in (alpha, sigma)
+            torch.as_tensor(c, dtype=torch.float64, device=x_t.device).reshape(-1, 1)
+            for c in (alpha, sigma)
         )
         if x_t.shape[1:] != self.x.shape[1:]:
             raise ValueError(

@@ -160,3 +160,16 @@ def test_a_number_of_samples_that_is_none(name, n):
 def test_an_unknown_toy():
     with pytest.raises(ValueError, match="Did you mean 'checkerboard'"):
         load_toy("chekerboard")
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_draws_do_not_follow_torchs_defaults(name):
+    before = load_toy(name).sample(5, generator(2))
+    for setting in (torch.set_default_dtype, torch.set_default_device):
+        device = setting is torch.set_default_device
+        setting("meta" if device else torch.float64)
+        try:
+            after = load_toy(name).sample(5, generator(2))
+        finally:
+            setting(None if device else torch.float32)
+        assert after.dtype == before.dtype and torch.equal(after, before)

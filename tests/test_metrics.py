@@ -368,6 +368,31 @@ def test_a_seed_is_no_generator(draw):
         draw(0)
 
 
+def test_measures_do_not_follow_torchs_defaults():
+    x = data.load("digits", "test").x
+
+    def found():
+        return [
+            metrics.fd_infinity(x, "digits").value,
+            metrics.fd_estimate(x, "digits").error,
+            metrics.kid(x, "digits").error,
+            metrics.precision_recall(x, "digits").coverage,
+            metrics.classifier_score(x, "digits").value,
+            metrics.noise_anchor(100, "digits"),
+            sliced_w2(x.flatten(1), x.flatten(1) + 1, generator(0)),
+            float(likelihood.dequantise(x, 17, generator(0)).double().sum()),
+        ]
+
+    before = found()
+    for setting in (torch.set_default_dtype, torch.set_default_device):
+        device = setting is torch.set_default_device
+        setting("meta" if device else torch.float64)
+        try:
+            assert found() == before
+        finally:
+            setting(None if device else torch.float32)
+
+
 # ---- memorisation, modes
 def test_blurred_is_the_mean_of_each_block():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)

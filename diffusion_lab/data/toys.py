@@ -167,7 +167,7 @@ def _uniform(n: int, generator: Generator) -> Tensor:
 
 def _one_of(count: int, n: int, generator: Generator) -> Tensor:
     n, generator = whole("the number of samples", n), check_generator(generator)
-    return torch.randint(count, (n,), generator=generator, device="cpu")
+    return torch.randint(count, (n,), generator=generator, device="cpu").to(torch.float32)
 
 
 def _normal(n: int, generator: Generator) -> Tensor:

@@ -139,7 +139,7 @@ def _counted(denoiser: Denoiser) -> dict[str, int]:
         raise ValueError(
             "this denoiser does not know the shape of one datum: make it with shape=(C, H, W)"
         )
-    like = next(denoiser.parameters(), torch.zeros(()))
+    like = next(denoiser.parameters(), torch.zeros((), device="cpu"))
     x = torch.zeros(1, *denoiser.shape, device=like.device)
     condition = {}
     if denoiser.num_classes is not None:
@@ -192,7 +192,7 @@ def _wait(where: torch.device) -> None:
 
 def _device(models: Sequence[nn.Module]) -> torch.device:
     parameters = (p for model in models for p in model.parameters())
-    return next(parameters, torch.zeros(())).device
+    return next(parameters, torch.zeros((), device="cpu")).device
 
 
 def _network(model: nn.Module) -> nn.Module:

@@ -32,7 +32,7 @@ def w1(x: Tensor, y: Tensor) -> float:
     places = torch.cat([x, y]).sort().values
     gap = places.diff()
     # both distribution functions are steps: constant between neighbouring places
-    f, g = (torch.searchsorted(a, places[:-1], right=True) / len(a) for a in (x, y))
+    f, g = (torch.searchsorted(a, places[:-1], right=True).double() / len(a) for a in (x, y))
     return float(((f - g).abs() * gap).sum())
 
 

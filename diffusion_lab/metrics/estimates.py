@@ -46,7 +46,7 @@ class Estimate:
         ``n`` is what the estimate says it rests on; by default the number of values. ValueError
         for fewer than two values: one run says nothing about the spread.
         """
-        values = torch.as_tensor(values, dtype=torch.float64)
+        values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(
                 f"a standard error needs at least two values in one row; got {tuple(values.shape)}"
@@ -102,7 +102,7 @@ def _beyond(t: float, freedom: float) -> float:
     if math.isinf(freedom) or math.isnan(t):
         return 0.5 * math.erfc(t / math.sqrt(2))
     end = math.atan2(math.sqrt(freedom), t)
-    w = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    w = (torch.arange(2000, dtype=torch.float64, device="cpu") + 0.5) / 2000
     part = (2 * end * w * torch.sin(end * w * w) ** (freedom - 1)).mean().item()
     size = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(math.pi)
     return part * math.exp(size)

@@ -194,7 +194,7 @@ def extrapolate(
     if len(set(sizes)) < 2:
         raise ValueError(f"a line needs at least two different sizes; got {sizes}")
     generator = check_generator(generator, seed=0)
-    design = torch.stack([torch.ones(len(sizes)), 1 / torch.tensor(sizes)], 1).double()
+    design = torch.tensor([[1.0, 1 / n] for n in sizes], dtype=torch.float64, device="cpu")
     weights = torch.linalg.pinv(design)[0]  # least squares: the intercept is weights @ values
     ends = [float(weights @ fd_curve(feats, ref, sizes, generator)) for _ in range(5)]
     return Estimate(sum(ends) / 5, estimate(feats, ref, generator, draws).error, n)
@@ -338,7 +338,7 @@ def real_floor(
     some = (
         [torch.nonzero(pool.labels == k)[:, 0] for k in range(classes)]
         if balanced
-        else [torch.arange(len(pool.x))]
+        else [torch.arange(len(pool.x), device="cpu")]
     )
     each = n // len(some)
     if each > min(map(len, some)):

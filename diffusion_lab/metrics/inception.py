@@ -121,7 +121,7 @@ def _pooled(net: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def inception_features(x: Tensor, net: nn.Module, batch: int = 50) -> Tensor:
     """Features (N, 2048), float64, of pictures (N, 1 or 3, H, W) in [-1, 1]."""
-    where = next(net.parameters(), torch.zeros(())).device
+    where = next(net.parameters(), torch.zeros((), device="cpu")).device
     return torch.cat([net(prepare(part.to(where))).double().cpu() for part in x.split(batch)])
 
 

@@ -48,10 +48,10 @@ def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[...,
         raise ValueError(
             f"the integrals are over a line: the mixture must have D = 1, not {mixture.dim}"
         )
-    levels = torch.as_tensor(lam, dtype=torch.float64)
+    levels = torch.as_tensor(lam, dtype=torch.float64, device="cpu")
     if bool(levels.isnan().any()):
         raise ValueError("lambda must be a number; got nan")
-    z = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
+    z = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64, device="cpu")
     weight = torch.exp(-0.5 * z * z)
     weight = weight / weight.sum()
     out = []
@@ -62,7 +62,7 @@ def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[...,
             x = alpha * mixture.means[k] + std * z
             total += share * float(weight @ value(x[:, None], k, alpha, sigma))
         out.append(total)
-    return torch.tensor(out, dtype=torch.float64).reshape(levels.shape)
+    return levels.new_tensor(out).reshape(levels.shape)
 
 
 def class_bits(mixture: GaussianMixture, lam: Tensor | float) -> Tensor:

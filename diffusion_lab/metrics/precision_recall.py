@@ -56,7 +56,7 @@ def _radii(x: Tensor, k: int) -> Tensor:
     found = []
     for start in range(0, len(x), CHUNK):
         d = _squared(x[start : start + CHUNK], x)
-        d[torch.arange(len(d)), torch.arange(start, start + len(d))] = math.inf  # not itself
+        d.diagonal(start).fill_(math.inf)  # not itself
         found.append(d.kthvalue(k, dim=1).values)
     return torch.cat(found)
 
@@ -77,8 +77,8 @@ def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:
     real, made = real.double(), made.double()
     slack = SLACK * float(max((real * real).sum(1).max(), (made * made).sum(1).max()))
     r_real, r_made = (_radii(x, k) + slack for x in (real, made))
-    in_real, in_made, covered = 0, 0, torch.zeros(len(real), dtype=torch.bool)
-    balls = 0
+    in_real, in_made, balls = 0, 0, 0
+    covered = torch.zeros(len(real), dtype=torch.bool, device="cpu")
     for start in range(0, len(made), CHUNK):
         d = _squared(real, made[start : start + CHUNK])
         inside = d <= r_real[:, None]
