@@ -267,6 +267,11 @@ def test_evaluations_weighted_by_their_pixels():
             for _ in range(calls):
                 net(torch.zeros(5, 1, size, size))
     assert m.cost.nfe == 10 and m.cost.pixel_nfe == 4
+    colour = nn.Conv2d(3, 1, 1)
+    with Meter(net, colour, pictures=1) as m:  # pixels, not channels
+        net(torch.zeros(1, 1, 8, 8))
+        colour(torch.zeros(1, 3, 8, 8))
+    assert m.cost.pixel_nfe == 2
     points = nn.Linear(2, 2)
     with Meter(points, pictures=3) as m:
         points(torch.zeros(3, 2))

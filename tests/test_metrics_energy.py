@@ -230,6 +230,12 @@ def test_latency_and_throughput_are_medians_after_a_warm_up(monkeypatch):
         timing(make, 1, repeats=0)
 
 
+def test_timing_is_of_one_picture_five_times_after_one_unless_told_otherwise():
+    asked = []
+    found = timing(asked.append)
+    assert asked == [1] * 6 and (found.pictures, found.repeats) == (1, 5)
+
+
 def test_everything_at_once(model):
     found = meter(
         lambda n: generate(model, n, steps=4, sampler="ddim"),
