@@ -132,6 +132,8 @@ def execute(notebook: Any, *, at: str = "live") -> Any:
         raise unknown("level", at, LEVELS)
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     settings = {LEVEL_VARIABLE: at, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": path}
+    if at == "smoke":  # pictures are few on purpose: metrics.fd need not say so
+        settings["PYTHONWARNINGS"] = "ignore:FD of:UserWarning"
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     stopped: list[bool] = []
 
