@@ -38,7 +38,7 @@ from diffusion_lab.device import (
     check_times,
     explain_precision,
 )
-from diffusion_lab.errors import check_range, unknown
+from diffusion_lab.errors import check_lam_range, unknown
 from diffusion_lab.nets.calls import accepted
 from diffusion_lab.schedules import Schedule, Time, lib_of
 
@@ -317,7 +317,7 @@ class NetDenoiser(Denoiser):
             )
         if not 0 < sd < math.inf:
             raise ValueError(f"the standard deviation of the data must be > 0; got {sd}")
-        check_range(lam_range)
+        check_lam_range(lam_range)
         self._accepts = accepted(net, form)
         self.net, self.kind, self.sd = net, kind, sd
         self.shape, self.num_classes = shape, num_classes

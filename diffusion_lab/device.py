@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 
@@ -17,6 +18,9 @@ __all__ = [
     "check_each",
     "check_finite",
     "check_float",
+    "check_generator",
+    "check_label",
+    "check_range",
     "check_time",
     "check_times",
     "device",
@@ -187,3 +191,33 @@ def explain_precision(x: Tensor, net: nn.Module, error: Exception) -> None:
             f"x_t is {x.dtype} and the network's weights are {weight.dtype}: call x_t.to("
             f"{weight.dtype}), or net.to({x.dtype})"
         ) from error
+
+
+def check_range(x: Tensor, name: str) -> None:
+    """Do pictures (N, C, H, W) lie in [-1, 1]? Samplers' may exceed it, most by little.
+
+    ValueError for pixels 0..255, which no sampler draws. A warning where no pixel is below 0, as in
+    pictures scaled to [0, 1], or where more than half of them are far outside.
+    """
+    low, high = (float(end) for end in x.aminmax())
+    scale = f"{name} go from {low:g} to {high:g}"
+    if low >= 0 and high > 2:
+        raise ValueError(f"{scale}: pixels 0..255 become data in [-1, 1] by x / 127.5 - 1")
+    if low >= 0 and low < high and len(x) > 1:
+        words = f"{scale}, and black is -1: pictures in [0, 1] become data in [-1, 1] by 2 * x - 1"
+        warnings.warn(words, stacklevel=3)
+    elif float((x.abs() > 1.5).double().mean()) > 0.5:
+        words = f"{scale}: more than half of the pixels lie far outside [-1, 1]"
+        warnings.warn(words, stacklevel=3)
+
+
+def check_generator(given: torch.Generator | None, seed: int | None = None) -> torch.Generator:
+    """The generator; with ``seed``, that of the seed for None. ValueError for anything else."""
+    if given is None and seed is not None:
+        return generator(seed)
+    if not isinstance(given, torch.Generator):
+        raise ValueError(
+            f"random numbers come from a torch.Generator; got {type(given).__name__}: "
+            "device.generator(seed) makes one"
+        )
+    return given

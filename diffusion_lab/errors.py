@@ -8,28 +8,25 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
     "CheckpointError",
     "DataError",
     "check_arguments",
-    "check_range",
+    "check_lam_range",
     "check_takes",
     "did_you_mean",
     "named",
     "near",
     "number",
+    "share",
     "unknown",
     "whole",
 ]
 
 CLOSE = 0.5
 """A name is near when at most this share of its letters has to change."""
-
-ALIKE = 0.6
-"""Where none is near: the share of letters in common (difflib's) that is still worth a guess."""
 
 
 class DataError(RuntimeError):
@@ -74,6 +71,17 @@ def number(what: str, given: float, least: float = 0.0, *, above: bool = False) 
     return value
 
 
+def share(what: str, given: float) -> float:
+    """``given`` as a float; ValueError unless it lies in [0, 1]."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} must lie in [0, 1]; got {given!r}")
+    return value
+
+
 def check_arguments(what: str, function: Callable[..., object], given: Iterable[str]) -> None:
     """ValueError, with the near match, for a name that is no argument of ``function``."""
     names = inspect.signature(function).parameters
@@ -115,8 +123,8 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 def near(given: object, known: Iterable[str]) -> list[str]:
     """Up to three names that ``given`` may have been meant for, the likeliest first.
 
-    Those that hold ``given``, then those with the fewest slips of the keyboard; upper and lower
-    case are one. A number is near nothing: 12 is not meant for 2.
+    Those that hold ``given``, then those with the fewest slips of the keyboard, else those that it
+    begins with; upper and lower case are one. A number is near nothing: 12 is not meant for 2.
     """
     text, names = str(given).lower(), list(dict.fromkeys(known))
     if not text or text.lstrip("+-").replace(".", "", 1).isdecimal():
@@ -126,9 +134,7 @@ def near(given: object, known: Iterable[str]) -> list[str]:
     holds = [name for name in names if len(text) >= 3 and text in name.lower()]
     found = holds + [name for name in close if close[name] == min(close.values())]
     if not found:
-        match = get_close_matches(text, [name.lower() for name in names], n=1, cutoff=ALIKE)
-        starts = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
-        found = starts or [name for name in names if name.lower() in match]
+        found = [name for name in names if len(name) >= 3 and text.startswith(name.lower())]
     return sorted(dict.fromkeys(found), key=lambda name: (name not in holds, slips[name]))[:3]
 
 
@@ -159,7 +165,7 @@ def check_takes(what: str, function: Any, *names: str) -> None:
         raise ValueError(f"{what} ({', '.join(names)}); got {function!r}{call}") from error
 
 
-def check_range(lam_range: tuple[float, float] | None) -> None:
+def check_lam_range(lam_range: tuple[float, float] | None) -> None:
     """ValueError unless lam_range is None or (lowest, highest)."""
     if lam_range is not None and not (len(lam_range) == 2 and lam_range[0] < lam_range[1]):
         raise ValueError(f"lam_range must be (lowest, highest); got {lam_range}")

@@ -24,7 +24,13 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction
-from diffusion_lab.device import check_batch, check_finite, check_float, check_label
+from diffusion_lab.device import (
+    check_batch,
+    check_finite,
+    check_float,
+    check_generator,
+    check_label,
+)
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.schedules import Schedule, Time
 
@@ -111,7 +117,7 @@ class GaussianMixture:
 
     def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n exact draws (n, D) and the component each came from (n,)."""
-        n = whole("the number of samples", n)
+        n, generator = whole("the number of samples", n), check_generator(generator)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.dim, generator=generator, dtype=torch.float64, device="cpu")
         z = z * self.eigenvalues[k].sqrt()
@@ -126,7 +132,8 @@ class GaussianMixture:
             raise ValueError(f"x must have shape (B, {self.dim}); got {tuple(x.shape)}")
         x = x.double()
         alpha, sigma = (
-            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1) for c in (alpha, sigma)
+            torch.as_tensor(c, dtype=torch.float64, device=x.device).reshape(-1, 1, 1)
+            for c in (alpha, sigma)
         )
         gap = x[:, None] - alpha * self.means  # (B, K, D)
         gap = torch.einsum("kji,bkj->bki", self.eigenvectors, gap)
@@ -162,7 +169,7 @@ class GaussianMixture:
         Labels are int64, 0..K-1, and K for no class.
         """
         logs, gap, var = self._parts(x, alpha, sigma, label)
-        a = torch.as_tensor(alpha, dtype=torch.float64).reshape(-1, 1, 1)
+        a = torch.as_tensor(alpha, dtype=torch.float64, device=x.device).reshape(-1, 1, 1)
         move = torch.einsum("kij,bkj->bki", self.eigenvectors, a * self.eigenvalues * gap / var)
         mean = (logs.softmax(-1)[..., None] * (self.means + move)).sum(1)
         return mean.to(x.dtype)
@@ -254,7 +261,8 @@ class FiniteData:
     def log_weights(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
         """-|x_t - alpha x_i|^2 / 2 sigma^2 up to a constant of x_t, (B, N) float64."""
         alpha, sigma = (
-            torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1) for c in (alpha, sigma)
+            torch.as_tensor(c, dtype=torch.float64, device=x_t.device).reshape(-1, 1)
+            for c in (alpha, sigma)
         )
         if x_t.shape[1:] != self.x.shape[1:]:
             raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 
-from diffusion_lab.errors import check_range, number, unknown, whole
+from diffusion_lab.errors import check_lam_range, number, unknown, whole
 from diffusion_lab.schedules import Schedule
 
 __all__ = ["SPACINGS", "grid"]
@@ -95,7 +95,7 @@ def _ends(
     These are the schedule's own ends, cut where lambda is infinite, and then ``lam_range``. With
     zero terminal SNR the first time stays 1 (there is no other place to start from pure noise).
     """
-    check_range(lam_range)
+    check_lam_range(lam_range)
     edge = 1 / schedule.T if schedule.T is not None else 1e-3
     first, low = 1.0, schedule.lam(1.0)
     last = edge if schedule.vp else 0.0

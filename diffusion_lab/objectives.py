@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from diffusion_lab.bound import vlb_term
 from diffusion_lab.denoisers import Denoiser, affine
 from diffusion_lab.device import randn
-from diffusion_lab.errors import check_range, unknown, whole
+from diffusion_lab.errors import check_lam_range, unknown, whole
 from diffusion_lab.forward import noised
 from diffusion_lab.schedules import Schedule
 
@@ -170,7 +170,7 @@ def draw_times(
     n = whole("the number of times", n)
     if not isinstance(generator, torch.Generator):
         raise ValueError(f"times are drawn by a torch.Generator; got {generator!r}")
-    check_range(lam_range)
+    check_lam_range(lam_range)
     if law == "grid":
         if schedule.T is None:
             raise ValueError("the law 'grid' needs a schedule on T steps, such as linear(1000)")

@@ -221,7 +221,7 @@ def test_a_closed_stdout_and_stderr_do_not_matter(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_an_answer_that_finds_no_room_is_told(tmp_path):
     with open("/dev/full", "w") as full:
-        command = [*SHELL, tmp_path / "x.png"]
+        command = ["env", "-u", "PYTHONUNBUFFERED", *SHELL, tmp_path / "x.png"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert "the answer could not be written to stdout (No space left on device)" in done.stderr

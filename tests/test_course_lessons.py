@@ -13,9 +13,11 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -209,7 +211,7 @@ def test_enough_is_compared_and_asked(lesson):
 @every_lesson
 def test_something_to_touch(lesson):
     source = building.source_text(lesson, HOME)
-    assert re.search(r"\b(\w*explore\w*|player|animation)\(", source)
+    assert re.search(r"\b(\w*explore\w*|player)\(", source)
 
 
 @every_lesson
@@ -275,6 +277,7 @@ TINY = """\
 
 # %% name="parts"
 import sys
+import time
 import types
 
 from diffusion_lab.course import lessons, plots
@@ -474,6 +477,32 @@ def test_built_lesson_has_no_fault(built):
     assert set(verdicts(stored("99_tiny", "solution", built)).values()) == {"right: well done.\n"}
     said = verdicts(stored("99_tiny", "learner", built)).values()
     assert all(line.startswith("not attempted yet") for line in said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of posix")
+def test_ctrl_c_stops_a_build_and_writes_nothing(home):
+    """The whole terminal hears it, so the kernel does too."""
+    source = home / "source" / "99_tiny.py"
+    text = source.read_text()
+    here = 'import pathlib, time\npathlib.Path(r"{}").touch()\ntime.sleep(60)'
+    source.write_text(text + f'\n# %% name="wait"\n{here.format(home / "begun")}\n')
+    code = (
+        "from pathlib import Path; from diffusion_lab import cli; from diffusion_lab.course import "
+        f"building, lessons; building.update = lambda *_, **__: building.build(99, home=Path("
+        f"{str(home)!r})); raise SystemExit(cli.main(['lesson', 'build', '99']))"
+    )
+    building_it = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for _ in range(600):
+        if (home / "begun").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(building_it.pid, signal.SIGINT)
+    said = building_it.communicate(timeout=60)[1]
+    assert building_it.returncode == 130
+    assert said.splitlines()[-1] == "stopped" and "Traceback" not in said
+    assert sorted(path.name for path in home.iterdir()) == ["begun", "source"]
 
 
 def test_build_is_deterministic(built):

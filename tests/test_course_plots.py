@@ -106,7 +106,6 @@ def test_save_grid_writes_the_pixels(tmp_path):
         (lambda: plots.strip([pictures(2)], labels=["a", "b"]), "1 labels are needed"),
         (lambda: plots.scatter(torch.zeros(3, 3)), r"\(N, 2\)"),
         (lambda: plots.field(torch.zeros(3, 2), torch.zeros(2, 2)), "both be"),
-        (lambda: plots.animation_html([], alt="a"), "at least one frame"),
     ],
 )
 def test_bad_input_says_what_was_given(call, words):
@@ -155,16 +154,6 @@ def test_scatter_and_field_hold_the_numbers():
     arrows = fig.axes[0].collections[0]
     assert arrows.get_array().tolist() == [5.0, 0.0]
     assert np.allclose(arrows.U, [0.6, 0.0]) and np.allclose(arrows.V, [0.8, 0.0])
-
-
-def test_animation_is_html_with_a_still(shown, capsys):
-    frames = [pictures(2) * scale for scale in (0.2, 0.6, 1.0)]
-    plots.animation(frames, alt='noise "fades"', caption="Watch it fade.")
-    ((bundle, metadata),) = shown
-    assert metadata["image/png"]["alt"] == 'noise "fades"'
-    assert 'aria-label="noise &quot;fades&quot;"' in bundle["text/html"]
-    assert bundle["text/html"].count("data:image/png;base64") == 3
-    assert capsys.readouterr().out == "Watch it fade.\n"
 
 
 def test_importing_plots_does_not_import_matplotlib():

@@ -160,3 +160,49 @@ def test_a_number_of_samples_that_is_none(name, n):
 def test_an_unknown_toy():
     with pytest.raises(ValueError, match="Did you mean 'checkerboard'"):
         load_toy("chekerboard")
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_draws_do_not_follow_torchs_defaults(name):
+    before = load_toy(name).sample(5, generator(2))
+    for setting in (torch.set_default_dtype, torch.set_default_device):
+        device = setting is torch.set_default_device
+        setting("meta" if device else torch.float64)
+        try:
+            after = load_toy(name).sample(5, generator(2))
+        finally:
+            setting(None if device else torch.float32)
+        assert after.dtype == before.dtype and torch.equal(after, before)
+
+
+def test_the_mixtures_are_those_of_the_table():
+    """Weights, means and covariances as the module's docstring gives them."""
+    ring, grid, long, two = (load_toy(n) for n in ("ring", "grid", "anisotropic", "two_class"))
+    turn = torch.arange(8).double() * math.pi / 4
+    assert torch.allclose(ring.means, 2 * torch.stack([turn.cos(), turn.sin()], 1))
+    assert torch.allclose(ring.covs, 0.15**2 * torch.eye(2).double())
+    assert sorted(map(tuple, grid.means.tolist())) == [
+        (i, j) for i in range(-2, 3) for j in range(-2, 3)
+    ]
+    assert torch.allclose(grid.covs, 0.1**2 * torch.eye(2).double())
+    assert torch.allclose(long.weights, torch.tensor([0.5, 0.3, 0.2]).double())
+    assert long.means.tolist() == [[-1.0, -1.0], [1.5, 0.0], [-0.5, 1.5]]
+    tilt = torch.tensor([20.0, 90.0, 150.0]).double().deg2rad()
+    along = torch.stack([tilt.cos(), tilt.sin()], 1)
+    expected = (0.8**2 - 0.15**2) * along[:, :, None] * along[:, None]
+    assert torch.allclose(long.covs, expected + 0.15**2 * torch.eye(2))
+    assert torch.allclose(two.weights, torch.tensor([0.3, 0.7]).double())
+    assert two.means.flatten().tolist() == [-2.0, 1.0]
+    assert torch.allclose(two.covs.flatten(), torch.tensor([0.3, 0.5]).double())
+
+
+def test_a_pinwheel_turned_back_has_five_straight_blades():
+    """The angle less .25 e^radius is a multiple of 2 pi/5, as far as a width of .1 allows."""
+    x = load_toy("pinwheel").sample(N, generator()) * math.sqrt((1 + 0.3**2 + 0.1**2) / 2)
+    radius, fifth = x.norm(dim=1), 2 * math.pi / 5
+    angle = torch.atan2(x[:, 1], x[:, 0]) - 0.25 * radius.exp()
+    off = (angle / fifth - (angle / fifth).round()) * fifth
+    wide = radius > 0.7
+    expected = float((0.1 / radius[wide]).square().mean().sqrt())
+    assert float(off[wide].std()) == pytest.approx(expected, rel=0.1)
+    assert abs(off[wide].mean()) < 0.01

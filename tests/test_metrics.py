@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from diffusion_lab import checkpoints, data, metrics, schedules
+from diffusion_lab.data.toys import load_toy
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
 from diffusion_lab.generate import generate
@@ -21,8 +23,13 @@ from diffusion_lab.metrics import (
     count_flops,
     count_parameters,
     frechet,
+    inception,
+    likelihood,
     measure,
 )
+from diffusion_lab.metrics.distances import sliced_w2
+from diffusion_lab.metrics.frechet import classify
+from diffusion_lab.metrics.kid import kid_subsets
 from diffusion_lab.nets import MLP, UNet
 from diffusion_lab.nets.unet import Attention
 
@@ -260,19 +267,139 @@ def test_evaluations_weighted_by_their_pixels():
             for _ in range(calls):
                 net(torch.zeros(5, 1, size, size))
     assert m.cost.nfe == 10 and m.cost.pixel_nfe == 4
+    colour = nn.Conv2d(3, 1, 1)
+    with Meter(net, colour, pictures=1) as m:  # pixels, not channels
+        net(torch.zeros(1, 1, 8, 8))
+        colour(torch.zeros(1, 3, 8, 8))
+    assert m.cost.pixel_nfe == 2
     points = nn.Linear(2, 2)
     with Meter(points, pictures=3) as m:
         points(torch.zeros(3, 2))
     assert m.cost.pixel_nfe == m.cost.nfe == 1
 
 
-# ---- anchors, memorisation, modes
-def test_anchors_are_real_pictures_made_worse():
-    found = metrics.anchors(300, "digits")
-    real = data.load("digits").x[:300]
-    assert found["real"] == metrics.fd(real, "digits")
-    assert found["noise 0.1"] == metrics.noise_anchor(300, "digits")
-    assert found["real"] < found["noise 0.1"] < found["2x blur"]
+# ---- wrapped networks
+@pytest.mark.parametrize("way", ["compile(net)", "net.compile()", "DataParallel", "twice"])
+def test_a_wrapped_network_costs_what_it_costs_bare(way):
+    def spent(model):
+        label = torch.arange(4)
+        with Meter(model, pictures=4) as m:
+            generate(model, 4, steps=2, label=label, scale=2.0)
+        return (m.cost.nfe, m.cost.flops, m.cost.parameters, m.cost.pixel_nfe)
+
+    bare, wrapped = (checkpoints.load_denoiser("digits", device="cpu") for _ in range(2))
+    if way == "net.compile()":
+        wrapped.net.compile(backend="eager")
+    if way in ("DataParallel", "twice"):
+        wrapped.net = nn.DataParallel(wrapped.net)
+    if way in ("compile(net)", "twice"):
+        wrapped.net = torch.compile(wrapped.net, backend="eager")
+    expected = spent(bare)
+    assert expected[0] == 4 and expected[2] == count_parameters(bare.net)
+    assert [spent(wrapped) for _ in range(2)] == [expected] * 2  # the second finds it as it was
+    assert count_flops(wrapped) == count_flops(bare)
+    assert metrics.flops_by_part(wrapped) == metrics.flops_by_part(bare)
+
+
+def test_a_network_called_without_a_tensor_counts_once():
+    class Code(nn.Module):
+        def forward(self, name="a", scale=2.0):
+            return torch.eye(3) @ torch.eye(3)
+
+    net = Code()
+    with Meter(net, pictures=1) as m:
+        net()
+        net("b", scale=torch.tensor(3.0))  # a tensor, but no batch
+    assert m.cost.nfe == 2 and m.cost.flops == 2 * 2 * 27 and m.cost.pixel_nfe == 2
+
+
+# ---- what is given
+def test_pictures_on_another_scale():
+    """No word for data and for what samplers draw; an error for 0..255; else a warning."""
+    x = data.load("digits", "test").x
+    with warnings.catch_warnings():  # as errors
+        warnings.simplefilter("error")
+        metrics.fd(x, "digits")
+        metrics.fd(1.4 * x + 0.3 * torch.randn(x.shape, generator=generator(0)), "digits")
+        metrics.features(torch.ones(5, 1, 8, 8), "digits")  # white, and nothing else
+        metrics.features(x[:1].abs(), "digits")  # one picture may well be bright
+    for measure_it in (metrics.fd, metrics.kid, metrics.features, metrics.precision_recall):
+        with pytest.raises(ValueError, match=r"go from 0 to 255: .* by x / 127.5 - 1"):
+            measure_it((x + 1) * 127.5, "digits")
+        with pytest.warns(UserWarning, match=r"go from 0 to 1, and black is -1: .* by 2 \* x - 1"):
+            measure_it((x + 1) / 2, "digits")
+        with pytest.warns(UserWarning, match="more than half of the pixels lie far outside"):
+            measure_it(x * 127.5, "digits")
+    with pytest.raises(ValueError, match="pixels 0..255"):
+        inception.prepare(torch.full((2, 1, 8, 8), 2.1))
+    inception.prepare(torch.full((2, 1, 8, 8), 2.0))  # the edge
+
+
+def test_fewer_pictures_than_features_are_warned_of():
+    x = data.load("digits", "test").x
+    for distance in (metrics.fd, metrics.fd_estimate):
+        with pytest.warns(UserWarning, match="FD of 64 pictures: their covariance of 64 features"):
+            distance(x[:64], "digits")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            distance(x[:65], "digits")
+
+
+def test_two_sets_of_pictures_are_no_picture_set_and_name():
+    x = data.load("digits", "test").x
+    for compare_them in (metrics.kid, metrics.precision_recall, metrics.fd, metrics.features):
+        with pytest.raises(ValueError, match="name must be text, one of digits, fashion; got a T"):
+            compare_them(x, x)
+    with pytest.raises(ValueError, match="got a list"):
+        classify(x, ["digits"])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: metrics.kid(torch.zeros(9, 1, 8, 8), "digits", seed),
+        lambda seed: metrics.fd_estimate(torch.zeros(99, 1, 8, 8), "digits", seed),
+        lambda seed: metrics.fd_infinity(torch.zeros(199, 1, 8, 8), "digits", None, seed),
+        lambda seed: metrics.classifier_score(torch.zeros(99, 1, 8, 8), "digits", 2, seed),
+        lambda seed: kid_subsets(torch.zeros(9, 2), torch.zeros(9, 2), seed, 2, 5),
+        lambda seed: sliced_w2(torch.zeros(9, 2), torch.ones(9, 2), seed),
+        lambda seed: likelihood.dequantise(torch.zeros(9, 2), 17, seed),
+        lambda seed: load_toy("ring").sample(3, seed),
+        lambda seed: load_toy("moons").sample(3, seed),
+    ],
+)
+def test_a_seed_is_no_generator(draw):
+    with pytest.raises(ValueError, match=r"torch\.Generator; got int: device\.generator\(seed\)"):
+        draw(0)
+
+
+def test_measures_do_not_follow_torchs_defaults():
+    x = data.load("digits", "test").x
+
+    def found():
+        return [
+            metrics.fd_infinity(x, "digits").value,
+            metrics.fd_estimate(x, "digits").error,
+            metrics.kid(x, "digits").error,
+            metrics.precision_recall(x, "digits").coverage,
+            metrics.classifier_score(x, "digits").value,
+            metrics.noise_anchor(100, "digits"),
+            sliced_w2(x.flatten(1), x.flatten(1) + 1, generator(0)),
+            float(likelihood.dequantise(x, 17, generator(0)).double().sum()),
+        ]
+
+    before = found()
+    for setting in (torch.set_default_dtype, torch.set_default_device):
+        device = setting is torch.set_default_device
+        setting("meta" if device else torch.float64)
+        try:
+            assert found() == before
+        finally:
+            setting(None if device else torch.float32)
+
+
+# ---- memorisation, modes
+def test_blurred_is_the_mean_of_each_block():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     expected = torch.tensor([[2.5, 4.5], [10.5, 12.5]])
     assert torch.equal(metrics.blurred(x)[0, 0, ::2, ::2], expected)

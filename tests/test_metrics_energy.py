@@ -109,6 +109,12 @@ def test_rapl_counters_by_package_and_past_their_range(tmp_path):
     assert "assumed" in m.energy.source
 
 
+def test_watts_that_are_given_are_not_read_from_a_board():
+    with PowerMeter("meta", watts=300, power=lambda: 70.0) as m:
+        pass
+    assert "300 W a board assumed" in m.energy.source
+
+
 def test_a_boards_power_is_sampled_or_assumed():
     readings = iter([100.0, 300.0] + [200.0] * 10_000)
     with PowerMeter("meta", power=lambda: next(readings), every=0.002) as m:
@@ -222,6 +228,12 @@ def test_latency_and_throughput_are_medians_after_a_warm_up(monkeypatch):
     assert str(found).startswith("4 at once: median 2 s (2 to 50, 5 repeats")
     with pytest.raises(ValueError, match="repeats must be a whole number >= 1"):
         timing(make, 1, repeats=0)
+
+
+def test_timing_is_of_one_picture_five_times_after_one_unless_told_otherwise():
+    asked = []
+    found = timing(asked.append)
+    assert asked == [1] * 6 and (found.pictures, found.repeats) == (1, 5)
 
 
 def test_everything_at_once(model):

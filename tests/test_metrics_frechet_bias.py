@@ -191,6 +191,13 @@ def test_estimates_and_which_is_better():
         Estimate.of([1.0])
 
 
+def test_numbers_are_no_estimates():
+    with pytest.raises(ValueError, match="takes two Estimates, .* got float"):
+        compare(1.2, 1.3)
+    with pytest.raises(ValueError, match="got int"):
+        compare(Estimate(1.0, 0.1, 3), 2)
+
+
 def test_an_error_from_few_values_is_read_by_students_law():
     """P(T <= t) is (1 + t/sqrt(2 + t^2))/2 from three values, 1/2 + atan(t)/pi from two."""
     three, two = Estimate.of([1.0, 2.0, 3.0]), Estimate.of([1.0, 3.0])

@@ -62,3 +62,10 @@ def test_errors():
     for bad, splits in [(torch.ones(3), 1), (torch.eye(3), 4), (torch.eye(3), 0)]:
         with pytest.raises(ValueError, match="splits"):
             inception_score(bad, splits)
+
+
+def test_rows_may_miss_one_by_rounding_and_no_more():
+    inception_score(torch.full((20, 2), 0.5 + 4e-5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="apply softmax"):
+        inception_score(torch.full((20, 2), 0.5 + 8e-5, dtype=torch.float64))
+    assert inception_score(torch.full((3, 2), 0.5), splits=3).n == 3  # a picture a split

@@ -113,6 +113,9 @@ def test_the_error_is_the_scatter_over_sets(shift):
     assert claimed == pytest.approx(actual, rel=0.25)
     with pytest.raises(ValueError, match="two draws"):
         estimate(sets[0], y, generator(0), draws=1)
+    assert estimate(sets[0][:4], y, generator(0), draws=2).n == 4  # the fewest
+    with pytest.raises(ValueError, match="at least four pictures and two draws; got 3 and 2"):
+        estimate(sets[0][:3], y, generator(0), draws=2)
 
 
 def test_the_error_does_not_depend_on_how_the_pairs_are_summed():

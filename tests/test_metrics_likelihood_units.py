@@ -93,3 +93,6 @@ def test_every_slip_has_its_name():
     }
     for words, value in cases.items():
         assert words in (slip(value, nll, dims, levels) or ""), words
+    plain = bits_per_dim(nll, dims)
+    assert "is missing" in slip(plain, nll, dims, levels, tolerance=0.0)  # exact is near enough
+    assert slip(right, nll, dims, levels, tolerance=0.0) is None

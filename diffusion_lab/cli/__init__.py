@@ -8,7 +8,6 @@ command needs is imported when it runs. Errors that a user can do something abou
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except EXPECTED as error:
-        say_error(_of_stdout(error) or error)
+        say_error(_no_room() or error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -89,10 +88,11 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _of_stdout(error: BaseException) -> str | None:
-    """The words for a print that found no room: files that we write say so themselves."""
-    bare = isinstance(error, OSError) and error.strerror == os.strerror(error.errno or 0)
-    if not bare or error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return None
-    _drop_stdout()
-    return f"the answer could not be written to stdout ({error.strerror}): send it elsewhere"
+def _no_room() -> str | None:
+    """The error if stdout takes no more: what was printed in vain is then still waiting."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_stdout()
+        return f"the answer could not be written to stdout ({error.strerror}): send it elsewhere"
+    return None

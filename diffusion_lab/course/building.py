@@ -25,9 +25,12 @@ Command: ``diffusion-lab lesson build [LESSON ...] [--check] [--level smoke]``.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -119,8 +122,9 @@ def execute(notebook: Any, *, at: str = "live") -> Any:
     """Run a notebook in this environment's own kernel at a level, and tidy what it left.
 
     It runs in an empty temporary folder: a lesson must not depend on where it is. Raises
-    ``nbclient.exceptions.CellExecutionError`` when a cell raises, and
-    ``nbclient.exceptions.CellTimeoutError`` when one takes more than 15 minutes.
+    ``nbclient.exceptions.CellExecutionError`` when a cell raises,
+    ``nbclient.exceptions.CellTimeoutError`` when one takes more than 15 minutes, and
+    KeyboardInterrupt on Ctrl-C, which nbclient would tell as the death of the kernel.
     """
     from nbclient import NotebookClient
 
@@ -128,16 +132,37 @@ def execute(notebook: Any, *, at: str = "live") -> Any:
         raise unknown("level", at, LEVELS)
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     settings = {LEVEL_VARIABLE: at, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": path}
+    if at == "smoke":  # pictures are few on purpose: metrics.fd need not say so
+        settings["PYTHONWARNINGS"] = "ignore:FD of:UserWarning"
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    stopped: list[bool] = []
+
+    def listen(**_: Any) -> None:
+        task = asyncio.current_task()
+
+        def stop() -> None:
+            stopped.append(True)
+            client.shutdown_kernel = "immediate"  # a graceful end prints a traceback of its own
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows, another thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
+
     with tempfile.TemporaryDirectory() as empty:
         client = NotebookClient(
             notebook,
             timeout=900,
             kernel_name="python3",
             record_timing=False,
+            on_notebook_start=listen,
             resources={"metadata": {"path": empty}},
         )
-        client.execute(env=os.environ | settings)
+        try:
+            client.execute(env=os.environ | settings)
+        except BaseException:
+            if stopped:
+                raise KeyboardInterrupt from None
+            raise
     return tidy(notebook)
 
 

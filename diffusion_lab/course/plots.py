@@ -9,7 +9,6 @@ differ in marker and dash. matplotlib is imported when the first figure is drawn
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from os import PathLike
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "Live",
-    "animation",
     "axes",
     "balls",
     "field",
@@ -73,7 +71,6 @@ def use_style() -> None:
             "grid.alpha": 0.25,
             "lines.markersize": 5,
             "lines.linewidth": 1.8,
-            "animation.embed_limit": 2.0,
         }
     )
 
@@ -474,54 +471,3 @@ def _square(ax: Axes, limits: float | None, title: str) -> None:
     ax.set_aspect("equal")
     if limits is not None:
         ax.set(xlim=(-limits, limits), ylim=(-limits, limits))
-
-
-# ------------------------------------------------------------------------------------- moving
-def animation(frames: Sequence[Any], *, alt: str, caption: str, interval: int = 150) -> None:
-    """Show pictures one after another with play buttons, and a still strip where nothing moves.
-
-    Args:
-        frames: each ``(N, C, H, W)`` in [-1, 1]; at most 40 are kept, evenly chosen.
-        alt, caption: as for ``show``.
-        interval: milliseconds from one frame to the next.
-    """
-    import matplotlib.pyplot as plt
-
-    kept = [frames[i] for i in _evenly(len(frames), 40)]
-    still = strip([_stack([kept[i][:1] for i in _evenly(len(kept), 8)])])
-    bundle, metadata = mime(png(still), alt=alt, caption=caption)
-    plt.close(still)
-    bundle["text/html"] = animation_html(kept, alt=alt, interval=interval)
-    _display(bundle, metadata)
-    print(caption)
-
-
-def animation_html(frames: Sequence[Any], *, alt: str, interval: int = 150) -> str:
-    """The HTML (matplotlib's ``to_jshtml``) of frames ``(N, C, H, W)``: no program is needed."""
-    import matplotlib.pyplot as plt
-    from matplotlib.animation import FuncAnimation
-
-    sheets = [picture(frame, zoom=2) for frame in frames]
-    if not sheets:
-        raise ValueError("an animation needs at least one frame")
-    use_style()
-    height, width, _ = sheets[0].shape
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        fig = plt.figure(figsize=(width / 72, height / 72), dpi=72)
-        ax = fig.add_axes((0, 0, 1, 1))
-        ax.set_axis_off()
-        drawn = ax.imshow(sheets[0], interpolation="nearest")
-        moving = FuncAnimation(
-            fig, lambda i: [drawn.set_data(sheets[i])], frames=len(sheets), interval=interval
-        )
-        text = moving.to_jshtml(default_mode="once")
-        plt.close(fig)
-    return f'<div role="img" aria-label="{html.escape(alt, quote=True)}">{text}</div>'
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
-
-
-def _stack(frames: Sequence[Any]) -> np.ndarray:
-    return np.concatenate([_array(frame) for frame in frames])

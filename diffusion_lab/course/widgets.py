@@ -25,7 +25,9 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusion_lab.course.plots import _display, _evenly, _stack, mime, picture, png, strip
+import numpy as np
+
+from diffusion_lab.course.plots import _array, _display, mime, picture, png, strip
 from diffusion_lab.errors import unknown
 
 __all__ = ["Explorer", "choice", "explore", "player", "slider", "toggle"]
@@ -266,3 +268,11 @@ def _png(sheet: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def _stack(frames: Sequence[Any]) -> np.ndarray:
+    return np.concatenate([_array(frame) for frame in frames])

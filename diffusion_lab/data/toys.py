@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from diffusion_lab.device import check_generator
 from diffusion_lab.errors import unknown, whole
 
 if TYPE_CHECKING:
@@ -160,20 +161,23 @@ class Samples:
 
 
 def _uniform(n: int, generator: Generator) -> Tensor:
-    return torch.rand(whole("the number of samples", n), generator=generator)
+    n, generator = whole("the number of samples", n), check_generator(generator)
+    return torch.rand(n, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def _one_of(count: int, n: int, generator: Generator) -> Tensor:
-    return torch.randint(count, (whole("the number of samples", n),), generator=generator)
+    n, generator = whole("the number of samples", n), check_generator(generator)
+    return torch.randint(count, (n,), generator=generator, device="cpu").to(torch.float32)
 
 
 def _normal(n: int, generator: Generator) -> Tensor:
-    return torch.randn(whole("the number of samples", n), 2, generator=generator)
+    n, generator = whole("the number of samples", n), check_generator(generator)
+    return torch.randn(n, 2, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def _finish(points: Tensor, centre: tuple[float, float], variance: float) -> Tensor:
     """Centre, and scale by the root of the variance averaged over both coordinates."""
-    return (points - torch.tensor(centre)) / math.sqrt(variance)
+    return (points - points.new_tensor(centre)) / math.sqrt(variance)
 
 
 def moons(n: int, generator: Generator) -> Tensor:
@@ -244,7 +248,8 @@ def load_toy(name: str) -> GaussianMixture | Product | Samples:
     """The toy of that name, with ``.sample(n, generator)``; ValueError for an unknown name."""
     if name not in TOYS:
         raise unknown("toy", name, TOYS)
-    return TOYS[name]()
+    with torch.device("cpu"):
+        return TOYS[name]()
 
 
 def dataset(name: str, n: int = 10_000, seed: int = 0) -> Dataset:
@@ -257,6 +262,6 @@ def dataset(name: str, n: int = 10_000, seed: int = 0) -> Dataset:
     from diffusion_lab.files import sha256
 
     x = load_toy(name).sample(n, generator(seed)).float()
-    labels = torch.zeros(n, dtype=torch.int64)
+    labels = torch.zeros(n, dtype=torch.int64, device="cpu")
     digest = sha256(x.numpy().tobytes())
     return Dataset(x, labels, ("all",), name, "train", digest, 256, x.std(correction=0).item())

@@ -13,7 +13,6 @@ from diffusion_lab.metrics.cost import (
 from diffusion_lab.metrics.estimates import Estimate, compare
 from diffusion_lab.metrics.frechet import (
     Reference,
-    anchors,
     blurred,
     fd,
     fd_estimate,
@@ -35,7 +34,6 @@ __all__ = [
     "Estimate",
     "Meter",
     "Reference",
-    "anchors",
     "blurred",
     "classifier_score",
     "compare",

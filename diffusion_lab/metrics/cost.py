@@ -122,12 +122,13 @@ def flops_by_part(denoiser: NetDenoiser) -> dict[str, float]:
     A part is a child of the network, or an entry of a list of layers ("down.0"). Parts without
     multiplications of matrices (norms, additions) count 0, as in ``count_flops``.
     """
-    counts = _counted(denoiser)
+    counts, net = _counted(denoiser), _bare(denoiser.net)
     parts = []
-    for name, child in denoiser.net.named_children():
+    for name, child in net.named_children():
         is_list = isinstance(child, nn.ModuleList)
         parts += [f"{name}.{i}" for i in range(len(child))] if is_list else [name]
-    root = f"{type(denoiser).__name__}.net"
+    place = next(name for name, module in denoiser.named_modules() if module is net)
+    root = f"{type(denoiser).__name__}.{place}"
     return {part: float(counts.get(f"{root}.{part}", 0)) for part in parts}
 
 
@@ -138,7 +139,7 @@ def _counted(denoiser: Denoiser) -> dict[str, int]:
         raise ValueError(
             "this denoiser does not know the shape of one datum: make it with shape=(C, H, W)"
         )
-    like = next(denoiser.parameters(), torch.zeros(()))
+    like = next(denoiser.parameters(), torch.zeros((), device="cpu"))
     x = torch.zeros(1, *denoiser.shape, device=like.device)
     condition = {}
     if denoiser.num_classes is not None:
@@ -169,7 +170,7 @@ def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tup
     pictures, where = whole("pictures", pictures), _device([denoiser])
     with PowerMeter(where) as spent:
         result = run()
-    net = denoiser.net if isinstance(denoiser, NetDenoiser) else denoiser
+    net = _network(denoiser)
     per_call = count_flops(denoiser) / denoiser.nfe
     return result, Cost(
         pictures,
@@ -191,7 +192,7 @@ def _wait(where: torch.device) -> None:
 
 def _device(models: Sequence[nn.Module]) -> torch.device:
     parameters = (p for model in models for p in model.parameters())
-    return next(parameters, torch.zeros(())).device
+    return next(parameters, torch.zeros((), device="cpu")).device
 
 
 def _network(model: nn.Module) -> nn.Module:
@@ -199,6 +200,17 @@ def _network(model: nn.Module) -> nn.Module:
     while isinstance(getattr(model, "inner", None), nn.Module):
         model = model.inner
     return model.net if isinstance(model, NetDenoiser) else model
+
+
+def _bare(net: nn.Module) -> nn.Module:
+    """The network that torch.compile or DataParallel is wrapped around."""
+    while True:
+        if hasattr(net, "_orig_mod"):
+            net = net._orig_mod
+        elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        else:
+            return net
 
 
 class Meter:
@@ -292,7 +304,7 @@ class Meter:
 
     @torch.no_grad()
     def _flops(self, i: int, one: tuple[list[Any], dict[str, Any]]) -> int:
-        net = self.networks[i]
+        net = _bare(self.networks[i])
         with _counter() as counter:
             net(*one[0], **one[1])
         return counter.get_total_flops()

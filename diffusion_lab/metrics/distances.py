@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion_lab.device import check_finite
+from diffusion_lab.device import check_finite, check_generator
 from diffusion_lab.errors import number, whole
 
 __all__ = ["check_pair", "energy_distance", "modes", "sliced_w2", "w1"]
@@ -32,7 +32,7 @@ def w1(x: Tensor, y: Tensor) -> float:
     places = torch.cat([x, y]).sort().values
     gap = places.diff()
     # both distribution functions are steps: constant between neighbouring places
-    f, g = (torch.searchsorted(a, places[:-1], right=True) / len(a) for a in (x, y))
+    f, g = (torch.searchsorted(a, places[:-1], right=True).double() / len(a) for a in (x, y))
     return float(((f - g).abs() * gap).sum())
 
 
@@ -44,7 +44,8 @@ def sliced_w2(x: Tensor, y: Tensor, generator: torch.Generator, directions: int 
             f"sliced W2 pairs sorted points and needs equally many: {len(x)} and {len(y)} given"
         )
     directions = whole("the number of directions", directions)
-    u = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64)
+    shape, generator = (x.shape[1], directions), check_generator(generator)
+    u = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     u = (u / u.norm(dim=0)).to(x.device)
     gaps = (x.double() @ u).sort(0).values - (y.double() @ u).sort(0).values
     return float(gaps.square().mean().sqrt())

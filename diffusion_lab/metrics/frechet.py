@@ -20,6 +20,8 @@ which for S_1 = S_2 = I is (D + D(D+1)/4)/N. So FD is a straight line in 1/N, an
 from __future__ import annotations
 
 import json
+import statistics
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,13 +30,18 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, data
-from diffusion_lab.device import check_finite, check_float, generator
+from diffusion_lab.device import (
+    check_finite,
+    check_float,
+    check_generator,
+    check_range,
+    generator,
+)
 from diffusion_lab.errors import number, unknown, whole
-from diffusion_lab.metrics.estimates import Estimate
+from diffusion_lab.metrics.estimates import Estimate, halves, of_halves
 
 __all__ = [
     "Reference",
-    "anchors",
     "blurred",
     "classify",
     "estimate",
@@ -133,28 +140,14 @@ def estimate(
 ) -> Estimate:
     """FD of features (N, D), with the standard error of having drawn these N pictures.
 
-    Cut into random halves with FD a and b, ``draws`` times. Their difference tells how much of FD
-    is linear in the pictures, their mean how much is quadratic (which is all there is where both
-    laws agree): with l = (a - b)/2 and q = (a + b)/2,
-
-        error^2 = max(Var l - Var q, Var q).
-
-    Redrawing with replacement would find Var l + Var q, up to 1.7 times the error near FD = 0; this
-    too errs on the safe side there. The statistics of ``ref`` are taken as they are, and the bias
-    of N stays. ValueError unless each half has two pictures and there are two draws.
+    From random halves, ``draws`` times (``metrics.estimates.of_halves``). The statistics of ``ref``
+    are taken as they are, and the bias of N stays. ValueError unless each half has two pictures and
+    there are two draws.
     """
     feats, root = _check_features(feats, ref), _root(ref.cov)
-    n, half, draws = len(feats), len(feats) // 2, whole("draws", draws)
-    if half < 2 or draws < 2:
-        raise ValueError(f"need at least four pictures and two draws; got {n} and {draws}")
-    pairs = []
-    for _ in range(draws):
-        order = torch.randperm(n, generator=generator)[: 2 * half]
-        pairs.append(_many(feats[order].reshape(2, half, -1), ref, root))
-    a, b = torch.stack(pairs, 1)
-    linear, quadratic = ((a - b) / 2).var(), ((a + b) / 2).var()
-    error = max(linear - quadratic, quadratic).sqrt().item()
-    return Estimate(frechet(Reference.of(feats), ref), error, n)
+    pairs = [_many(feats[half], ref, root) for half in halves(len(feats), generator, draws)]
+    error = of_halves(*torch.stack(pairs, 1))
+    return Estimate(frechet(Reference.of(feats), ref), error, len(feats))
 
 
 def fd_curve(feats: Tensor, ref: Reference, sizes: list[int], generator: torch.Generator) -> Tensor:
@@ -173,7 +166,7 @@ def fd_curve(feats: Tensor, ref: Reference, sizes: list[int], generator: torch.G
             f"sizes must be more than the {d} features and at most the {n} pictures; "
             f"got {wrong or 'none'}"
         )
-    feats = feats[torch.randperm(n, generator=generator)]
+    feats = feats[torch.randperm(n, generator=check_generator(generator), device="cpu")]
     pieces = [feats[: n // size * size].reshape(-1, size, d) for size in sizes]
     return torch.stack([_many(p, ref, root).mean() for p in pieces])
 
@@ -200,11 +193,19 @@ def extrapolate(
     sizes = list(sizes)
     if len(set(sizes)) < 2:
         raise ValueError(f"a line needs at least two different sizes; got {sizes}")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    design = torch.stack([torch.ones(len(sizes)), 1 / torch.tensor(sizes)], 1).double()
+    generator = check_generator(generator, seed=0)
+    design = torch.tensor([[1.0, 1 / n] for n in sizes], dtype=torch.float64, device="cpu")
     weights = torch.linalg.pinv(design)[0]  # least squares: the intercept is weights @ values
     ends = [float(weights @ fd_curve(feats, ref, sizes, generator)) for _ in range(5)]
     return Estimate(sum(ends) / 5, estimate(feats, ref, generator, draws).error, n)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise ValueError(
+            f"name must be text, one of {', '.join(sorted(NETS))}; got a {type(name).__name__}: "
+            "pictures are compared with those of the data set of that name"
+        )
 
 
 @lru_cache(maxsize=4)
@@ -216,7 +217,11 @@ def _net(name: str) -> nn.Module:
 
 @torch.no_grad()
 def features(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
-    """Features (N, 64) of pictures (N, C, H, W) in [-1, 1] (values outside are clipped)."""
+    """Features (N, 64) of pictures (N, C, H, W) in [-1, 1] (values outside are clipped).
+
+    ValueError for pixels 0..255, a warning for what looks like [0, 1] (``device.check_range``).
+    """
+    _check_name(name)
     net, batch = _net(name), whole("batch", batch)
     check_float(x, "pictures")
     if x.ndim != 4 or tuple(x.shape[1:]) != SHAPES[name] or not len(x):
@@ -226,6 +231,7 @@ def features(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
             f"at least 1; got {tuple(x.shape)}"
         )
     check_finite(x, "pictures")
+    check_range(x, "pictures")
     x, where = x.float(), next(net.parameters()).device
     return torch.cat([net.features(part.to(where).clamp(-1, 1)).cpu() for part in x.split(batch)])
 
@@ -233,6 +239,7 @@ def features(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
 @torch.no_grad()
 def classify(x: Tensor, name: str = "fashion", batch: int = 500) -> Tensor:
     """Class probabilities (N, K) of pictures (N, C, H, W) by the same frozen net."""
+    _check_name(name)
     net = _net(name)
     return net.head(features(x, name, batch).to(net.head.weight.device)).softmax(1).cpu()
 
@@ -255,16 +262,27 @@ def forget() -> None:
 
 
 def fd(x: Tensor, name: str = "fashion") -> float:
-    """Fréchet distance of pictures (N, C, H, W) to the full test set. Quote it with N."""
-    return frechet(Reference.of(features(x, name)), reference(name))
+    """Fréchet distance of pictures (N, C, H, W) to the full test set. Quote it with N.
+
+    A warning where N is no larger than the number of features.
+    """
+    return frechet(Reference.of(_enough(features(x, name))), reference(name))
+
+
+def _enough(feats: Tensor) -> Tensor:
+    n, d = feats.shape
+    if n <= d:
+        words = f"FD of {n} pictures: their covariance of {d} features is singular, and the value"
+        warnings.warn(f"{words} says more about N than about them. Take more.", stacklevel=3)
+    return feats
 
 
 def fd_estimate(
     x: Tensor, name: str = "fashion", generator: torch.Generator | None = None, draws: int = 50
 ) -> Estimate:
     """``fd`` with its standard error (see ``estimate``; seed 0 where no generator is given)."""
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    return estimate(features(x, name), reference(name), generator, draws)
+    generator = check_generator(generator, seed=0)
+    return estimate(_enough(features(x, name)), reference(name), generator, draws)
 
 
 def fd_infinity(
@@ -289,7 +307,8 @@ def noise_anchor(n: int, name: str = "fashion", seed: int = 0, std: float = 0.1)
     pool = data.load(name, "train").x[:n]
     if len(pool) < n:
         raise ValueError(f"only {len(pool)} real pictures are embedded; asked for {n}")
-    noise = torch.randn(pool.shape, generator=generator(seed, 99))
+    gen = generator(seed, 99)
+    noise = torch.randn(pool.shape, generator=gen, device="cpu", dtype=torch.float32)
     return fd(pool + std * noise, name)
 
 
@@ -298,17 +317,6 @@ def blurred(x: Tensor, factor: int = 2) -> Tensor:
     factor = whole("factor", factor)
     small = nn.functional.avg_pool2d(x, factor)
     return nn.functional.interpolate(small, scale_factor=factor, mode="nearest")
-
-
-def anchors(n: int, name: str = "fashion", seed: int = 0) -> dict[str, float]:
-    """FD of n real pictures as they are (the floor), with noise, and blurred: marks on the scale.
-
-    "real" says what a perfect model would score at this n, "noise 0.1" is the unit A, "2x blur"
-    halves the resolution.
-    """
-    noise = noise_anchor(n, name, seed)
-    pool = data.load(name, "train").x[:n]
-    return {"real": fd(pool, name), "noise 0.1": noise, "2x blur": fd(blurred(pool), name)}
 
 
 def real_floor(
@@ -330,7 +338,7 @@ def real_floor(
     some = (
         [torch.nonzero(pool.labels == k)[:, 0] for k in range(classes)]
         if balanced
-        else [torch.arange(len(pool.x))]
+        else [torch.arange(len(pool.x), device="cpu")]
     )
     each = n // len(some)
     if each > min(map(len, some)):
@@ -338,17 +346,12 @@ def real_floor(
             f"only {min(map(len, some)) * len(some)} such pictures are embedded; asked for {n}"
         )
     rng = generator(seed, 98)
-    found = torch.tensor(
-        [
-            fd(
-                pool.x[torch.cat([i[torch.randperm(len(i), generator=rng)[:each]] for i in some])],
-                name,
-            )
-            for _ in range(draws)
-        ],
-        dtype=torch.float64,
-    )
-    return float(found.mean()), float(found.std())
+    found = []
+    for _ in range(draws):
+        orders = (torch.randperm(len(i), generator=rng, device="cpu") for i in some)
+        chosen = [i[order[:each]] for i, order in zip(some, orders, strict=True)]
+        found.append(fd(pool.x[torch.cat(chosen)], name))
+    return statistics.mean(found), statistics.stdev(found)
 
 
 def build_reference(name: str) -> Path:

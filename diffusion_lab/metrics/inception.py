@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lab.device import check_finite, check_float
+from diffusion_lab.device import check_finite, check_float, check_range
 from diffusion_lab.errors import DataError
 from diffusion_lab.files import sha256
 from diffusion_lab.metrics.frechet import Reference, frechet
@@ -47,6 +47,7 @@ def prepare(x: Tensor) -> Tensor:
         raise ValueError(f"pictures must be (N, 1 or 3, H, W); got {tuple(x.shape)}")
     check_float(x, "pictures")
     check_finite(x, "pictures")
+    check_range(x, "pictures")
     levels = ((x.float().clamp(-1, 1) + 1) * 127.5).round()
     x = (levels / 127.5 - 1).expand(-1, 3, -1, -1)
     return F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
@@ -120,7 +121,7 @@ def _pooled(net: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def inception_features(x: Tensor, net: nn.Module, batch: int = 50) -> Tensor:
     """Features (N, 2048), float64, of pictures (N, 1 or 3, H, W) in [-1, 1]."""
-    where = next(net.parameters(), torch.zeros(())).device
+    where = next(net.parameters(), torch.zeros((), device="cpu")).device
     return torch.cat([net(prepare(part.to(where))).double().cpu() for part in x.split(batch)])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion_lab.device import check_generator
 from diffusion_lab.errors import whole
 from diffusion_lab.metrics.estimates import Estimate
 from diffusion_lab.metrics.frechet import classify
@@ -42,7 +43,8 @@ def inception_score(
     ):
         raise ValueError("each row must hold probabilities that sum to 1: apply softmax to scores")
     if generator is not None:
-        probs = probs[torch.randperm(len(probs), generator=generator)]
+        generator = check_generator(generator)
+        probs = probs[torch.randperm(len(probs), generator=generator, device="cpu")]
     values = torch.stack([_score(part) for part in probs.tensor_split(splits)])
     if splits == 1:
         return Estimate(values[0].item(), float("nan"), len(probs))
@@ -63,5 +65,5 @@ def classifier_score(
 
     Shuffled with seed 0 where no generator is given.
     """
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = check_generator(generator, seed=0)
     return inception_score(classify(x, name), splits, generator)

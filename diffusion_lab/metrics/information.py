@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.device import randn
+from diffusion_lab.device import check_generator, randn
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import FiniteData, GaussianMixture
 
@@ -56,10 +56,10 @@ def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[...,
         raise ValueError(
             f"the integrals are over a line: the mixture must have D = 1, not {mixture.dim}"
         )
-    levels = torch.as_tensor(lam, dtype=torch.float64)
+    levels = torch.as_tensor(lam, dtype=torch.float64, device="cpu")
     if bool(levels.isnan().any()):
         raise ValueError("lambda must be a number; got nan")
-    z = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
+    z = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64, device="cpu")
     weight = torch.exp(-0.5 * z * z)
     weight = weight / weight.sum()
     out = []
@@ -70,7 +70,7 @@ def _average(mixture: GaussianMixture, lam: Tensor | float, value: Callable[...,
             x = alpha * mixture.means[k] + std * z
             total += share * float(weight @ value(x[:, None], k, alpha, sigma))
         out.append(total)
-    return torch.tensor(out, dtype=torch.float64).reshape(levels.shape)
+    return levels.new_tensor(out).reshape(levels.shape)
 
 
 def class_bits(mixture: GaussianMixture, lam: Tensor | float) -> Tensor:
@@ -157,7 +157,8 @@ def finite(data: FiniteData, lam: float, n: int, generator: torch.Generator) -> 
         raise ValueError("the class of a picture needs labels: FiniteData(x, labels)")
     n = whole("the number of pictures", n)
     alpha, sigma = (float(c) for c in vp(lam))
-    chosen = torch.randint(len(data.x), (n,), generator=generator)
+    generator = check_generator(generator)
+    chosen = torch.randint(len(data.x), (n,), generator=generator, device="cpu")
     x0 = data.x[chosen]
     x_t = alpha * x0 + sigma * randn(tuple(x0.shape), generator, x0)
     weights = data.log_weights(x_t, alpha, sigma).softmax(1)  # (n, N) float64

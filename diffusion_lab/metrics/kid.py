@@ -14,15 +14,17 @@ In the lab's own frozen features this is a KID of another scale than that of pap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lab import data
+from diffusion_lab.device import check_generator
 from diffusion_lab.errors import whole
 from diffusion_lab.metrics.distances import check_pair
-from diffusion_lab.metrics.estimates import Estimate
+from diffusion_lab.metrics.estimates import Estimate, halves, of_halves
 from diffusion_lab.metrics.frechet import Reference, _net, features
 
 __all__ = ["cubic", "estimate", "gaussian_mmd2", "kid", "kid_subsets", "mmd2"]
@@ -33,51 +35,48 @@ def cubic(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def mmd2(x: Tensor, y: Tensor) -> float:
-    """MMD^2 of features x (N, D) and y (M, D), all pairs, unbiased: may be below 0."""
+def mmd2(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor] = cubic) -> Tensor:
+    """MMD^2 of features x (N, D) and y (M, D), all pairs, unbiased: may be below 0.
+
+    A number in float64 that knows its gradient. ValueError for other shapes, or for nan and inf.
+    """
     check_pair(x, y, "features")
     x, y = x.double(), y.double()
 
     def within(a: Tensor) -> Tensor:
-        total = sum(cubic(part, a).sum() for part in a.split(1000))
-        own = ((a * a).sum(1) / a.shape[1] + 1) ** 3
-        return (total - own.sum()) / (len(a) * (len(a) - 1))
+        total = 0.0
+        for start in range(0, len(a), 1000):
+            pairs = kernel(a[start : start + 1000], a)
+            total = total + pairs.sum() - pairs.diagonal(start).sum()
+        return total / (len(a) * (len(a) - 1))
 
-    across = sum(cubic(part, y).sum() for part in x.split(1000)) / (len(x) * len(y))
-    return float(within(x) + within(y) - 2 * across)
+    across = sum(kernel(part, y).sum() for part in x.split(1000)) / (len(x) * len(y))
+    return within(x) + within(y) - 2 * across
 
 
 def estimate(x: Tensor, y: Tensor, generator: torch.Generator, draws: int = 50) -> Estimate:
     """MMD^2 of features x (N, D) to y (M, D), with the standard error of having drawn these N.
 
-    x is cut into random halves ``draws`` times, as in ``metrics.frechet.estimate``: with l half the
-    difference and q the mean of the halves' values, error^2 = max(Var l - Var q, Var q). Here the
-    first is the variance of the U-statistic itself, so blocks are not needed, whose mean scatters
-    more: by the root of their number where both laws agree. y is taken as it is. ValueError unless
-    each half has two pictures and there are two draws.
+    From random halves of x, ``draws`` times (``metrics.estimates.of_halves``). Its Var l - Var q is
+    here the variance of the U-statistic itself, so blocks are not needed, whose mean scatters more:
+    by the root of their number where both laws agree. y is taken as it is. ValueError unless each
+    half has two pictures and there are two draws.
     """
-    draws = whole("draws", draws)
-    value, n, half = mmd2(x, y), len(x), len(x) // 2
-    if half < 2 or draws < 2:
-        raise ValueError(f"need at least four pictures and two draws; got {n} and {draws}")
-    x, y = x.double(), y.double()
-    order = [torch.randperm(n, generator=generator) for _ in range(draws)]
-    sides = torch.zeros(2, draws, n, dtype=torch.float64)
-    for i, places in enumerate(order):
-        sides[0, i, places[:half]] = sides[1, i, places[half : 2 * half]] = 1
-    sides = sides.reshape(2 * draws, n).to(x.device)
+    value, n, half = mmd2(x, y).item(), len(x), len(x) // 2
+    x, y, places = x.double(), y.double(), halves(n, generator, draws)
+    sides = torch.zeros(draws, 2, n, dtype=torch.float64, device="cpu").scatter_(2, places, 1.0)
+    sides = sides.transpose(0, 1).reshape(2 * draws, n).to(x.device)
     pairs = torch.zeros_like(sides)  # sum over j in the side, j != i, of k(x_i, x_j)
     across = torch.zeros(n, dtype=torch.float64, device=x.device)
     for start in range(0, n, 1000):
         part = slice(start, min(start + 1000, n))
         k = cubic(x[part], x)
-        k[torch.arange(len(k)), torch.arange(part.start, part.stop)] = 0
+        k.diagonal(start).zero_()
         pairs[:, part] = sides @ k.T
         across[part] = cubic(x[part], y).mean(1)
     within = (sides * pairs).sum(1) / (half * (half - 1))
     a, b = (within - 2 * sides @ across / half).reshape(2, draws)
-    linear, quadratic = ((a - b) / 2).var(), ((a + b) / 2).var()
-    return Estimate(value, torch.maximum(linear - quadratic, quadratic).sqrt().item(), n)
+    return Estimate(value, of_halves(a, b), n)
 
 
 def kid_subsets(
@@ -93,13 +92,12 @@ def kid_subsets(
         raise ValueError(
             f"cannot draw {subsets} subsets of {size} from {len(x)} and {len(y)} pictures"
         )
-    values = torch.tensor(
-        [
-            mmd2(*(a[torch.randperm(len(a), generator=generator)[:size]] for a in (x, y)))
-            for _ in range(subsets)
-        ],
-        dtype=torch.float64,
-    )
+    generator = check_generator(generator)
+
+    def some(a: Tensor) -> Tensor:
+        return a[torch.randperm(len(a), generator=generator, device="cpu")[:size]]
+
+    values = torch.stack([mmd2(some(x), some(y)) for _ in range(subsets)])
     return values.mean().item(), values.std(correction=0).item()
 
 
@@ -126,7 +124,7 @@ def kid(
     pairs are used, and the standard error is that of having drawn these N (``estimate``; seed 0
     where no generator is given).
     """
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = check_generator(generator, seed=0)
     return estimate(features(x, name), _real(name, _net(name)), generator, draws)
 
 

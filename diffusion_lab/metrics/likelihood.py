@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_lab.device import check_float
+from diffusion_lab.device import check_float, check_generator
 from diffusion_lab.errors import whole
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.metrics.estimates import Estimate
@@ -53,7 +53,9 @@ def dequantise(x0: Tensor, levels: int, generator: torch.Generator) -> Tensor:
     """Data on ``levels`` values in [-1, 1], plus uniform noise of one bin's width, centred."""
     check_float(x0, "x0")
     levels = whole("levels of discrete data", levels, 2)
-    noise = torch.rand(x0.shape, generator=generator, dtype=torch.float64).to(x0) - 0.5
+    generator = check_generator(generator)
+    noise = torch.rand(x0.shape, generator=generator, dtype=torch.float64, device="cpu")
+    noise = noise.to(x0) - 0.5
     return x0 + noise * (2 / (levels - 1))
 
 

@@ -27,7 +27,7 @@ from diffusion_lab.device import check_finite
 from diffusion_lab.errors import whole
 from diffusion_lab.metrics.frechet import features
 
-__all__ = ["Neighbours", "expected_coverage", "neighbours", "precision_recall"]
+__all__ = ["Neighbours", "neighbours", "precision_recall"]
 
 CHUNK = 1000
 SLACK = 1e-12  # of the squared size of the points: rounding must not decide a tie
@@ -56,7 +56,7 @@ def _radii(x: Tensor, k: int) -> Tensor:
     found = []
     for start in range(0, len(x), CHUNK):
         d = _squared(x[start : start + CHUNK], x)
-        d[torch.arange(len(d)), torch.arange(start, start + len(d))] = math.inf  # not itself
+        d.diagonal(start).fill_(math.inf)  # not itself
         found.append(d.kthvalue(k, dim=1).values)
     return torch.cat(found)
 
@@ -77,8 +77,8 @@ def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:
     real, made = real.double(), made.double()
     slack = SLACK * float(max((real * real).sum(1).max(), (made * made).sum(1).max()))
     r_real, r_made = (_radii(x, k) + slack for x in (real, made))
-    in_real, in_made, covered = 0, 0, torch.zeros(len(real), dtype=torch.bool)
-    balls = 0
+    in_real, in_made, balls = 0, 0, 0
+    covered = torch.zeros(len(real), dtype=torch.bool, device="cpu")
     for start in range(0, len(made), CHUNK):
         d = _squared(real, made[start : start + CHUNK])
         inside = d <= r_real[:, None]
@@ -93,17 +93,11 @@ def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:
     return Neighbours(in_real / m, in_made / n, balls / (k * m), float(covered.sum()) / n, k, n, m)
 
 
-def expected_coverage(n_real: int, n_made: int, k: int = 3) -> float:
-    """Mean coverage where both sets follow one law: not all k nearest others are real ones."""
-    n_real, n_made, k = whole("n_real", n_real), whole("n_made", n_made), whole("k", k)
-    return 1 - math.comb(n_real - 1, k) / math.comb(n_real - 1 + n_made, k)
-
-
 def precision_recall(x: Tensor, name: str = "fashion", k: int = 3) -> Neighbours:
     """The measures of pictures (N, C, H, W) and embedded test pictures, in the frozen features.
 
     As many real as generated pictures are used (at most 2,000 of Fashion-MNIST, 297 digits).
     """
-    real = data.load(name, "test").x
-    n = min(len(x), len(real))
-    return neighbours(features(real[:n], name), features(x[:n], name), k)
+    made = features(x, name)
+    real = data.load(name, "test").x[: len(made)]
+    return neighbours(features(real, name), made[: len(real)], k)

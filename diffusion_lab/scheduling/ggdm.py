@@ -26,7 +26,7 @@ from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import randn
 from diffusion_lab.errors import number, unknown
 from diffusion_lab.forward import posterior
-from diffusion_lab.metrics.kid import cubic
+from diffusion_lab.metrics.kid import cubic, mmd2
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.walk import Noise, State, check_grid
 
@@ -164,21 +164,6 @@ def rbf(*widths: float) -> Kernel:
     return kernel
 
 
-def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> Tensor:
-    """MMD^2 of x (N, D) and y (M, D), unbiased and differentiable; may come out below 0."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            "need features (N, D) and (M, D) of at least two samples each; "
-            f"got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-
-    def within(a: Tensor) -> Tensor:
-        k = kernel(a, a)
-        return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
-
-    return within(x) + within(y) - 2 * kernel(x, y).mean()
-
-
 def outside(x: Tensor) -> Tensor:
     """The mean square of what exceeds [-1, 1]: 0 for pictures that stay in their range."""
     return (x.abs() - 1).relu().square().mean()
@@ -231,9 +216,10 @@ def fit(
         *_, last = sampler.states(denoiser, x, draw, grad=True, **condition(batch))
         with torch.no_grad():
             wanted = features(y)
-        loss = mmd2(features(last.x), wanted, kernel)
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {loss.item()}: lower the learning rate ({lr:g})")
+        made = features(last.x)
+        if not bool(made.isfinite().all()):
+            raise FloatingPointError(f"the samples hold nan: lower the learning rate ({lr:g})")
+        loss = mmd2(made, wanted, kernel)
         # of these alone: backward() would also leave gradients on the network's weights
         total = loss + overshoot * outside(last.x) if overshoot else loss
         slopes = torch.autograd.grad(total, learned, allow_unused=True)

@@ -24,7 +24,7 @@ from diffusion_lab import grids, schedules
 from diffusion_lab.course.bench.conditions import one_thread
 from diffusion_lab.course.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import generator
+from diffusion_lab.device import generator, randn
 from diffusion_lab.generate import SAMPLERS
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.walk import sample, walk
@@ -116,7 +116,7 @@ def _network() -> Net:
         return Net().eval().requires_grad_(False)
 
 
-_NET, _X, _TIME = _network(), torch.randn((BATCH, 2), generator=generator(1)), torch.zeros(1)
+_NET, _X, _TIME = _network(), randn((BATCH, 2), generator(1)), torch.zeros(1)
 
 
 def _bare(nfe: int, draws: int) -> Callable[[], None]:
@@ -128,7 +128,7 @@ def _bare(nfe: int, draws: int) -> Callable[[], None]:
             for i in range(nfe):
                 net(x, t)
                 if i < draws:
-                    torch.randn((BATCH, 2), generator=gen)
+                    randn((BATCH, 2), gen)
 
     return calls
 
@@ -172,7 +172,7 @@ def _ours(
         def noise(i: int, like: Tensor) -> Tensor:
             nonlocal draws
             draws += 1
-            return torch.randn(like.shape, generator=gen)
+            return randn(like.shape, gen)
 
         times = grids.grid(schedule, steps, "uniform" if schedule.vp else "karras")
         return sample(walk(step, denoiser, _X, times, noise=noise), bar=bar).nfe, draws

@@ -24,7 +24,7 @@ from diffusion_lab import data, metrics, nets
 from diffusion_lab.course.bench.conditions import check_budgets, check_pictures, one_thread
 from diffusion_lab.course.bench.quality import train_within
 from diffusion_lab.course.bench.results import Row
-from diffusion_lab.device import generator
+from diffusion_lab.device import generator, randn
 from diffusion_lab.generate import generate
 from diffusion_lab.schedules import linear
 from diffusion_lab.training import EMA, recipes
@@ -45,7 +45,7 @@ def _train(
     x, gen = data.load("fashion").x, generator(seed, 7)
     begin, steps = time.process_time(), 0
     while (took := time.process_time() - begin) < budget:
-        step(x[torch.randint(len(x), (batch,), generator=gen)], steps)
+        step(x[torch.randint(len(x), (batch,), generator=gen, device="cpu")], steps)
         steps += 1
     return steps, took
 
@@ -133,8 +133,8 @@ def _diffusers(budget: float, seed: int, ours: bool = False) -> Trained:
 
     def step(x0: Tensor, i: int) -> None:
         optimizer.param_groups[0]["lr"] = 1e-4 * min(1.0, (i + 1) / 500)
-        eps = torch.randn(x0.shape, generator=gen)
-        timestep = torch.randint(T, (len(x0),), generator=gen)
+        eps = randn(x0.shape, gen)
+        timestep = torch.randint(T, (len(x0),), generator=gen, device="cpu")
         loss = (net(noising.add_noise(x0, eps, timestep), timestep) - eps).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -152,7 +152,7 @@ def _diffusers(budget: float, seed: int, ours: bool = False) -> Trained:
             num_train_timesteps=T, beta_schedule="linear", timestep_spacing="trailing"
         )
         scheduler.set_timesteps(20)
-        x = torch.randn((n, 1, 28, 28), generator=generator(seed))
+        x = randn((n, 1, 28, 28), generator(seed))
         for timestep in scheduler.timesteps:
             x = scheduler.step(net(x, timestep), timestep, x).prev_sample
         return x.clamp(-1, 1)

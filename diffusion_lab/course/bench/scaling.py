@@ -18,7 +18,7 @@ from diffusion_lab import metrics, nets, schedules
 from diffusion_lab.course.bench.conditions import one_thread
 from diffusion_lab.course.bench.results import Row
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import first_process, generator
+from diffusion_lab.device import first_process, generator, randn
 from diffusion_lab.training import recipes, train
 
 __all__ = ["KINDS", "Forward", "forward", "run"]
@@ -140,7 +140,7 @@ def forward(size: int, batch: int, width: int, repeats: int = 5) -> Forward:
     net = nets.make("unet", widths=(width, 2 * width)).eval().requires_grad_(False)
     net.to(memory_format=torch.channels_last)
     denoiser = NetDenoiser(net, schedules.EDM(20.0), shape=(1, size, size))
-    x = torch.randn((batch, 1, size, size), generator=generator(0))
+    x = randn((batch, 1, size, size), generator(0))
     seconds = []
     with torch.no_grad():
         denoiser(x, 0.5)

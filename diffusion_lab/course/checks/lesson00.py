@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab.course import checks, survey
 from diffusion_lab.course.checks import exercise, judge, number
-from diffusion_lab.device import generator
+from diffusion_lab.device import generator, randn
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim
@@ -44,7 +44,7 @@ SAID = {
 def _walks(g: Generator) -> list[tuple[Any, ...]]:
     schedule = make("edm", sigma_max=20.0)
     denoiser = Gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]]).denoiser(schedule)
-    start = 20 * torch.randn(3, 2, generator=g, dtype=torch.float64)
+    start = 20 * torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
     return [
         (list(walk(ddim(), denoiser, start, times)),)
         for steps in (2, 5)
@@ -112,16 +112,19 @@ calls = number(
 
 # ------------------------------------------------------------------------------- equal starts
 def _start(runs: int, n: int, seeds: list[int]) -> list[Tensor]:
-    return [torch.randn(n, 1, 28, 28, generator=generator(seed)) for seed in seeds[:runs]]
+    return [randn((n, 1, 28, 28), generator(seed)) for seed in seeds[:runs]]
 
 
 def _used_up(runs: int, n: int, seed: int) -> list[Tensor]:
     gen = generator(seed)
-    return [torch.randn(n, 1, 28, 28, generator=gen) for _ in range(runs)]
+    return [randn((n, 1, 28, 28), gen) for _ in range(runs)]
 
 
 @exercise(
-    probes=lambda g: [(3, 2, int(torch.randint(1, 1000, (1,), generator=g))), (2, 4, 7)],
+    probes=lambda g: [
+        (3, 2, int(torch.randint(1, 1000, (1,), generator=g, device="cpu"))),
+        (2, 4, 7),
+    ],
     bug=_used_up,
     slips={
         lambda runs, n, seed: _start(runs, n, [seed + i for i in range(runs)]): (
@@ -149,7 +152,14 @@ def starts(runs: int, n: int, seed: int) -> list[Tensor]:
 def _results(g: Generator) -> list[tuple[Any, ...]]:
     cases = [(60, 16, 1.92), (7, 1000, 35.0), (1, 8, 0.25)]
     return [
-        (Result(torch.zeros(n, 1, 2, 2), nfe, 3 * s * float(torch.rand((), generator=g)), []),)
+        (
+            Result(
+                torch.zeros(n, 1, 2, 2),
+                nfe,
+                3 * s * float(torch.rand((), generator=g, dtype=torch.float32, device="cpu")),
+                [],
+            ),
+        )
         for n, nfe, s in cases
     ]
 

@@ -14,6 +14,7 @@ from diffusion_lab.course import checks
 from diffusion_lab.course.checks import exercise, judge
 from diffusion_lab.course.checks.reading import complete
 from diffusion_lab.data.toys import two_class
+from diffusion_lab.device import randn
 from diffusion_lab.metrics import information
 from diffusion_lab.schedules import Schedule, Table, cosine, linear, make
 
@@ -26,10 +27,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
 
 # ------------------------------------------------------------------------------------- one step
 def _steps(g: Generator) -> list[tuple[Any, ...]]:
-    return [
-        (torch.randn(4, 1, 3, 2, generator=g), beta, torch.randn(4, 1, 3, 2, generator=g))
-        for beta in (0.1, 0.36)
-    ]
+    return [(randn((4, 1, 3, 2), g), beta, randn((4, 1, 3, 2), g)) for beta in (0.1, 0.36)]
 
 
 @exercise(
@@ -82,7 +80,9 @@ def one_step(x: Tensor, beta: float, noise: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------- the jump
 def _jumps(g: Generator) -> list[tuple[Any, ...]]:
     betas = torch.linspace(0.02, 0.3, 8, dtype=torch.float64)
-    x0, eps = (torch.randn(3, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    x0, eps = (
+        torch.randn(3, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu") for _ in range(2)
+    )
     return [(x0, betas, i, eps) for i in (1, 2, 5, 8)]
 
 
@@ -146,7 +146,7 @@ def _root(x: Tensor) -> Tensor:
 @exercise(
     view=_pair,
     probes=lambda g: [
-        (3 * torch.randn(6, generator=g, dtype=torch.float64),),
+        (3 * torch.randn(6, generator=g, dtype=torch.float64, device="cpu"),),
         (torch.linspace(-8, 8, 9, dtype=torch.float64),),
     ],
     slips={

@@ -14,8 +14,8 @@ EXCESS = 0.09  # bits that ten well-chosen steps may cost above the entropy
 
 
 def _steps(g: Generator) -> list[tuple[Any, ...]]:
-    x0, x_t = torch.randn(2, 5, generator=g, dtype=torch.float64)
-    low, high = torch.rand(2, 3, generator=g, dtype=torch.float64).tolist()
+    x0, x_t = torch.randn(2, 5, generator=g, dtype=torch.float64, device="cpu")
+    low, high = torch.rand(2, 3, generator=g, dtype=torch.float64, device="cpu").tolist()
     return [(x0, x_t, 0.1 + 0.4 * a, 0.55 + 0.4 * b) for a, b in zip(low, high, strict=True)]
 
 
@@ -75,7 +75,7 @@ def posterior(x0: Tensor, x_t: Tensor, abar_t: float, abar_s: float) -> tuple[Te
 
 
 def _weights(g: Generator) -> list[tuple[Any, ...]]:
-    beta, abar, var = torch.rand(3, 4, generator=g, dtype=torch.float64) * 0.8 + 0.1
+    beta, abar, var = torch.rand(3, 4, generator=g, dtype=torch.float64, device="cpu") * 0.8 + 0.1
     return [(beta, abar, var)]
 
 
@@ -115,7 +115,7 @@ def eps_weight(beta: Tensor, abar: Tensor, var: Tensor) -> Tensor:
 
 
 def _spreads(g: Generator) -> list[tuple[Any, ...]]:
-    low, high = torch.rand(2, 3, generator=g, dtype=torch.float64)
+    low, high = torch.rand(2, 3, generator=g, dtype=torch.float64, device="cpu")
     return [(0.3, 0.1 + 0.4 * low, 0.55 + 0.4 * high), (1.5, 0.1 + 0.4 * high, 0.55 + 0.4 * low)]
 
 
@@ -185,7 +185,7 @@ which_variance = choice(
 
 def _grids(g: Generator) -> list[tuple[Any, ...]]:
     abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 100, dtype=torch.float64), 0)
-    picked = torch.randperm(90, generator=g)[:5].sort().values + 9
+    picked = torch.randperm(90, generator=g, device="cpu")[:5].sort().values + 9
     return [(abar, picked), (abar, torch.tensor([0, 10, 99])), (abar**5, picked)]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusion_lab.course.checks import exercise, judge, number
+from diffusion_lab.device import randn
 
 FLOP_BUDGET = 26.2e6  # about half of the lesson's network
 FEWEST_PARAMETERS = 200_000
@@ -27,7 +28,7 @@ price_of_an_error = number(
 
 
 def _levels(g: Generator) -> list[tuple[Any, ...]]:
-    sigma = torch.rand(3, generator=g) * 3 + 0.1
+    sigma = torch.rand(3, generator=g, dtype=torch.float32, device="cpu") * 3 + 0.1
     return [(float(s), sd) for s, sd in zip(sigma, (0.5, 0.7, 1.4), strict=True)]
 
 
@@ -66,7 +67,7 @@ def edm_scalings(sigma: float, sd: float) -> tuple[float, float, float]:
 
 
 def _vp(g: Generator) -> list[tuple[Any, ...]]:
-    abar = torch.rand(5, generator=g, dtype=torch.float64) * 0.9 + 0.05
+    abar = torch.rand(5, generator=g, dtype=torch.float64, device="cpu") * 0.9 + 0.05
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     return [(alpha, sigma, 1.0, 1.0), (alpha, sigma, 1.0, 0.5), (alpha, sigma, 2.0, 1.0)]
 
@@ -108,8 +109,8 @@ def p2_on_v(alpha: Tensor, sigma: Tensor, k: float, gamma: float) -> Tensor:
 
 
 def _batch(g: Generator) -> list[tuple[Any, ...]]:
-    abar = torch.rand(3, generator=g) * 0.9 + 0.05
-    x0, eps = torch.randn(2, 3, 3, 3, 3, generator=g)  # (B, C, H, W) all 3: every mistake passes
+    abar = torch.rand(3, generator=g, dtype=torch.float32, device="cpu") * 0.9 + 0.05
+    x0, eps = randn((2, 3, 3, 3, 3), g)  # (B, C, H, W) all 3: every mistake passes
     return [(x0, eps, abar.sqrt(), (1 - abar).sqrt())]
 
 

@@ -28,8 +28,8 @@ def _traces(c1: Tensor, c2: Tensor) -> Tensor:
 def _gaussians(g: Generator) -> list[tuple[Any, ...]]:
     probes = []
     for d in (2, 4):
-        r1, r2 = torch.randn(2, d, d, generator=g, dtype=torch.float64)
-        m1, m2 = torch.randn(2, d, generator=g, dtype=torch.float64)
+        r1, r2 = torch.randn(2, d, d, generator=g, dtype=torch.float64, device="cpu")
+        m1, m2 = torch.randn(2, d, generator=g, dtype=torch.float64, device="cpu")
         probes.append((m1, r1 @ r1.T, m2, r2 @ r2.T))
     return probes
 
@@ -93,7 +93,7 @@ pictures_needed = number(
 # ---- the end of the line
 def _line(g: Generator) -> list[tuple[Any, ...]]:
     sizes = torch.tensor([100.0, 150.0, 250.0, 600.0], dtype=torch.float64)
-    noise = 0.02 * torch.randn(2, 4, generator=g, dtype=torch.float64)
+    noise = 0.02 * torch.randn(2, 4, generator=g, dtype=torch.float64, device="cpu")
     return [(sizes, 1.6 + 120 / sizes + noise[0]), (2 * sizes, 0.3 + 90 / sizes + noise[1])]
 
 
@@ -132,7 +132,7 @@ def fd_infinity(sizes: Tensor, values: Tensor) -> Tensor:
 
 # ---- KID
 def _points(g: Generator) -> list[tuple[Any, ...]]:
-    x, y = torch.randn(2, 6, 3, generator=g, dtype=torch.float64)
+    x, y = torch.randn(2, 6, 3, generator=g, dtype=torch.float64, device="cpu")
     return [(x, y), (x, y[:4] + 0.5)]
 
 

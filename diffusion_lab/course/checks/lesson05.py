@@ -24,8 +24,11 @@ one_jump = number(
 
 
 def _jumps(g: Generator) -> list[tuple[Any, ...]]:
-    x, eps, z = torch.randn(3, 4, 1, 2, 2, generator=g, dtype=torch.float64)
-    low, high = (torch.rand(2, generator=g) * 0.4 + torch.tensor([0.05, 0.5])).tolist()
+    x, eps, z = torch.randn(3, 4, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu")
+    low, high = (
+        torch.rand(2, generator=g, dtype=torch.float32, device="cpu") * 0.4
+        + torch.tensor([0.05, 0.5])
+    ).tolist()
     nearly = 1 - 1e-12  # as good as 1, and a division by 1 - abar_s is a slip that can be named
     pairs = ((low, high, 0.2), (low, high, 0.5), (low, high, 1.0), (high, nearly, 1.0))
     return [(x, eps, z, *pair) for pair in pairs]
@@ -167,7 +170,7 @@ steps_for_a_hundredth = number(
 
 
 def _noises(g: Generator) -> list[tuple[Any, ...]]:
-    a, z = torch.randn(2, 3, 1, 3, 3, generator=g, dtype=torch.float64)
+    a, z = torch.randn(2, 3, 1, 3, 3, generator=g, dtype=torch.float64, device="cpu")
     near = a + torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)[:, None, None, None] * z
     return [(a, near, 0.3), (a, near, 0.8)]  # three pairs, three angles
 
@@ -209,7 +212,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def _real_steps(g: Generator) -> list[tuple[float, ...]]:
-    places = (torch.rand(3, generator=g) * 900 + 50).tolist()
+    places = (torch.rand(3, generator=g, dtype=torch.float32, device="cpu") * 900 + 50).tolist()
     d = (0.02 - 1e-4) / 999
     return [(i, d, (1 - 1e-4) / d) for i in (1.0, 40.0, *places)]
 

@@ -10,14 +10,18 @@ import torch
 from torch import Generator, Tensor
 
 from diffusion_lab.course.checks import exercise, number
+from diffusion_lab.device import randn
 
 Score = Callable[[Tensor], Tensor]
 
 
 def _noisy(g: Generator) -> list[tuple[Any, ...]]:
-    x, eps = torch.randn(2, 5, 3, generator=g)
-    w = torch.randn(3, 3, generator=g)
-    return [(lambda y: torch.tanh(y @ w), x, 0.4, eps), (lambda y: -y / 2, x, 1.7, eps)]
+    x, eps = randn((2, 5, 3), g)
+    w = randn((3, 3), g)
+    return [
+        (lambda y: torch.tanh(y @ w), x, 0.4, eps),
+        (lambda y: -y / 2, x, 1.7, eps),
+    ]
 
 
 def _loss(error: Tensor) -> Tensor:
@@ -69,7 +73,7 @@ backward_passes = number(
 
 
 def _states(g: Generator) -> list[tuple[Any, ...]]:
-    x, score = torch.randn(2, 4, 2, generator=g)
+    x, score = randn((2, 4, 2), g)
     return [(x, score, -0.7, 1.4), (x, score, 0.0, 3.0)]
 
 
@@ -93,7 +97,7 @@ def ode_velocity(x: Tensor, score: Tensor, f: float, g2: float) -> Tensor:
 
 
 def _moves(g: Generator) -> list[tuple[Any, ...]]:
-    x, score, z = torch.randn(3, 4, 2, generator=g)
+    x, score, z = randn((3, 4, 2), g)
     return [(x, score, -0.7, 1.4, 0.1, z), (x, score, 0.0, 3.0, 0.02, z)]
 
 

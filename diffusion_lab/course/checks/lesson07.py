@@ -15,7 +15,7 @@ from diffusion_lab.schedules import Linear
 
 def _levels(g: Generator) -> list[tuple[Any, ...]]:
     vp = Linear()
-    x, x0 = (torch.randn(4, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    x, x0 = (torch.randn(4, 2, generator=g, dtype=torch.float64, device="cpu") for _ in range(2))
     pairs = ((0.9, 0.6), (0.5, 0.35), (0.2, 0.05))
     return [(x, x0, *vp.alpha_sigma(t), *vp.alpha_sigma(s)) for t, s in pairs]
 
@@ -76,7 +76,9 @@ order_three = number(
 
 
 def _pairs(g: Generator) -> list[tuple[Any, ...]]:
-    now, before = (torch.randn(3, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    now, before = (
+        torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu") for _ in range(2)
+    )
     lams = ((-3.0, -2.0, -1.5), (0.1, 0.4, 1.3), (1.0, 1.5, 1.8))
     return [(now, before, *three) for three in lams]
 
@@ -109,7 +111,7 @@ def line_ahead(
 
 
 def _heun_probes(g: Generator) -> list[tuple[Any, ...]]:
-    x = torch.randn(3, 2, generator=g, dtype=torch.float64)
+    x = torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return x / (1 + sigma**2) + torch.tanh(x) * sigma / (1 + sigma)

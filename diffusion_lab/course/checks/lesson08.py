@@ -12,7 +12,7 @@ from diffusion_lab.course.checks import exercise, judge, number
 
 
 def _levels(g: Generator) -> list[tuple[Any, ...]]:
-    draws = torch.rand(4, 3, generator=g, dtype=torch.float64).tolist()
+    draws = torch.rand(4, 3, generator=g, dtype=torch.float64, device="cpu").tolist()
     return [(0.1 + a, 1.2 + a + 5 * b, 0.01 + c) for a, b, c in draws]
 
 
@@ -46,10 +46,10 @@ def price(snr_t: float, snr_s: float, error: float) -> float:
 def _tables(g: Generator) -> list[tuple[Any, ...]]:
     found = []
     for size in (3, 6):
-        table = torch.rand(size, size, generator=g, dtype=torch.float64) + 0.1
+        table = torch.rand(size, size, generator=g, dtype=torch.float64, device="cpu") + 0.1
         down = torch.ones(size, size, dtype=torch.bool).tril(-1)
         table = torch.where(down, table, torch.inf)
-        best = torch.rand(size, generator=g, dtype=torch.float64)
+        best = torch.rand(size, generator=g, dtype=torch.float64, device="cpu")
         found.append((best, table))
     return found
 
@@ -119,7 +119,7 @@ def inner_times(given: Any) -> str | None:
 
 def _steps(g: Generator) -> list[tuple[Any, ...]]:
     found = []
-    for a, b, c, share in torch.rand(4, 4, generator=g, dtype=torch.float64).tolist():
+    for a, b, c, share in torch.rand(4, 4, generator=g, dtype=torch.float64, device="cpu").tolist():
         alpha_t, alpha_s = 0.2 + 0.3 * a, 0.6 + 0.3 * b
         sigma_t, sigma_s = (1 - alpha_t**2) ** 0.5, (1 - alpha_s**2) ** 0.5
         found.append((alpha_t, sigma_t, alpha_s, sigma_s, 0.9 * share * sigma_s**2, c))
@@ -163,7 +163,7 @@ def best_variance(
 def _kernels(g: Generator) -> list[tuple[Any, ...]]:
     found = []
     for n, m in ((3, 5), (6, 4)):
-        x, y = (torch.randn(k, 2, generator=g, dtype=torch.float64) for k in (n, m))
+        x, y = (torch.randn(k, 2, generator=g, dtype=torch.float64, device="cpu") for k in (n, m))
         found.append(tuple((a @ b.T / 2 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))))
     return found
 
