@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.device import check_float
-from diffusion_lab.errors import unknown
+from diffusion_lab.device import check_float, unwrapped
+from diffusion_lab.errors import number, unknown, whole
 from diffusion_lab.schedules import Schedule, Time
 
 __all__ = [
@@ -490,3 +490,53 @@ class NetDenoiser(Denoiser):
                 self._null = torch.full((len(x_t),), self.num_classes, device=x_t.device)
             return self._null
         return self.check_label(label, len(x_t))
+
+    def spec(self) -> dict[str, Any]:
+        """What ``from_spec`` makes this denoiser of again, but for the weights: plain values.
+
+        ValueError where the network cannot say how it is made.
+        """
+        net = unwrapped(self.net)
+        if not callable(getattr(net, "spec", None)):
+            raise ValueError(
+                f"{type(net).__name__} cannot say how it is made: build it by nets.make(name, "
+                "...), or give it a spec() -> {'name': 'diffusion_lab.module:Class', **arguments}"
+            )
+        return {
+            "name": "diffusion_lab.denoisers:NetDenoiser",
+            "net": net.spec(),
+            "schedule": self.schedule.spec(),
+            "kind": self.kind,
+            "sd": self.sd,
+            "shape": self.shape,
+            "num_classes": self.num_classes,
+            "lam_range": self.lam_range,
+            "learned_var": self.learned_var,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> NetDenoiser:
+        """The denoiser of a ``spec``, untrained. KeyError, TypeError or ValueError for no such."""
+        from diffusion_lab import nets, schedules
+
+        given = {k: v for k, v in spec.items() if k != "name"}
+        net, schedule, kind = given.pop("net"), given.pop("schedule"), given.pop("kind")
+        shape, lam_range, classes = given.pop("shape"), given.pop("lam_range"), None
+        if given.get("num_classes") is not None:
+            classes = given["num_classes"] = whole("num_classes", given["num_classes"])
+        if ":" not in net["name"] and net.get("num_classes") != classes:
+            raise ValueError(f"{classes} classes, and a network of {net.get('num_classes')}")
+        if "sd" in given:
+            given["sd"] = number("sd", given["sd"])
+        with torch.device("cpu"):  # numbers, also where a network is made without any (meta)
+            process = schedules.make(**schedule)
+        return cls(
+            nets.make(**net),
+            process,
+            kind,
+            shape=None if shape is None else tuple(whole("a size", size) for size in shape),
+            lam_range=None
+            if lam_range is None
+            else tuple(number("a lambda", v, -math.inf) for v in lam_range),
+            **given,
+        )

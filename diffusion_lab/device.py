@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.errors import whole
 
-__all__ = ["check_finite", "check_float", "device", "first_process", "generator", "randn"]
+__all__ = [
+    "check_finite",
+    "check_float",
+    "device",
+    "first_process",
+    "generator",
+    "processes",
+    "randn",
+    "unwrapped",
+]
 
 
 def device() -> torch.device:
@@ -25,9 +34,20 @@ def device() -> torch.device:
         ) from error
 
 
+def processes() -> int:
+    """How many processes torchrun started, by its variable WORLD_SIZE; 1 without it."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"the variable WORLD_SIZE, which torchrun sets, must be a whole number >= 1; got "
+            f"{text!r}: unset it to train in one process"
+        )
+    return int(text)
+
+
 def first_process() -> bool:
     """Whether this process is the one that talks: the only one, or rank 0 of torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def generator(*seed: int) -> torch.Generator:
@@ -47,12 +67,12 @@ def generator(*seed: int) -> torch.Generator:
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 31
-    return torch.Generator().manual_seed(mixed if len(seed) > 1 else seed[0])
+    return torch.Generator("cpu").manual_seed(mixed if len(seed) > 1 else seed[0])
 
 
 def randn(shape: tuple[int, ...], gen: torch.Generator, like: Tensor | None = None) -> Tensor:
     """Standard normal numbers drawn on the CPU (the same on every machine), then moved."""
-    noise = torch.randn(shape, generator=gen)
+    noise = torch.randn(shape, generator=gen, dtype=torch.float32, device="cpu")
     return noise if like is None else noise.to(like.device, like.dtype)
 
 
@@ -70,3 +90,14 @@ def check_finite(x: Tensor, name: str) -> None:
     """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} hold nan or inf: look where they come from")
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The plain network inside ``torch.compile(net)``, DataParallel and their like."""
+    while True:
+        if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        elif isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = net._orig_mod
+        else:
+            return net

@@ -121,10 +121,10 @@ class DiffusionLoss(nn.Module):
             levels,
         )
 
-    def forward(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x0: Tensor, t: Tensor, eps: Tensor, **condition: Tensor) -> Tensor:
         schedule = self.denoiser.schedule
         x_t = noised(x0, eps, schedule, t)
-        pred = self.denoiser(x_t, t) if label is None else self.denoiser(x_t, t, label=label)
+        pred = self.denoiser(x_t, t, **condition)
         target = eps if pred.kind == "eps" else (x0 - pred.a * x_t) / pred.b
         error = (pred.out - target).square().flatten(1).mean(1)
         sd = getattr(self.denoiser, "sd", 1.0)

@@ -148,13 +148,17 @@ def test_the_header_says_how_the_model_was_made(tmp_path):
         pass
     about = checkpoints.info(tmp_path / "digits.safetensors")
     digits = data.load("digits")
-    assert about["data"] == {"name": "digits", "split": "train", "n": 1500, "hash": digits.hash}
+    told = {"name": "digits", "split": "train", "n": 1500, "hash": digits.hash}
+    assert about["data"] == told | {"classes": list("0123456789")}
     assert about["recipe"] == json.loads(json.dumps(recipe.as_dict()))
     assert about["recipe"]["seed"] == 0 and about["recipe"]["steps"] == 2
-    assert about["command"] == "diffusion-lab train digits --steps 2"
-    assert about["denoiser"]["lam_range"] == list(recipe.lam_range)
-    assert about["denoiser"]["schedule"] == {"name": "edm", "sigma_max": 20.0, "rho": 7.0}
-    assert about["denoiser"]["sd"] == round(digits.std, 4)
+    net = '\'net={"name": "unet", "widths": [8, 16], "emb": 16, "patch": 1}\''
+    command = f"diffusion-lab train digits --steps 2 --set {net} --set batch=8"
+    assert about["command"] == command
+    spec = about["models"]["model"]
+    assert spec["lam_range"] == list(recipe.lam_range)
+    assert spec["schedule"] == {"name": "edm", "sigma_max": 20.0, "rho": 7.0}
+    assert spec["sd"] == round(digits.std, 4)
     assert about["threads"] == 1 and torch.__version__ in about["machine"]
     assert about["cpu_seconds"] >= 0 and about["metrics"] == {}
     model = checkpoints.load(tmp_path / "digits.safetensors")
@@ -242,7 +246,8 @@ def test_other_safetensors_files_are_told_apart(tmp_path):
 
 def test_weights_that_do_not_fit_are_named(saved):
     tensors, about = checkpoints.load_tensors(saved)
-    wider = about | {"net": NETS["mlp"] | {"width": 32}}
+    wider = {"model": about["models"]["model"] | {"net": NETS["mlp"] | {"width": 32}}}
+    wider = about | {"models": wider}
     checkpoints.save_tensors(saved, tensors, wider)
     with pytest.raises(CheckpointError, match="do not fit the network.*another shape.*level.mlp.0"):
         checkpoints.load(saved)
@@ -260,7 +265,8 @@ def test_weights_that_do_not_fit_are_named(saved):
 )
 def test_a_network_from_another_version_is_refused(net, saved):
     tensors, about = checkpoints.load_tensors(saved)
-    checkpoints.save_tensors(saved, tensors, about | {"net": net})
+    spec = about["models"]["model"] | {"net": net}
+    checkpoints.save_tensors(saved, tensors, about | {"models": {"model": spec}})
     with pytest.raises(CheckpointError, match="this version cannot build"):
         checkpoints.load(saved)
 
@@ -268,8 +274,8 @@ def test_a_network_from_another_version_is_refused(net, saved):
 def test_a_process_from_another_version_is_refused(saved):
     tensors, about = checkpoints.load_tensors(saved)
     for change in ({"schedule": {"name": "square"}}, {"kind": "x1"}, {"colour": 1}):
-        wrong = about | {"denoiser": about["denoiser"] | change}
-        checkpoints.save_tensors(saved, tensors, wrong)
+        wrong = about["models"]["model"] | change
+        checkpoints.save_tensors(saved, tensors, about | {"models": {"model": wrong}})
         with pytest.raises(CheckpointError, match="this version cannot build"):
             checkpoints.load(saved)
 

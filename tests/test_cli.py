@@ -153,7 +153,7 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     Path("folder.png").mkdir()
     for name in (
         "diffusion_lab.generate.generate",
-        "diffusion_lab.training.tasks.Diffusion.forward",
+        "diffusion_lab.training.tasks.Diffusion.losses",
     ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it was started"))
     status, out, err = run(capsys, *words.split())

@@ -228,7 +228,7 @@ def test_labels_reach_the_network():
     d = NetDenoiser(Spy(), Linear(), "v", num_classes=3)
     loss = DiffusionLoss(d, Weighting())
     label = torch.tensor([0, 2])
-    loss(randn(2, 3), torch.tensor([0.2, 0.4], dtype=F64), randn(2, 3), label)
+    loss(randn(2, 3), torch.tensor([0.2, 0.4], dtype=F64), randn(2, 3), label=label)
     loss(randn(2, 3), torch.tensor([0.2, 0.4], dtype=F64), randn(2, 3))
     assert seen[0] is label
     assert seen[1].tolist() == [3, 3]

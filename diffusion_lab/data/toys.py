@@ -159,21 +159,25 @@ class Samples:
         return self.draw(n, generator)
 
 
+_PLAIN = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+
+
 def _uniform(n: int, generator: Generator) -> Tensor:
-    return torch.rand(whole("the number of samples", n), generator=generator)
+    return torch.rand(whole("the number of samples", n), generator=generator, **_PLAIN)
 
 
 def _one_of(count: int, n: int, generator: Generator) -> Tensor:
-    return torch.randint(count, (whole("the number of samples", n),), generator=generator)
+    size = (whole("the number of samples", n),)
+    return torch.randint(count, size, generator=generator, device="cpu")
 
 
 def _normal(n: int, generator: Generator) -> Tensor:
-    return torch.randn(whole("the number of samples", n), 2, generator=generator)
+    return torch.randn(whole("the number of samples", n), 2, generator=generator, **_PLAIN)
 
 
 def _finish(points: Tensor, centre: tuple[float, float], variance: float) -> Tensor:
     """Centre, and scale by the root of the variance averaged over both coordinates."""
-    return (points - torch.tensor(centre)) / math.sqrt(variance)
+    return (points - points.new_tensor(centre)) / math.sqrt(variance)
 
 
 def moons(n: int, generator: Generator) -> Tensor:

@@ -10,12 +10,14 @@ from diffusion_lab.training.loop import (
     train,
 )
 from diffusion_lab.training.recipes import RECIPES, Recipe, get
+from diffusion_lab.training.tasks import Task
 
 __all__ = [
     "EMA",
     "RECIPES",
     "Progress",
     "Recipe",
+    "Task",
     "build",
     "fit",
     "get",
