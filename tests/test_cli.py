@@ -457,7 +457,7 @@ def test_fresh_begins_again(tiny, capsys):
 
 @pytest.mark.parametrize(("stop", "kept"), [(1, True), (3, False)])
 def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsys, monkeypatch):
-    """Stopped before its first report nothing is lost; after it the old state is not resumed."""
+    """Stopped before its first report the old state stays; after it the new one is saved."""
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
     draw, calls = tasks.Diffusion.draw, []
 
@@ -472,8 +472,8 @@ def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsy
     monkeypatch.setattr(training, "fit", lambda *a, **k: fit(*a, **k, report_every=2))
     status, _, err = run(capsys, "train", "tiny", "--out", "part", "--fresh")
     assert status == 130
-    assert "stopped before the first state was saved" in err
-    assert (states.saved_step(recipes.get("tiny"), "part") == 4) == kept
+    assert ("stopped before a step was saved" if kept else "saved up to step 3 of 6") in err
+    assert states.saved_step(recipes.get("tiny"), "part") == (4 if kept else 3)
 
 
 def test_another_seed_does_not_resume(tiny, capsys):
@@ -525,6 +525,7 @@ def test_only_rank_0_talks(tiny, capsys, monkeypatch):
     """The printing of another rank, without starting one: fit and torchrun have their own tests."""
     monkeypatch.setattr(training, "fit", lambda recipe, **_: None)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(capsys, "train", "tiny", "--out", "x") == (0, "", "")
 
 
@@ -571,5 +572,9 @@ def test_ctrl_c(tmp_path):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
-    assert "stopped before the first state was saved" in err
+    assert re.search(
+        r"stopped; saved up to step [\d,]+ of 6,000. Go on with: diffusion-lab train", err
+    )
     assert "Traceback" not in err
+    step = states.saved_step(recipes.get("digits"), tmp_path / "x")
+    assert 0 < step < 1000 and f"step {step:,} of" in err

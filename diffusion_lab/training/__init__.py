@@ -10,7 +10,7 @@ from diffusion_lab.training.loop import (
     train,
 )
 from diffusion_lab.training.recipes import RECIPES, Recipe, get
-from diffusion_lab.training.tasks import Task
+from diffusion_lab.training.tasks import Task, fold
 
 __all__ = [
     "EMA",
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "build",
     "fit",
+    "fold",
     "get",
     "learning_rate",
     "load_or_train",

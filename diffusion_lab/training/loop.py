@@ -136,6 +136,8 @@ def train(
         )
     longer, steps = steps is not None, recipe.steps if steps is None else steps
     _check(out, resume, steps, report_every, save_every, preview_every, best_every)
+    if resume:
+        states.required(recipe, out)
     given = data
     data = load(recipe.data, "train", full=recipe.full) if data is None else data
     data.check()

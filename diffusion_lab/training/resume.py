@@ -29,7 +29,17 @@ from diffusion_lab.errors import CheckpointError
 from diffusion_lab.files import write_atomically
 from diffusion_lab.training.recipes import ADDED, Recipe
 
-__all__ = ["AGAIN", "Lock", "Run", "averaged_run", "keep", "restore", "saved_step", "state_file"]
+__all__ = [
+    "AGAIN",
+    "Lock",
+    "Run",
+    "averaged_run",
+    "keep",
+    "required",
+    "restore",
+    "saved_step",
+    "state_file",
+]
 
 AGAIN = "start again from nothing (on the command line --fresh, in Python resume=False)"
 
@@ -52,6 +62,14 @@ class Run:
 def state_file(recipe: Recipe, out: str | Path) -> Path:
     """Where a training in the folder ``out`` saves its state."""
     return Path(out) / f"{recipe.name}.state.safetensors"
+
+
+def required(recipe: Recipe, out: str | Path) -> Path:
+    """The file of a saved state; CheckpointError where there is none."""
+    file = state_file(recipe, out)
+    if not file.is_file():
+        raise CheckpointError(f"there is no saved state {file} to resume from: {AGAIN}")
+    return file
 
 
 def saved_step(recipe: Recipe, out: str | Path) -> int:
@@ -118,9 +136,7 @@ def restore(run: Run, out: str | Path, *, longer: bool = False) -> dict[str, Any
 
     Raises CheckpointError where there is none, it is damaged, or it is of another training.
     """
-    file = state_file(run.recipe, out)
-    if not file.is_file():
-        raise CheckpointError(f"there is no saved state {file} to resume from: {AGAIN}")
+    file = required(run.recipe, out)
     tensors, header = checkpoints.load_tensors(file)
     _same(run, file, header, longer)
     _step(header, file)

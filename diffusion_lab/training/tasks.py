@@ -26,6 +26,7 @@ __all__ = [
     "Task",
     "adamw",
     "find",
+    "fold",
     "indices",
     "network",
     "seeded",
@@ -100,6 +101,13 @@ def network(recipe: Recipe, data: Dataset, **more: Any) -> nn.Module:
     spec |= {size: data.x.shape[1] for size in ("channels", "dim") if size in takes}
     with seeded(recipe.seed):
         return nets.make(recipe.net["name"], **spec)
+
+
+def fold(recipe: Recipe) -> int:
+    """What height and width must be a multiple of for the recipe's network."""
+    spec = {k: v for k, v in recipe.net.items() if k != "name"}
+    with torch.device("meta"):
+        return getattr(nets.make(recipe.net["name"], **spec), "fold", 1)
 
 
 def adamw(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -201,14 +209,16 @@ class Diffusion:
     def _drawn(self, model: Denoiser, n: int) -> Tensor:
         from diffusion_lab.generate import generate
 
-        given = {
-            k: self.data.condition[k][torch.arange(n) % len(self.data)] for k in self.conditions
-        }
-        if "label" in given:  # one class after another
-            given["label"] = torch.arange(n, device="cpu") % len(self.data.classes)
-        more = {k: v for k, v in given.items() if k != "label"}
-        options = self.recipe.sampler | ({"condition": more} if more else {})
-        return generate(model, n, label=given.get("label"), seed=self.recipe.seed, **options).x
+        pick = torch.arange(n, device="cpu")
+        given = {name: self.data.condition[name][pick % len(self.data)] for name in self.conditions}
+        options = dict(self.recipe.sampler)
+        if given.pop("label", None) is None:
+            label = None
+            options.pop("scale", None)  # there is nothing to be guided to
+        else:  # one class after another
+            label = pick % len(self.data.classes)
+        options |= {"condition": given} if given else {}
+        return generate(model, n, label=label, seed=self.recipe.seed, **options).x
 
 
 class _Silent(Denoiser):
