@@ -208,7 +208,7 @@ def train(
             where.type, DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
         )
         parts = _parts(job.draw(step), recipe, ranks, rank, where)
-        with _undivided(), torch.enable_grad():
+        with _undivided(), torch.enable_grad(), torch.autocast(where.type, enabled=False):
             streams = [job.losses(average, **part) for part in parts]
             for i, (optimiser, base) in enumerate(zip(optimisers, bases, strict=True)):
                 for group, lr in zip(optimiser.param_groups, base, strict=True):

@@ -79,7 +79,7 @@ def saved_step(recipe: Recipe, out: str | Path) -> int:
 
 
 def _step(head: dict[str, Any], file: Path) -> int:
-    step, steps = head.get("step", 0), head.get("steps", math.inf)
+    step, steps = head.get("step"), head.get("steps")
     if type(step) is not int or not step >= 0 or not isinstance(steps, int | float) or step > steps:
         raise CheckpointError(
             f"{file} is no state: it stands at step {step!r} of {steps!r}: {AGAIN}"
