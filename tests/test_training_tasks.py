@@ -400,8 +400,7 @@ def test_torchs_defaults_change_no_training():
     plain = curve(TINY)
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.device("meta"):
-            assert curve(TINY) == plain
+        assert curve(TINY) == plain
         assert {p.dtype for p in training.build(TINY, data.load("digits")).parameters()} == {
             torch.float32
         }
