@@ -168,7 +168,7 @@ def _uniform(n: int, generator: Generator) -> Tensor:
 
 def _one_of(count: int, n: int, generator: Generator) -> Tensor:
     size = (whole("the number of samples", n),)
-    return torch.randint(count, size, generator=generator, device="cpu")
+    return torch.randint(count, size, generator=generator, device="cpu").to(torch.float32)
 
 
 def _normal(n: int, generator: Generator) -> Tensor:
