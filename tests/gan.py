@@ -92,7 +92,7 @@ class Gan:
 
 
 if __name__ == "__main__":
-    more = {"steps": 400} if "slow" in sys.argv else {}
+    more = {"steps": 150} if "slow" in sys.argv else {}
     for p in train(
         RECIPE,
         data=points(),

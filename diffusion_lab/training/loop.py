@@ -119,7 +119,7 @@ def train(
     With ``out`` (a folder) the state is saved there every ``save_every`` steps and on Ctrl-C, and
     the finished model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state, to a
     later end than it was to have where ``steps`` is given and larger. ``init`` starts from the
-    weights of a model or of a checkpoint, by name or path. ``task`` is a class of one's own, in
+    weights of a model or of a checkpoint, by name or path (what is resumed has its own). ``task`` is a class of one's own, in
     place of the recipe's (see ``tasks.Task``). With ``preview_every`` pictures of the averaged
     model go to ``out/NAME.preview_STEP.png``; with ``best_every`` its distance is measured that
     often, and the best so far is ``out/NAME.best.safetensors``. ``stop_at`` ends early without
@@ -253,12 +253,12 @@ def train(
             for step in range(start, last):
                 take(step)
                 reports, saves, previews, measures = (
-                    every is not None and (done % every == 0 or done == last)
-                    for every in (
-                        report_every,
-                        None if out is None else save_every,
-                        preview_every,
-                        best_every,
+                    every is not None and (done % every == 0 or done == end)
+                    for every, end in (
+                        (report_every, last),
+                        (None if out is None else save_every, last),
+                        (preview_every, last),
+                        (best_every, steps),
                     )
                 )
                 if not (reports or saves or previews or measures):
@@ -271,9 +271,8 @@ def train(
                     _keep_best(
                         run, out, job.distance(average), about(run, data, given, seconds), done
                     )
-                if (
-                    main and done == steps and out is not None
-                ):  # before the state: a kill loses neither
+                # the model before the state: a kill loses neither
+                if main and done == steps and out is not None:
                     path = Path(out) / f"{recipe.name}.safetensors"
                     checkpoints.save(path, average, about(run, data, given, seconds))
                 if main and saves:
