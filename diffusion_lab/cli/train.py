@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, writable
-from diffusion_lab.device import first_process, processes
 from diffusion_lab.errors import CheckpointError, whole
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ def _data(given: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Dataset | 
     if given.data_full:
         raise ValueError("--data-full is of the course's own data: leave it out beside --data")
     from diffusion_lab import data
+    from diffusion_lab.device import first_process
     from diffusion_lab.training import fold
 
     own = tuple(data.load(recipe.data).x.shape[2:])
@@ -166,6 +166,7 @@ def _train(given: argparse.Namespace) -> int:
     import torch
 
     from diffusion_lab import checkpoints, training
+    from diffusion_lab.device import first_process, processes
     from diffusion_lab.training import resume as states
 
     state = states.state_file(recipe, out)

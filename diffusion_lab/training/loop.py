@@ -119,11 +119,11 @@ def train(
     With ``out`` (a folder) the state is saved there every ``save_every`` steps and on Ctrl-C, and
     the finished model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state, to a
     later end than it was to have where ``steps`` is given and larger. ``init`` starts from the
-    weights of a model or of a checkpoint, by name or path (what is resumed has its own). ``task`` is a class of one's own, in
-    place of the recipe's (see ``tasks.Task``). With ``preview_every`` pictures of the averaged
-    model go to ``out/NAME.preview_STEP.png``; with ``best_every`` its distance is measured that
-    often, and the best so far is ``out/NAME.best.safetensors``. ``stop_at`` ends early without
-    finishing (to be resumed).
+    weights of a model or of a checkpoint, by name or path (what is resumed has its own). ``task``
+    is a class of one's own, in place of the recipe's (see ``tasks.Task``). With ``preview_every``
+    pictures of the averaged model go to ``out/NAME.preview_STEP.png``; with ``best_every`` its
+    distance is measured that often, and the best so far is ``out/NAME.best.safetensors``.
+    ``stop_at`` ends early without finishing (to be resumed).
     The call itself reads data and state and refuses what cannot be done; the iterator trains.
     Raises ValueError for impossible sizes, CheckpointError where there is no saved state, it is of
     another training or another process trains there, FloatingPointError where the loss or a weight
