@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab import nets, schedules
+from diffusion_lab import nets
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import device as best_device
+from diffusion_lab.device import unwrapped
 from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.files import write_atomically
 
 __all__ = [
+    "described",
     "find",
     "info",
     "load",
@@ -31,9 +36,23 @@ __all__ = [
     "save",
     "save_tensors",
     "shipped",
+    "weights",
 ]
 
 FORMAT = "diffusion-lab-1"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+UNUSABLE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""What building a model from a header that somebody made up can raise."""
 
 
 # ---- tensors and a header -----------------------------------------------------------------------
@@ -67,7 +86,8 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a file of ``save_tensors``; CheckpointError if it is not one."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
 
     path = Path(path)
     if not path.is_file():
@@ -76,10 +96,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"({', '.join(shipped())})"
         )
     try:
-        with safe_open(str(path), framework="pt") as f:
-            header = f.metadata() or {}
-            # copies: what is read is a view of the file, and would change when the file does
-            tensors = {key: f.get_tensor(key).clone() for key in f.keys()}  # noqa: SIM118
+        data = path.read_bytes()  # once: header and weights are of one file, and stay as they are
+        tensors = from_bytes(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
         if header.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path} is a safetensors file but not one of this course "
@@ -92,78 +112,157 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not isinstance(about, dict):
             raise ValueError("its header is no dictionary")
         return tensors, about
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, OSError, *UNUSABLE) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{path} is damaged and cannot be read ({error}): restore it, or train it again"
         ) from error
 
 
 # ---- models -------------------------------------------------------------------------------------
-def save(path: str | Path, model: nn.Module, about: dict[str, Any]) -> None:
-    """Save a NetDenoiser or a plain network. ``about`` holds at least net = {name, **arguments}.
+def save(path: str | Path, model: Any, about: dict[str, Any] | None = None) -> None:
+    """Save a model, or several as an ``nn.ModuleDict`` or dict, with ``about`` in the header.
 
-    For a denoiser the schedule, kind, sd, shape, classes, lambda range and learned variance are
-    taken from it.
+    A model says by its ``spec()`` how it is built again; for a network that cannot, ``about`` holds
+    net = {name, **arguments}. Compiled and parallel networks are saved as the plain ones.
+    ValueError where ``load`` would refuse the file.
     """
-    if isinstance(model, NetDenoiser):
-        about = about | {
-            "denoiser": {
-                "schedule": model.schedule.spec(),
-                "kind": model.kind,
-                "sd": model.sd,
-                "shape": model.shape,
-                "num_classes": model.num_classes,
-                "lam_range": model.lam_range,
-                "learned_var": model.learned_var,
-            }
-        }
-        model = model.net
-    save_tensors(path, dict(model.state_dict()), about)
+    about = {k: v for k, v in (about or {}).items() if k not in ("models", "denoiser")}
+    specs, tensors = described(model, about.pop("net", None))
+    save_tensors(path, tensors, about | {"models": specs})
+
+
+def described(
+    model: Any, net: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The specs and the tensors that ``save`` writes; ValueError where they could not be loaded."""
+    models = dict(model.items()) if isinstance(model, nn.ModuleDict | dict) else {"model": model}
+    specs, tensors = {}, {}
+    for name, one in models.items():
+        one = unwrapped(one)
+        if net is not None:
+            inner = unwrapped(one.net) if isinstance(one, NetDenoiser) else one
+            inner.spec = partial(dict, net)
+        if not callable(getattr(one, "spec", None)):
+            raise ValueError(
+                f"{type(one).__name__} cannot say how it is made: build it by nets.make(name, "
+                "...), or give it a spec() -> {'name': 'diffusion_lab.module:Class', **arguments}"
+            )
+        specs[name] = json.loads(json.dumps(one.spec()))
+        tensors |= {_key(name, models, k): v for k, v in weights(one).items()}
+        try:
+            wrong = _misfit(specs[name], weights(one))
+        except UNUSABLE as error:
+            wrong = str(error)
+        if wrong:
+            raise ValueError(
+                f"this {type(one).__name__} could not be loaded again, so it is not saved: "
+                f"{_short(specs[name])} is not its description ({wrong})"
+            )
+    return specs, tensors
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a model: its tensors; of a denoiser, those of its network."""
+    model = unwrapped(model)
+    net = unwrapped(model.net) if isinstance(model, NetDenoiser) else model
+    return {k.replace("_orig_mod.", ""): v for k, v in net.state_dict().items()}
+
+
+def _key(name: str, models: Iterable[str], key: str) -> str:
+    """A tensor's name in the file: the model's before it, where there are several."""
+    return key if len(list(models)) == 1 else f"{name}.{key}"
+
+
+def _short(spec: Any) -> str:
+    text = str(spec)
+    return text if len(text) < 300 else text[:300] + " ..."
+
+
+def _specs(about: dict[str, Any]) -> dict[str, Any]:
+    """The models of a header, name -> spec; those of before ``models`` had one, as net."""
+    if "models" in about:
+        return about["models"]
+    if "denoiser" in about:
+        kind = {"name": "diffusion_lab.denoisers:NetDenoiser"}
+        return {"model": kind | {"net": about["net"]} | about["denoiser"]}
+    return {"model": about["net"]} if "net" in about else {}
+
+
+def _check_sizes(spec: Any, most: int) -> None:
+    """ValueError for a size that no model with ``most`` weights has: it would take long to fail."""
+    for value in spec.values() if isinstance(spec, dict) else spec:
+        if isinstance(value, dict | list):
+            _check_sizes(value, most)
+        size = len(value) if isinstance(value, list) else value
+        if isinstance(size, int) and abs(size) > most:
+            raise ValueError(f"a size of {size} has no place in a file of {most} numbers")
+
+
+def _misfit(spec: dict[str, Any], given: dict[str, Tensor]) -> str:
+    """Why the tensors are not those of the model, looked at before any memory is taken; or ""."""
+    _check_sizes(spec, max(10_000, sum(v.numel() for v in given.values())))
+    with torch.device("meta"):
+        expected = weights(nets.make(**spec))
+    wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
+    extra = [k for k in given if k not in expected]
+    if wrong or extra:
+        return f"missing or of another shape {wrong[:3]}, not in the network {extra[:3]}"
+    kinds = [k for k in expected if given[k].dtype != expected[k].dtype]
+    if kinds:
+        ours, theirs = (str(v[kinds[0]].dtype).removeprefix("torch.") for v in (expected, given))
+        return f"the weights are {theirs}, the network has {ours}: {kinds[:3]}"
+    return ""
+
+
+def _built(spec: dict[str, Any], given: dict[str, Tensor], name: str | Path) -> nn.Module:
+    try:
+        wrong = _misfit(spec, given)
+        model = None if wrong else nets.make(**spec)
+    except UNUSABLE as error:
+        raise CheckpointError(
+            f"{name} needs the model {_short(spec)}, which this version cannot build: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    if model is None:
+        raise CheckpointError(
+            f"the weights in {name} do not fit the network {_short(spec)}: {wrong}"
+        )
+    (model.net if isinstance(model, NetDenoiser) else model).load_state_dict(given)
+    return model
 
 
 def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
     """A shipped model by name (``load("fashion")``), or any checkpoint by path, ready to use.
 
-    Returns a NetDenoiser (or a Classifier) in eval mode without gradients, on ``device`` (by
-    default the best there is), with ``.about`` holding the header.
+    Returns what was saved (a NetDenoiser, a Classifier, ...; several models as an nn.ModuleDict)
+    in eval mode without gradients, on ``device`` (by default the best there is), with ``.about``
+    holding the header.
     Raises CheckpointError for a missing, damaged or mismatched file, ValueError for a name that is
     not shipped (the near match is suggested).
     """
     tensors, about = load_tensors(find(name))
-    if "net" not in about:
+    try:
+        specs = dict(_specs(about))
+    except UNUSABLE as error:
+        raise CheckpointError(
+            f"{name} has a header that this version cannot build a model from: {error}"
+        ) from error
+    if not specs:
         what = "the saved state of a training" if "step" in about else "no model"
         raise CheckpointError(
             f"{name} is {what}: load a finished model (NAME.safetensors), or finish the training "
             "with --resume (resume=True in Python)"
         )
-    try:
-        spec = dict(about["net"])
-        net = nets.make(spec.pop("name"), **spec)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} needs the network {about['net']}, which this version cannot build: {error}"
-        ) from error
-    expected, given = net.state_dict(), tensors
-    wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
-    extra = [k for k in given if k not in expected]
-    if wrong or extra:
-        raise CheckpointError(
-            f"the weights in {name} do not fit the network {about['net']}: "
-            f"missing or of another shape {wrong[:3]}, not in the network {extra[:3]}"
-        )
-    net.load_state_dict(given)
-    model: nn.Module = net
-    if "denoiser" in about:
-        d = dict(about["denoiser"])
-        try:
-            for key in ("shape", "lam_range"):
-                d[key] = None if d[key] is None else tuple(d[key])
-            model = NetDenoiser(net, schedules.make(**d.pop("schedule")), d.pop("kind"), **d)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{name} needs the process {about['denoiser']}, which this version cannot build: "
-                f"{error}"
-            ) from error
+    models = nn.ModuleDict()
+    for key, spec in specs.items():
+        head = _key(key, specs, "")
+        part = {k[len(head) :]: tensors.pop(k) for k in list(tensors) if k.startswith(head)}
+        models[key] = _built(spec, part, name)
+    if tensors:
+        raise CheckpointError(f"{name} holds weights of no model of it: {list(tensors)[:3]}")
+    model: nn.Module = models if len(models) > 1 else models[key]
     model = model.eval().requires_grad_(False)
     try:
         model.to(device or best_device())
@@ -172,7 +271,9 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
             f"{name} cannot be put on the device {str(device or best_device())!r}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    model.to(memory_format=torch.channels_last)  # convolutions run faster so
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)  # they run faster so
     model.about = about
     return model
 
@@ -191,7 +292,13 @@ def load_denoiser(name: str | Path, *, device: str | torch.device | None = None)
 
 def find(name: str | Path) -> Path:
     """The file of a shipped name, or the path itself if it looks like one."""
-    if isinstance(name, Path) or "/" in str(name) or str(name).endswith(".safetensors"):
+    text = str(name)
+    if Path(text).suffix in PICKLES:
+        raise CheckpointError(
+            f"{name} is no safetensors file: pickles are never read here, for they can run code. "
+            "Load its weights with the tool that wrote it, and checkpoints.save the model"
+        )
+    if isinstance(name, Path) or "/" in text or os.sep in text or text.endswith(".safetensors"):
         return Path(name)
     from diffusion_lab.data import store
 

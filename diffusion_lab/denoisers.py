@@ -31,21 +31,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.device import (
-    check_alike,
-    check_batch,
-    check_float,
-    check_times,
-    explain_precision,
-)
+from diffusion_lab.device import check_alike, check_batch, check_float, check_times
 from diffusion_lab.errors import check_lam_range, unknown
-from diffusion_lab.nets.calls import accepted
+from diffusion_lab.nets.calls import accepted, explain_precision, steps_range
+from diffusion_lab.nets.specs import denoiser_arguments, spec_of
 from diffusion_lab.schedules import Schedule, Time, lib_of
 
 __all__ = ["KINDS", "Clipped", "Denoiser", "NetDenoiser", "OnSchedule", "Prediction", "Wrapped"]
 __all__ += ["affine", "expand"]
 
 KINDS = ("x0", "eps", "v", "score", "edm")
+READING = ("kind", "sd", "shape", "num_classes", "lam_range", "learned_var", "scale_input", "form")
 FAR = 10.0  # what a network is told of lambda where there is no data, or no noise, left
 Number = float | Tensor  # a coefficient: one for all pictures, or a tensor that broadcasts
 
@@ -387,9 +383,13 @@ class NetDenoiser(Denoiser):
                 f"{asked:.3g} ({where}): lay the time grid with lam_range=denoiser.lam_range"
             )
 
+    def spec(self) -> dict[str, Any]:
+        """What ``from_spec`` makes this denoiser of again, but for the weights: plain values."""
+        named = {"name": "diffusion_lab.denoisers:NetDenoiser", "net": spec_of(self.net)}
+        reading = {name: getattr(self, name) for name in READING}
+        return named | {"schedule": self.schedule.spec()} | reading
 
-def steps_range(schedule: Schedule) -> tuple[float, float] | None:
-    """(lowest, highest) lambda of a schedule of T steps; None for others, and where T = 1."""
-    if schedule.T is None or schedule.T == 1:
-        return None
-    return schedule.lam(1.0), schedule.lam(1 / schedule.T)
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> NetDenoiser:
+        """The denoiser of a ``spec``, untrained. KeyError, TypeError or ValueError for no such."""
+        return cls(**denoiser_arguments(spec))

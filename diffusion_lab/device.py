@@ -24,9 +24,9 @@ __all__ = [
     "check_time",
     "check_times",
     "device",
-    "explain_precision",
     "first_process",
     "generator",
+    "processes",
     "randn",
     "unwrapped",
 ]
@@ -45,9 +45,20 @@ def device() -> torch.device:
         ) from error
 
 
+def processes() -> int:
+    """How many processes torchrun started, by its variable WORLD_SIZE; 1 without it."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"the variable WORLD_SIZE, which torchrun sets, must be a whole number >= 1; got "
+            f"{text!r}: unset it to train in one process"
+        )
+    return int(text)
+
+
 def first_process() -> bool:
     """Whether this process is the one that talks: the only one, or rank 0 of torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def generator(*seed: int) -> torch.Generator:
@@ -67,7 +78,7 @@ def generator(*seed: int) -> torch.Generator:
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 31
-    return torch.Generator().manual_seed(mixed if len(seed) > 1 else seed[0])
+    return torch.Generator("cpu").manual_seed(mixed if len(seed) > 1 else seed[0])
 
 
 def randn(
@@ -181,16 +192,6 @@ def check_alike(**tensors: Tensor) -> None:
     if len({t.shape for t in tensors.values()}) > 1:
         given = " and ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
         raise ValueError(f"{given} must have one shape")
-
-
-def explain_precision(x: Tensor, net: nn.Module, error: Exception) -> None:
-    """A ValueError from ``error`` where x and the weights of a network differ in precision."""
-    weight = next(net.parameters(), None)
-    if weight is not None and weight.dtype != x.dtype:
-        raise ValueError(
-            f"x_t is {x.dtype} and the network's weights are {weight.dtype}: call x_t.to("
-            f"{weight.dtype}), or net.to({x.dtype})"
-        ) from error
 
 
 def check_range(x: Tensor, name: str) -> None:

@@ -453,7 +453,8 @@ def test_a_checkpoint_with_another_header_is_refused(about, says, tmp_path):
 )
 def test_a_checkpoint_of_a_process_that_cannot_be_is_refused(change, saved):
     tensors, about = checkpoints.load_tensors(saved)
-    checkpoints.save_tensors(saved, tensors, about | {"denoiser": about["denoiser"] | change})
+    spec = about["models"]["model"] | change
+    checkpoints.save_tensors(saved, tensors, about | {"models": {"model": spec}})
     with pytest.raises(CheckpointError, match="this version cannot build"):
         checkpoints.load(saved)
 
@@ -461,8 +462,8 @@ def test_a_checkpoint_of_a_process_that_cannot_be_is_refused(change, saved):
 def test_a_checkpoint_without_a_part_of_its_process_is_refused(saved):
     tensors, about = checkpoints.load_tensors(saved)
     for part in ("schedule", "kind", "shape", "lam_range"):
-        less = {k: v for k, v in about["denoiser"].items() if k != part}
-        checkpoints.save_tensors(saved, tensors, about | {"denoiser": less})
+        less = {k: v for k, v in about["models"]["model"].items() if k != part}
+        checkpoints.save_tensors(saved, tensors, about | {"models": {"model": less}})
         with pytest.raises(CheckpointError, match="this version cannot build"):
             checkpoints.load(saved)
 

@@ -148,13 +148,17 @@ def test_the_header_says_how_the_model_was_made(tmp_path):
         pass
     about = checkpoints.info(tmp_path / "digits.safetensors")
     digits = data.load("digits")
-    assert about["data"] == {"name": "digits", "split": "train", "n": 1500, "hash": digits.hash}
+    told = {"name": "digits", "split": "train", "n": 1500, "hash": digits.hash}
+    assert about["data"] == told | {"classes": list("0123456789")}
     assert about["recipe"] == json.loads(json.dumps(recipe.as_dict()))
     assert about["recipe"]["seed"] == 0 and about["recipe"]["steps"] == 2
-    assert about["command"] == "diffusion-lab train digits --steps 2"
-    assert about["denoiser"]["lam_range"] == list(recipe.lam_range)
-    assert about["denoiser"]["schedule"] == {"name": "edm", "sigma_max": 20.0, "rho": 7.0}
-    assert about["denoiser"]["sd"] == round(digits.std, 4)
+    net = '\'net={"name": "unet", "widths": [8, 16], "emb": 16, "patch": 1}\''
+    command = f"diffusion-lab train digits --steps 2 --set {net} --set batch=8"
+    assert about["command"] == command
+    spec = about["models"]["model"]
+    assert spec["lam_range"] == list(recipe.lam_range)
+    assert spec["schedule"] == {"name": "edm", "sigma_max": 20.0, "rho": 7.0}
+    assert spec["sd"] == round(digits.std, 4)
     assert about["threads"] == 1 and torch.__version__ in about["machine"]
     assert about["cpu_seconds"] >= 0 and about["metrics"] == {}
     model = checkpoints.load(tmp_path / "digits.safetensors")
@@ -242,7 +246,8 @@ def test_other_safetensors_files_are_told_apart(tmp_path):
 
 def test_weights_that_do_not_fit_are_named(saved):
     tensors, about = checkpoints.load_tensors(saved)
-    wider = about | {"net": NETS["mlp"] | {"width": 32}}
+    wider = {"model": about["models"]["model"] | {"net": NETS["mlp"] | {"width": 32}}}
+    wider = about | {"models": wider}
     checkpoints.save_tensors(saved, tensors, wider)
     with pytest.raises(CheckpointError, match="do not fit the network.*another shape.*level.mlp.0"):
         checkpoints.load(saved)
@@ -260,7 +265,8 @@ def test_weights_that_do_not_fit_are_named(saved):
 )
 def test_a_network_from_another_version_is_refused(net, saved):
     tensors, about = checkpoints.load_tensors(saved)
-    checkpoints.save_tensors(saved, tensors, about | {"net": net})
+    spec = about["models"]["model"] | {"net": net}
+    checkpoints.save_tensors(saved, tensors, about | {"models": {"model": spec}})
     with pytest.raises(CheckpointError, match="this version cannot build"):
         checkpoints.load(saved)
 
@@ -268,8 +274,8 @@ def test_a_network_from_another_version_is_refused(net, saved):
 def test_a_process_from_another_version_is_refused(saved):
     tensors, about = checkpoints.load_tensors(saved)
     for change in ({"schedule": {"name": "square"}}, {"kind": "x1"}, {"colour": 1}):
-        wrong = about | {"denoiser": about["denoiser"] | change}
-        checkpoints.save_tensors(saved, tensors, wrong)
+        wrong = about["models"]["model"] | change
+        checkpoints.save_tensors(saved, tensors, about | {"models": {"model": wrong}})
         with pytest.raises(CheckpointError, match="this version cannot build"):
             checkpoints.load(saved)
 
@@ -306,3 +312,177 @@ def test_a_shipped_file_is_held_to_the_index(tmp_path, monkeypatch):
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match="is missing"):
         checkpoints.load("digits-features")
+
+
+# ---- what is saved can be loaded, and what cannot be loaded is not built
+WRAPS = {
+    "torch.compile(net)": lambda net: torch.compile(net, backend="eager"),
+    "DataParallel(net)": torch.nn.DataParallel,
+    "both": lambda net: torch.nn.DataParallel(torch.compile(net, backend="eager")),
+    "net.compile()": lambda net: net.compile(backend="eager") or net,
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_a_compiled_or_parallel_network_is_saved_as_the_plain_one(name, tmp_path):
+    file, before, plain = tmp_path / "m.safetensors", denoiser(net="unet"), denoiser(net="unet")
+    before.net = WRAPS[name](before.net)
+    for model in (before, torch.compile(before, backend="eager")):
+        checkpoints.save(file, model, {"name": "mine"})
+        after = checkpoints.load(file, device="cpu")
+        assert_same_answers(plain, after, (1, 8, 8))
+        assert after.about["name"] == "mine"
+
+
+def test_a_block_compiled_alone_is_saved_by_its_plain_name(tmp_path):
+    before = denoiser()
+    before.net.last = torch.compile(before.net.last, backend="eager")
+    checkpoints.save(tmp_path / "m.safetensors", before)
+    assert "last.weight" in checkpoints.load_tensors(tmp_path / "m.safetensors")[0]
+
+
+class Film(torch.nn.Module):
+    """A network for films, with a description: what a family brings along."""
+
+    def __init__(self, width=2):
+        super().__init__()
+        self.width, self.conv = width, torch.nn.Conv3d(1, width, 3)
+
+    def spec(self):
+        return {"name": "diffusion_lab.nets:Film", "width": self.width}
+
+
+def test_a_network_for_films_loads(tmp_path, monkeypatch):
+    Film.__module__ = "diffusion_lab.nets"
+    monkeypatch.setattr(nets, "Film", Film, raising=False)
+    before = Film(3)
+    checkpoints.save(tmp_path / "film.safetensors", before)
+    after = checkpoints.load(tmp_path / "film.safetensors", device="cpu")
+    assert isinstance(after, Film) and torch.equal(after.conv.weight, before.conv.weight)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    file, model = tmp_path / "m.safetensors", denoiser()
+    with pytest.raises(ValueError, match="could not be loaded again.*missing or of another shape"):
+        checkpoints.save(file, model, {"net": NETS["mlp"] | {"width": 8}})
+    del model.net.spec
+    with pytest.raises(ValueError, match="MLP cannot say how it is made"):
+        checkpoints.save(file, model, {})
+    with pytest.raises(ValueError, match="the weights are bfloat16, the network has float32"):
+        checkpoints.save(file, denoiser().bfloat16())
+    with pytest.raises(ValueError, match="nothing outside diffusion_lab is looked up"):
+        checkpoints.save(file, torch.nn.Linear(1, 1), {"net": {"name": "os:system"}})
+    assert not file.exists()
+
+
+def test_a_header_of_before_still_loads(saved):
+    """net and denoiser, as all files had them until several models could be saved."""
+    tensors, about = checkpoints.load_tensors(saved)
+    spec = about.pop("models")["model"]
+    net = spec.pop("net")
+    spec.pop("name")
+    new = checkpoints.load(saved, device="cpu")
+    checkpoints.save_tensors(saved, tensors, about | {"net": net, "denoiser": spec})
+    old = checkpoints.load(saved, device="cpu")
+    assert old.spec() == new.spec()
+    assert_same_answers(new, old, (2,))
+    checkpoints.save_tensors(saved, tensors, about | {"net": net})
+    assert isinstance(checkpoints.load(saved, device="cpu"), nets.MLP)
+    checkpoints.save(saved, old, old.about)  # what was loaded is saved as files are now
+    assert set(checkpoints.info(saved)) == {"name", "models"}
+
+
+def test_the_networks_answer_does_not_hang_on_torchs_defaults(saved):
+    before = checkpoints.load(saved, device="cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = checkpoints.load(saved, device="cpu")
+        assert nets.make("mlp").last.weight.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_answers(before, after, (2,))
+
+
+DEEP = {"a": []}
+for _ in range(400):
+    DEEP = {"a": [DEEP]}
+
+CRAFTED = [
+    {"name": None},
+    {"name": "os:system"},
+    {"name": "diffusion_lab.files:sha256"},
+    {"name": "diffusion_lab.denoisers:Gone"},
+    {"net": {"name": "mlp", "width": 10**9}},
+    {"net": {"name": "mlp", "width": 10**5}},
+    {"net": {"name": "mlp", "depth": 10**9}},
+    {"net": {"name": "mlp", "width": "16"}},
+    {"net": {"name": "unet", "widths": [10**6] * 3}},
+    {"net": None},
+    {"net": DEEP},
+    {"schedule": {"name": "linear", "T": 10**12}},
+    {"schedule": {"name": "linear", "T": -1}},
+    {"schedule": None},
+    {"shape": [10**9]},
+    {"shape": [-2]},
+    {"shape": "ab"},
+    {"num_classes": "3"},
+    {"num_classes": 3},
+    {"num_classes": -1},
+    {"lam_range": "ab"},
+    {"lam_range": [1, None]},
+    {"sd": [1]},
+    {"sd": float("inf")},
+    {"kind": ["v"]},
+]
+
+
+@pytest.mark.parametrize("change", CRAFTED, ids=lambda change: str(change)[:40])
+def test_a_header_that_somebody_made_up_is_refused_before_any_memory_is_taken(change, saved):
+    tensors, about = checkpoints.load_tensors(saved)
+    crafted = about["models"]["model"] | change
+    checkpoints.save_tensors(saved, tensors, about | {"models": {"model": crafted}})
+    with pytest.raises(CheckpointError, match="this version cannot build|do not fit") as error:
+        checkpoints.load(saved)
+    assert len(str(error.value)) < 1500
+    for models in (3, [], [1], {"model": 3}, {"model": None}, "text"):
+        checkpoints.save_tensors(saved, tensors, about | {"models": models})
+        with pytest.raises(CheckpointError):
+            checkpoints.load(saved)
+
+
+def test_classes_of_header_and_network_must_agree(tmp_path):
+    spec = NETS["mlp"] | {"num_classes": 10}
+    file = tmp_path / "m.safetensors"
+    checkpoints.save(file, NetDenoiser(network(spec), SCHEDULES["linear"], "v", num_classes=10))
+    tensors, about = checkpoints.load_tensors(file)
+    for classes in (3, 100, None):
+        wrong = about["models"]["model"] | {"num_classes": classes}
+        checkpoints.save_tensors(file, tensors, about | {"models": {"model": wrong}})
+        with pytest.raises(CheckpointError, match=f"{classes} classes, and a network of 10"):
+            checkpoints.load(file)
+
+
+def test_weights_of_another_kind_of_number_are_refused(saved):
+    tensors, about = checkpoints.load_tensors(saved)
+    for dtype in (torch.int8, torch.float16, torch.float64):
+        changed = {k: v.to(dtype) for k, v in tensors.items()}
+        checkpoints.save_tensors(saved, changed, about)
+        with pytest.raises(CheckpointError, match="the weights are .*, the network has float32"):
+            checkpoints.load(saved)
+
+
+@pytest.mark.parametrize("name", ["y.pt", "y.pth", "runs/y.ckpt", "y.bin"])
+def test_other_peoples_formats_are_told_apart(name):
+    with pytest.raises(CheckpointError, match="no safetensors file: pickles are never read here"):
+        checkpoints.load(name)
+
+
+def test_header_and_weights_are_of_one_file(saved, monkeypatch):
+    """A file replaced while it is read: the bytes are read once."""
+    from pathlib import Path
+
+    opened, real = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or real(self))
+    monkeypatch.setattr("builtins.open", lambda *a, **k: pytest.fail("opened again"))
+    checkpoints.load_tensors(saved)
+    assert opened == [saved]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib
 import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -148,6 +151,19 @@ REFUSED = [
     ("train digits --preview-every 0", "--preview-every must be a whole number >= 1"),
     ("train digits --data-full", "digits has one size only"),
     ("train digits --out taken", "taken is a file"),
+    ("train digits --out=", "--out names a folder; got ''"),
+    ("train digits --threads 1000000", "--threads must be at most"),
+    ("train digits --set lr", "--set takes FIELD=VALUE"),
+    ("train digits --set lrr=1", "Did you mean 'lr'"),
+    ("train digits --set lr=fast", "lr of a recipe must be > 0"),
+    ("train digits --set conditional=no", "True, False or a list"),
+    ("train digits --set net=unet", "net of a recipe needs 'name'"),
+    ("train digits --set task=os:system", "nothing outside diffusion_lab is looked up"),
+    ("train digits --set name=../evil", "names its files"),
+    ("train digits --resume --from digits", "--from starts a training"),
+    ("train digits --keep-best 0", "--keep-best must be a whole number >= 1"),
+    ("train digits-features --keep-best 2", "no distance is known"),
+    ("train digits --data gone", "gone is no folder of pictures"),
     ("train digits --resume", "no saved state"),
     ("train digits --resume --fresh", "not allowed with"),
     ("bench qualitty", "Did you mean 'quality'"),
@@ -167,7 +183,7 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     before = sorted(tmp_path.iterdir())
     for name in (
         "diffusion_lab.generate.generate",
-        "diffusion_lab.training.tasks.Diffusion.forward",
+        "diffusion_lab.training.tasks.Diffusion.losses",
     ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it was started"))
     status, out, err = run(capsys, *words.split())
@@ -514,7 +530,7 @@ def test_fresh_begins_again(tiny, capsys):
 
 @pytest.mark.parametrize(("stop", "kept"), [(1, True), (3, False)])
 def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsys, monkeypatch):
-    """Stopped before its first report nothing is lost; after it the old state is not resumed."""
+    """Stopped before its first report the old state stays; after it the new one is saved."""
     list(training.train(recipes.get("tiny"), out="part", save_every=2, stop_at=4))
     draw, calls = tasks.Diffusion.draw, []
 
@@ -529,8 +545,8 @@ def test_fresh_keeps_the_old_state_until_it_is_under_way(stop, kept, tiny, capsy
     monkeypatch.setattr(training, "fit", lambda *a, **k: fit(*a, **k, report_every=2))
     status, _, err = run(capsys, "train", "tiny", "--out", "part", "--fresh")
     assert status == 130
-    assert "stopped before the first state was saved" in err
-    assert (states.saved_step(recipes.get("tiny"), "part") == 4) == kept
+    assert ("stopped before a step was saved" if kept else "saved up to step 3 of 6") in err
+    assert states.saved_step(recipes.get("tiny"), "part") == (4 if kept else 3)
 
 
 def test_another_seed_does_not_resume(tiny, capsys):
@@ -582,7 +598,133 @@ def test_only_rank_0_talks(tiny, capsys, monkeypatch):
     """The printing of another rank, without starting one: fit and torchrun have their own tests."""
     monkeypatch.setattr(training, "fit", lambda recipe, **_: None)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(capsys, "train", "tiny", "--out", "x") == (0, "", "")
+
+
+# ---- a recipe changed, a model tuned, a training made longer -------------------------------------
+def test_set_reaches_the_recipe_and_the_header(tiny, capsys):
+    words = ("--set", "lr=1e-3", "--set", "name=mine", "--set", "conditional=false", "--seed", 3)
+    assert run(capsys, "train", "tiny", "--out", "x", *words)[0] == 0
+    about = checkpoints.info("x/mine.safetensors")
+    assert about["recipe"]["lr"] == 1e-3 and about["recipe"]["conditional"] is False
+    # tiny-plain is as near as tiny, but for its sampler
+    command = about["command"].removeprefix("diffusion-lab ")
+    assert run(capsys, *shlex.split(command), "--out", "y")[0] == 0
+    ours, theirs = (checkpoints.load_tensors(f"{d}/mine.safetensors") for d in "xy")
+    assert all(torch.equal(ours[0][k], theirs[0][k]) for k in ours[0])
+    assert ours[1]["recipe"] == theirs[1]["recipe"] and ours[1]["command"] == theirs[1]["command"]
+
+
+def test_a_finished_training_is_made_longer(tiny, capsys):
+    assert run(capsys, "train", "tiny", "--out", "x")[0] == 0
+    assert "longer with --resume --steps MORE" in run(capsys, "train", "tiny", "--out", "x")[2]
+    status, out, err = run(capsys, "train", "tiny", "--out", "x", "--resume", "--steps", 9)
+    assert status == 0 and "9 steps" in out, err
+    about = checkpoints.info("x/tiny.safetensors")
+    first, second = about["command"].split(" && ")
+    assert (first, second) == (
+        "diffusion-lab train tiny --steps 6",
+        "diffusion-lab train tiny --steps 9 --resume",
+    )
+    for one in (first, second):
+        assert run(capsys, *one.split()[1:], "--out", "y")[0] == 0
+    ours, theirs = (checkpoints.load_tensors(f"{d}/tiny.safetensors")[0] for d in "xy")
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_model_is_tuned_from_another(tiny, capsys):
+    assert run(capsys, "train", "tiny", "--out", "x")[0] == 0
+    words = ("--from", "x/tiny.safetensors", "--steps", 1, "--set", "lr=1e-30")
+    assert run(capsys, "train", "tiny", "--out", "y", *words)[0] == 0
+    ours, theirs = (checkpoints.load_tensors(f"{d}/tiny.safetensors") for d in "xy")
+    assert all(torch.equal(ours[0][k], theirs[0][k]) for k in ours[0])
+    assert theirs[1]["command"] == (
+        "diffusion-lab train tiny --steps 1 --from x/tiny.safetensors --set lr=1e-30"
+    )
+
+
+def test_weights_that_cannot_be_tuned_are_refused(tiny, capsys):
+    for name, why in (("fashon", "Did you mean 'fashion'"), ("fashion", "do not fit the recipe's")):
+        status, _, err = run(capsys, "train", "tiny", "--out", "x", "--from", name)
+        assert status == 2 and why in err
+    assert not Path("x").exists()
+
+
+def test_the_best_model_is_kept(tiny, capsys, monkeypatch):
+    frechet = importlib.import_module("diffusion_lab.metrics.frechet")  # a function has its name
+    found = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(frechet, "fd", lambda *_: next(found))
+    status, out, err = run(capsys, "train", "tiny", "--out", "x", "--keep-best", 2)
+    assert status == 0, err
+    assert f"{Path('x/tiny.best.safetensors')} is the best, at step 4: 1.0000" in out
+    best = checkpoints.load("x/tiny.best.safetensors")
+    assert best.about["best"] == {"step": 4, "distance": 1.0} and best.about["step"] == 4
+    assert run(capsys, "train", "tiny", "--out", "y")[0] == 0  # measuring changed no weight
+    ours, theirs = (checkpoints.load_tensors(f"{d}/tiny.safetensors")[0] for d in "xy")
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tiny / "home"))
+    assert run(capsys, "train", "tiny", "--out", "~/r")[0] == 0
+    assert (tiny / "home" / "r" / "tiny.safetensors").is_file() and not (tiny / "~").exists()
+
+
+def test_a_folder_in_the_way_is_found_before_the_training(tiny, capsys):
+    for name in ("tiny.safetensors", "tiny.state.safetensors"):
+        Path("x", name).mkdir(parents=True)
+        status, _, err = run(capsys, "train", "tiny", "--out", "x", "--fresh")
+        assert status == 2 and f"{Path('x', name)} is a folder: move it" in err
+        Path("x", name).rmdir()
+
+
+def test_a_second_training_in_the_folder_is_refused(tiny, capsys):
+    script = (
+        "import sys, time; from diffusion_lab.training import recipes, resume\n"
+        "lock = resume.Lock(recipes.get('digits').but(name='tiny'), 'x')\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        status, _, err = run(capsys, "train", "tiny", "--out", "x")
+        assert status == 2 and f"tiny is being trained in x by process {holder.pid}: wait" in err
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run(capsys, "train", "tiny", "--out", "x")[0] == 0
+
+
+def test_a_resumed_training_takes_the_threads_of_its_state(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        list(training.train(recipes.get("tiny"), out="x", save_every=2, stop_at=4))
+        torch.set_num_threads(1)
+        assert run(capsys, "train", "tiny", "--out", "x", "--resume")[0] == 0
+        assert checkpoints.info("x/tiny.safetensors")["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_commands_are_quoted_for_the_shell_of_their_paths(monkeypatch):
+    from diffusion_lab.cli import train
+    from diffusion_lab.training import header
+
+    done = {"recipe": "digits", "steps": 10, "parameters": 5, "loss": 0.1, "processes": 1}
+    done |= {"path": "runs\\digits.safetensors", "cpu_seconds": 1.0, "seconds": 1.0, "state": "s"}
+    assert train._told(done).splitlines()[-1].endswith("--model runs\\digits.safetensors")
+    given = {"recipe": "digits", "steps": None, "seed": None, "threads": None}
+    given |= {"preview_every": None, "data_full": False}
+    command = train._command(argparse.Namespace(**given, out="C:\\My runs"))
+    assert command == 'diffusion-lab train digits --out "C:\\My runs" --resume'
+    command = train._command(argparse.Namespace(**given, out="my runs"))
+    assert command == "diffusion-lab train digits --out 'my runs' --resume"
+    monkeypatch.setattr(header.os, "name", "nt")
+    assert header.quoted(["a", "my runs"]) == 'a "my runs"'
 
 
 # ---- as processes -------------------------------------------------------------------------------
@@ -628,5 +770,9 @@ def test_ctrl_c(tmp_path):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
-    assert "stopped before the first state was saved" in err
+    assert re.search(
+        r"stopped; saved up to step [\d,]+ of 6,000. Go on with: diffusion-lab train", err
+    )
     assert "Traceback" not in err
+    step = states.saved_step(recipes.get("digits"), tmp_path / "x")
+    assert 0 < step < 1000 and f"step {step:,} of" in err

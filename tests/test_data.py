@@ -449,3 +449,65 @@ def test_importing_data_imports_neither_sklearn_nor_torchvision():
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+# ---- labels and arrays that are not what they should be -----------------------------------------
+def embedded_as_whole(root: Path, monkeypatch, labels=None) -> Path:
+    """The embedded part as idx files, taken for the whole set."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    with np.load(store.path("fashion.npz")) as arrays:
+        for split, prefix in (("train", "train"), ("test", "t10k")):
+            pixels, right = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+            monkeypatch.setitem(data.FULL_FASHION, split, sha256(pixels.tobytes()))
+            write_idx(raw / f"{prefix}-images-idx3-ubyte", pixels)
+            given = right if labels is None else labels(right).astype(np.uint8)
+            write_idx(raw / f"{prefix}-labels-idx1-ubyte", given)
+    return root
+
+
+WRONG_LABELS = {
+    "two hundreds": lambda right: np.full_like(right, 200),
+    "shifted by one": lambda right: (right + 1) % 10,
+    "in another order": lambda right: right[::-1],
+    "one of them": lambda right: np.concatenate([right[:-1], (right[-1:] + 1) % 10]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LABELS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_of_the_whole_set_are_held_to_the_embedded_ones(name, split, tmp_path, monkeypatch):
+    root = embedded_as_whole(tmp_path, monkeypatch, WRONG_LABELS[name])
+    with pytest.raises(DataError, match=f"the {split} labels under .* are not those of Fashion"):
+        data.load("fashion", split, full=True, root=root)
+
+
+def test_the_right_labels_are_taken_and_classes_must_be_of_one_size(tmp_path, monkeypatch):
+    root = embedded_as_whole(tmp_path, monkeypatch)
+    assert torch.equal(
+        data.load("fashion", full=True, root=root).labels, data.load("fashion").labels
+    )
+    monkeypatch.setitem(data.FULL_SIZE, "test", 2000)  # as if these were all: they are not even
+    with pytest.raises(DataError, match="the classes are not of one size"):
+        data.load("fashion", "test", full=True, root=root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_labels": np.full(10_000, 12, np.uint8)},
+        {"train_labels": np.zeros(9_999, np.uint8)},
+        {"train_labels": np.zeros(10_000, np.float64)},
+        {"train_images": np.zeros((10_000, 27, 28), np.uint8)},
+        {"train_images": np.zeros((10_000, 28, 28), np.float32)},
+        {"train_images": None},
+    ],
+    ids=lambda change: str({k: getattr(v, "shape", None) for k, v in change.items()}),
+)
+def test_an_archive_with_other_arrays_is_refused(change, tmp_path, monkeypatch):
+    with np.load(store.path("fashion.npz")) as arrays:
+        changed = {k: v for k, v in (dict(arrays) | change).items() if v is not None}
+    np.savez(tmp_path / "fashion.npz", **changed)
+    monkeypatch.setattr(store, "path", lambda name: tmp_path / name)  # with a matching index
+    with pytest.raises(DataError, match="is not the embedded Fashion-MNIST"):
+        data.load("fashion")

@@ -45,6 +45,7 @@ def test_the_variable_chooses_the_device(monkeypatch):
 def test_of_several_processes_the_first_one_talks(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert first_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, talks in (("0", True), ("1", False)):  # as torchrun sets it
         monkeypatch.setenv("RANK", rank)
         assert first_process() == talks
@@ -61,7 +62,8 @@ from diffusion_lab.exact import Gaussian
 from diffusion_lab.objectives import draw_times
 from diffusion_lab.walk import gaussian
 S = linear(1000)
-drawn = [randn((2, 2), generator(0)), gaussian(generator(1))(0, torch.zeros(2, 2, dtype=torch.float32, device="cpu")),
+like = torch.zeros(2, 2, dtype=torch.float32, device="cpu")
+drawn = [randn((2, 2), generator(0)), gaussian(generator(1))(0, like),
          S.prior(2, (3,), generator(2)), draw_times(S, 3, generator(3), law="grid"),
          draw_times(S, 3, generator(4), law="uniform"),
          draw_times(S, 3, generator(5), law="lognormal")]
@@ -79,3 +81,43 @@ def test_torchs_defaults_change_nothing_that_is_drawn(before):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert run(CODE.format(before=before)) == run(CODE.format(before=""))
+
+
+def test_the_plain_network_is_found_in_its_wrappings():
+    from diffusion_lab.device import unwrapped
+
+    net = torch.nn.Linear(1, 1)
+    assert unwrapped(net) is net
+    compiled = torch.compile(net, backend="eager")
+    for wrapped in (compiled, torch.nn.DataParallel(net), torch.nn.DataParallel(compiled)):
+        assert unwrapped(wrapped) is net
+
+
+def test_a_rank_left_in_the_environment_silences_nobody(monkeypatch):
+    from diffusion_lab.device import first_process, processes
+
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (processes(), first_process()) == (1, True)
+    monkeypatch.setenv("RANK", "1")
+    assert first_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert processes() == 2 and not first_process()
+    for wrong in ("two", "0", "-1", ""):
+        monkeypatch.setenv("WORLD_SIZE", wrong)
+        with pytest.raises(ValueError, match="WORLD_SIZE.*whole number >= 1"):
+            processes()
+
+
+def test_draws_are_of_float32_whatever_torchs_default_is():
+    from diffusion_lab.data import toys
+    from diffusion_lab.device import generator, randn
+
+    before = randn((5,), generator(0)), toys.load_toy("moons").sample(9, generator(0))
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = randn((5,), generator(0)), toys.load_toy("moons").sample(9, generator(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(after, before):
+        assert ours.dtype == torch.float32 and torch.equal(ours, theirs)

@@ -205,3 +205,23 @@ def test_bad_input():
     with pytest.raises(ValueError, match="yes or no for each of the 3 levels"):
         UNet(widths=(8, 8, 8), attention=(False, True))
     assert isinstance(make("mlp", dim=3), MLP)
+
+
+def test_a_network_says_how_it_is_made():
+    import copy
+
+    from diffusion_lab import nets
+
+    given = {"dim": 3, "width": 8, "num_classes": 4}
+    net = nets.make("mlp", **given)
+    assert net.spec() == {"name": "mlp"} | given
+    again = nets.make(**copy.deepcopy(net).spec())
+    assert again.state_dict().keys() == net.state_dict().keys()
+    named = nets.make("diffusion_lab.nets.mlp:MLP", **given)
+    assert type(named) is MLP and named.spec()["name"] == "diffusion_lab.nets.mlp:MLP"
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    with torch.device("meta"):
+        assert nets.make("mlp", **given).last.weight.device.type == "meta"
+    for wrong in ("torch.nn:Linear", "diffusion_lab.files:sha256", "diffusion_lab.nets:make"):
+        with pytest.raises(ValueError, match="network"):
+            nets.make(wrong)

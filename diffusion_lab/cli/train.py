@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,6 +16,7 @@ from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, writable
 from diffusion_lab.errors import CheckpointError, whole
 
 if TYPE_CHECKING:
+    from diffusion_lab.data import Dataset
     from diffusion_lab.training import Progress
     from diffusion_lab.training.recipes import Recipe
 
@@ -66,46 +67,123 @@ def _cost(recipe: Recipe) -> dict[str, float | None]:
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
-    """The recipe with what was asked to be different."""
+    """The recipe with what was asked to be different; ``--steps`` goes to the training itself."""
     from diffusion_lab.training import recipes
 
     if given.recipe is None:
         raise ValueError(f"which recipe? Known: {', '.join(recipes.RECIPES)}")
     recipe = recipes.get(given.recipe)
-    changes = {"steps": given.steps, "seed": given.seed, "full": given.data_full or None}
-    return recipe.but(**{name: value for name, value in changes.items() if value is not None})
+    changes = dict(_change(one) for one in given.set)
+    if given.seed is not None:
+        changes["seed"] = given.seed
+    if given.data_full:
+        changes["full"] = True
+    try:
+        return recipe.but(**changes)
+    except TypeError as error:
+        raise ValueError(f"--set {' '.join(given.set)}: {error}") from error
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """``field=value`` of ``--set``: the value is JSON, and anything else is taken as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes FIELD=VALUE, such as lr=1e-3; got {text!r}")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
 
 
 def _command(given: argparse.Namespace) -> str:
     """What resumes this training."""
+    from diffusion_lab.training.header import quoted
+
     words = [PROGRAM, "train", given.recipe]
-    for option in ("steps", "seed", "out", "threads", "preview_every"):
-        value = getattr(given, option)
+    options = ("steps", "seed", "out", "threads", "preview_every", "keep_best", "data", "size")
+    for option in options:
+        value = getattr(given, option, None)
         words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
-    return shlex.join([*words, *["--data-full"] * given.data_full, "--resume"])
+    for change in getattr(given, "set", []):
+        words += ["--set", change]
+    return quoted([*words, *["--data-full"] * given.data_full, "--resume"])
+
+
+def _data(given: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Dataset | None]:
+    """The pictures of ``--data`` at a size that the network takes, and the recipe for them."""
+    if given.data is None:
+        if given.size is not None:
+            raise ValueError("--size belongs to --data FOLDER")
+        return recipe, None
+    if given.data_full:
+        raise ValueError("--data-full is of the course's own data: leave it out beside --data")
+    from diffusion_lab import data
+    from diffusion_lab.device import first_process
+    from diffusion_lab.training import fold
+
+    own = tuple(data.load(recipe.data).x.shape[2:])
+    multiple = fold(recipe)
+    pictures = data.from_folder(given.data, given.size, multiple=multiple, otherwise=own)
+    words = ["--data", given.data] + ([] if given.size is None else ["--size", str(given.size)])
+    pictures = dataclasses.replace(pictures, source=tuple(words))
+    if pictures.labels is None and recipe.conditional:
+        recipe = recipe.but(conditional=False)
+        if first_process():
+            print("no classes, so the network is told none (conditional=false)", file=sys.stderr)
+    return recipe, pictures
+
+
+def _threads(threads: int) -> None:
+    """Set them; ValueError for more than a machine could ever use, which torch dies of."""
+    import torch
+
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if whole("--threads", threads) > most:
+        raise ValueError(f"--threads must be at most {most} on this machine; got {threads}")
+    torch.set_num_threads(threads)
 
 
 def _train(given: argparse.Namespace) -> int:
     if given.list:
         return _list_recipes(given.json)
-    for option in ("steps", "threads", "preview_every"):
+    for option in ("steps", "threads", "preview_every", "keep_best"):
         if getattr(given, option) is not None:
             whole(f"--{option.replace('_', '-')}", getattr(given, option))
+    if not given.out.strip():
+        raise ValueError("--out names a folder; got '' (is a variable of the shell not set?)")
+    out = Path(given.out).expanduser()
+    if given.data is not None:
+        given.data = str(Path(given.data).expanduser())
     recipe = _recipe(given)
-    file = writable(f"{given.out}/{recipe.name}.safetensors", ".safetensors", "--out")
+    file = out / f"{recipe.name}.safetensors"
+    for target in (file, out / f"{recipe.name}.state.safetensors"):
+        if target.is_dir():
+            raise IsADirectoryError(
+                f"--out: {target} is a folder: move it, or choose another --out"
+            )
+    writable(str(file), ".safetensors", "--out")
 
     import torch
 
     from diffusion_lab import checkpoints, training
-    from diffusion_lab.device import first_process
+    from diffusion_lab.device import first_process, processes
     from diffusion_lab.training import resume as states
 
-    state = states.state_file(recipe, given.out)
+    state = states.state_file(recipe, out)
+    if given.resume and given.init is not None:
+        raise ValueError("--from starts a training: what is resumed has its own weights")
     if not (given.resume or given.fresh):
-        _refuse_to_overwrite(recipe, given.out, file, state)
+        _refuse_to_overwrite(recipe, out, file, state)
     if given.threads is not None:
-        torch.set_num_threads(given.threads)
+        _threads(given.threads)
+    elif given.resume and state.is_file():  # sums depend on it in the last bit
+        kept = checkpoints.info(state).get("threads")
+        if isinstance(kept, int) and 0 < kept <= (os.cpu_count() or 1):
+            torch.set_num_threads(kept)
+    recipe, pictures = _data(given, recipe)
+    steps = recipe.steps if given.steps is None else given.steps
     reports: list[Progress] = []
+    older = given.fresh and state.is_file()
 
     def watch(report: Progress) -> None:
         if given.fresh and not reports and report.step < report.steps and first_process():
@@ -116,20 +194,23 @@ def _train(given: argparse.Namespace) -> int:
     try:
         training.fit(
             recipe,
-            out=given.out,
+            data=pictures,
+            steps=given.steps,
+            out=out,
             resume=given.resume,
+            init=given.init,
             preview_every=given.preview_every,
+            best_every=given.keep_best,
             watch=watch,
         )
     except KeyboardInterrupt:
         if first_process():
-            earlier = given.fresh and not reports  # the state there is not of this training
-            saved = 0 if earlier else states.saved_step(recipe, given.out)
+            earlier = older and not reports  # the state there is not of this training
+            saved = 0 if earlier else states.saved_step(recipe, out)
             print(
-                f"stopped; saved up to step {saved:,} of {recipe.steps:,}. Go on with: "
-                + _command(given)
+                f"stopped; saved up to step {saved:,} of {steps:,}. Go on with: {_command(given)}"
                 if saved
-                else "stopped before the first state was saved (one is every 1,000 steps)",
+                else "stopped before a step was saved",
                 file=sys.stderr,
             )
         return 130
@@ -145,14 +226,16 @@ def _train(given: argparse.Namespace) -> int:
             "cpu_seconds": round(last.cpu_seconds, 1),
             "seconds": round(time.perf_counter() - begin, 1),
             "threads": torch.get_num_threads(),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "processes": processes(),
             "parameters": about["parameters"],
         }
+        if "best" in about:
+            done["best"] = about["best"] | {"path": str(out / f"{recipe.name}.best.safetensors")}
         print(json.dumps(done, indent=2) if given.json else _told(done))
     return 0
 
 
-def _refuse_to_overwrite(recipe: Recipe, out: str, file: Path, state: Path) -> None:
+def _refuse_to_overwrite(recipe: Recipe, out: Path, file: Path, state: Path) -> None:
     """ValueError where ``out`` holds a stopped training of this recipe, or its finished model."""
     from diffusion_lab import checkpoints
 
@@ -170,11 +253,13 @@ def _refuse_to_overwrite(recipe: Recipe, out: str, file: Path, state: Path) -> N
         left = f", and {state.name}, the last state of its training" if state.is_file() else ""
         raise ValueError(
             f"{out} holds a finished model, {file.name}{left}: train over it with --fresh, or "
-            "choose another --out"
+            "choose another --out" + (", or longer with --resume --steps MORE" if left else "")
         )
 
 
 def _told(done: dict[str, Any]) -> str:
+    from diffusion_lab.training.header import quoted
+
     ranks = "" if done["processes"] == 1 else f" in each of {done['processes']} processes"
     text = (
         f"{done['path']}\n"
@@ -182,9 +267,12 @@ def _told(done: dict[str, Any]) -> str:
         f"{done['loss']:.4f}; {done['cpu_seconds']:,.1f} core-seconds{ranks}, "
         f"{done['seconds']:,.1f} s"
     )
+    if "best" in done:
+        best = done["best"]
+        text += f"\n{best['path']} is the best, at step {best['step']:,}: {best['distance']:.4f}"
     text += f"\n{done['state']} was for --resume: the model does not need it, delete it at will"
     if not done["recipe"].endswith("-features"):
-        text += f"\ndraw with it: {PROGRAM} sample --model {shlex.quote(done['path'])}"
+        text += f"\ndraw with it: {quoted([PROGRAM, 'sample', '--model', done['path']])}"
     return text
 
 
@@ -195,7 +283,7 @@ def train_command(commands: Subparsers) -> None:
         "train",
         _train,
         "Train a recipe from nothing and save the model. A training that was stopped goes on with "
-        "--resume, bit for bit as if it had never stopped.",
+        "--resume, bit for bit as if it had never stopped (with as many threads and processes).",
         epilog="On two processes: torchrun --nproc-per-node 2 -m diffusion_lab.cli train RECIPE "
         "(both draw the same batch and take a half each, so the loss curve stays the same).",
     )
@@ -207,8 +295,8 @@ def train_command(commands: Subparsers) -> None:
     again.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the state saved in --out; the same --steps, --seed and --data-full must "
-        "be given as before",
+        help="go on from the state saved in --out; the other options must be given as before, but "
+        "that larger --steps train longer",
     )
     again.add_argument(
         "--fresh", action="store_true", help="begin again over what --out holds of this recipe"
@@ -217,8 +305,30 @@ def train_command(commands: Subparsers) -> None:
     parser.add_argument(
         "--data-full", action="store_true", help="the whole data set, not the embedded part"
     )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="train on the pictures in a folder; subfolders are classes"
+    )
+    parser.add_argument(
+        "--size", type=int, help="of the pictures of --data: height and width they are scaled to"
+    )
+    parser.add_argument(
+        "--from", dest="init", metavar="MODEL", help="start from a model's weights: a name or file"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, such as lr=1e-3 or precision=bf16; again for another",
+    )
     parser.add_argument("--threads", type=int, help="threads of each process")
     parser.add_argument(
         "--preview-every", type=int, metavar="K", help="save pictures to --out every K steps"
+    )
+    parser.add_argument(
+        "--keep-best",
+        type=int,
+        metavar="K",
+        help="measure the model every K steps, and keep the best in --out as NAME.best.safetensors",
     )
     add_json(parser)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from diffusion_lab.pictures import picture, pixels, save_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,44 +163,6 @@ class Live:
 
 
 # ------------------------------------------------------------------------------------- pictures
-def _pictures(images: Any, name: str = "images") -> np.ndarray:
-    """``(N, C, H, W)`` in [-1, 1] to uint8 ``(N, H, W, C)``; other shapes are a ``ValueError``."""
-    array = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
-    if array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise ValueError(
-            f"{name} must have the shape (N, C, H, W) with C = 1 or 3, {array.shape} was given"
-        )
-    if array.shape[0] == 0:
-        raise ValueError(f"{name} holds no picture: its shape is {array.shape}")
-    if array.dtype != np.uint8:
-        scaled = np.nan_to_num((array.astype(np.float64) + 1) * 127.5, nan=0.0)
-        array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return array.transpose(0, 2, 3, 1)
-
-
-def picture(images: Any, *, columns: int | None = None, pad: int = 1, zoom: int = 1) -> np.ndarray:
-    """Pictures side by side as one uint8 array ``(H, W, 3)``, row by row.
-
-    Args:
-        images: ``(N, C, H, W)`` in [-1, 1] (clipped), or uint8 in [0, 255].
-        columns: pictures in a row; about the root of N where none is given.
-        pad: white pixels between pictures.
-        zoom: each pixel becomes a ``zoom`` x ``zoom`` square.
-    """
-    array = _pictures(images)
-    if zoom < 1 or pad < 0 or (columns is not None and columns < 1):
-        raise ValueError(f"zoom and columns start at 1, pad at 0: {zoom=}, {columns=}, {pad=}")
-    array = array.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    count, height, width, _ = array.shape
-    columns = min(count, columns or int(np.ceil(np.sqrt(count))))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, 3), 255, np.uint8)
-    for index, one in enumerate(array):
-        top, left = index // columns * (height + pad), index % columns * (width + pad)
-        sheet[top : top + height, left : left + width] = one
-    return sheet
-
-
 def grid(
     images: Any,
     *,
@@ -216,7 +179,7 @@ def grid(
     """
     import matplotlib.pyplot as plt
 
-    array = _pictures(images)
+    array = pixels(images)
     count = len(array)
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
     rows = -(-count // columns)
@@ -255,17 +218,6 @@ def _heads(ax: Axes, width: int, words: Sequence[str], size: float) -> None:
         ax.annotate(word, (x, -0.5), (0, 3), textcoords="offset points", ha="center", fontsize=size)
 
 
-def save_grid(path: str | PathLike[str], images: Any, *, zoom: int = 2, **options: Any) -> None:
-    """Write pictures side by side to a PNG file, whole or not at all; options as ``picture``."""
-    from PIL import Image
-
-    from diffusion_lab.files import write_atomically
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture(images, zoom=zoom, **options)).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-
-
 def strip(
     rows: Sequence[Any],
     *,
@@ -279,7 +231,7 @@ def strip(
     """
     import matplotlib.pyplot as plt
 
-    arrays = [_pictures(row, f"rows[{i}]") for i, row in enumerate(rows)]
+    arrays = [pixels(row, f"rows[{i}]") for i, row in enumerate(rows)]
     if not arrays or len({len(array) for array in arrays}) > 1:
         raise ValueError(f"rows need the same number of pictures, {[len(a) for a in arrays]} given")
     count = len(arrays[0])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_lab import checkpoints, data, metrics, training
+from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.bound import prior_term, vlb_term
 from diffusion_lab.course.bench.shipped import draw
 from diffusion_lab.data import store
@@ -28,8 +28,9 @@ from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.forward import noised
 from diffusion_lab.metrics.frechet import build_reference, forget
-from diffusion_lab.training import loop, recipes
+from diffusion_lab.training import header, recipes, tasks
 from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.training.resume import averaged_run
 
 __all__ = ["accuracy", "bound_terms", "open_model", "picture_quality", "ship", "ship_reference"]
 
@@ -55,9 +56,11 @@ def open_model(name: str, file: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         return model, model.about
     recipe = Recipe(**head["recipe"])
     pictures = data.load(recipe.data, "train", full=recipe.full)
-    model = training.build(recipe, pictures)
-    model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
-    about = loop.about(recipe, pictures, head["steps"], head["cpu_seconds"], model)
+    run = averaged_run(recipe, tasks.find(recipe.task)(recipe, pictures).models, tensors, head)
+    model, *others = run.average.values()
+    if others:
+        raise CheckpointError(f"{file} holds several models: {', '.join(run.average)}")
+    about = header.about(run, pictures, None, head["cpu_seconds"])
     if head["step"] < head["steps"]:
         about |= {"interim": True, "step": head["step"]}
     return model.eval().requires_grad_(False), about
@@ -164,7 +167,8 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
     path = store.folder() / "checkpoints" / f"{name}.safetensors"
     checkpoints.save(path, model, about)
     note = {"interim": about["step"]} if about.get("interim") else {}
-    how = f"{made} --out runs; {command}"
+    made += " --out runs" if made.startswith("diffusion-lab train") and "&&" not in made else ""
+    how = f"{made}; {command}"
     store.register(path, licence=LICENCE, source=DATA_SOURCE[recipe.data], recipe=how, **note)
     forget()
     return path

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data import idx, store
+from diffusion_lab.device import check_finite, check_float
 from diffusion_lab.errors import DataError, unknown
 from diffusion_lab.files import sha256
 
-__all__ = ["CLASSES", "Dataset", "default_root", "load", "to_uint8"]
+__all__ = ["CLASSES", "Dataset", "default_root", "from_folder", "load", "to_uint8"]
 
 CLASSES = {
     "fashion": (
@@ -44,8 +46,10 @@ CLASSES = {
     "digits": tuple("0123456789"),
 }
 SPLITS = ("train", "test")
+FAR = 3.0  # pictures beyond it are no data in [-1, 1], nor samples or noisy data near it
 
 # sha256 of the pixels of the whole of Fashion-MNIST, as uint8 (N, 28, 28)
+FULL_SIZE = {"train": 60_000, "test": 10_000}
 FULL_FASHION = {
     "train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
@@ -54,26 +58,89 @@ FULL_FASHION = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures and labels of one split, in memory.
+    """Pictures, labels and other conditions of one split, in memory.
 
-    x       float32 (N, C, H, W) in [-1, 1]
-    labels  int64 (N,), the position in ``classes``
-    hash    sha256 of the stored pixels, uint8 (N, H, W): the identity of the data
-    levels  how many values a stored pixel can take (256, or 17 for digits)
-    std     standard deviation of ``x`` over all pixels (sigma_data of EDM)
+    x          float32 (N, C, H, W) in [-1, 1], or points (N, D)
+    labels     int64 (N,), the position in ``classes``; None for data without
+    hash       sha256 of the stored pixels, uint8 (N, H, W): the identity of the data
+    levels     how many values a stored pixel can take (256, or 17 for digits); None for data that
+               are no pixels, such as latents
+    std        standard deviation of ``x`` over all pixels (sigma_data of EDM)
+    condition  what a network may be told of each datum, by name, each (N, ...): ``label``, which is
+               always ``labels``, and what else is given (tokens, a smaller picture)
+    null       what stands for 'no condition', by name, as one datum: the number of classes for
+               ``label``, zeros for the others unless given
+    source     the words that give these data to ``diffusion-lab train``, where they are no set of
+               ``load``
+
+    ValueError for numbers out of place, which would train another model than was meant.
     """
 
     x: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
     name: str
     split: str
     hash: str
-    levels: int
+    levels: int | None
     std: float
+    condition: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    null: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    source: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        check_float(self.x, "x")
+        n = len(self.x) if self.x.ndim else 0
+        if self.x.ndim < 2 or not n:
+            raise ValueError(
+                f"x must be (N, C, H, W) or (N, D), N of at least 1; got {tuple(self.x.shape)}"
+            )
+        condition = {k: v for k, v in self.condition.items() if k != "label"}
+        null = {k: torch.zeros_like(v[0]) for k, v in condition.items()} | self.null
+        if self.labels is not None:
+            _check_labels(self.labels, n, len(self.classes))
+            condition = {"label": self.labels} | condition
+            null["label"] = torch.tensor(len(self.classes), device="cpu")
+        for name, value in condition.items():
+            if not isinstance(value, Tensor) or value.shape[:1] != (n,):
+                given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"condition {name!r} must be a tensor ({n}, ...); got {given}")
+        null = {k: torch.as_tensor(null[k]) for k in condition}
+        object.__setattr__(self, "condition", condition)
+        object.__setattr__(self, "null", null)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def check(self) -> None:
+        """ValueError where x holds nan or inf, or pixels that are not in [-1, 1] (see ``levels``).
+
+        A look at every number, so it is not done whenever a data set is made.
+        """
+        check_finite(self.x, "the data")
+        low, high = (value.item() for value in self.x.aminmax())
+        if self.x.ndim == 4 and self.levels is not None and max(-low, high) > FAR:
+            raise ValueError(
+                f"pictures are data in [-1, 1], and these go from {low:g} to {high:g}: pixels "
+                "0..255 become data by x.float() / 127.5 - 1 (for what are no pixels, as latents, "
+                "give Dataset(levels=None))"
+            )
+
+
+def _check_labels(labels: object, n: int, classes: int) -> None:
+    """ValueError unless labels are int64 (n,) within 0..classes-1."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (n,):
+        given = (
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
+        raise ValueError(f"labels must be int64 of shape ({n},), one for each datum; got {given}")
+    low, high = (value.item() for value in labels.aminmax())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels are positions in the {classes} classes, 0..{classes - 1}; got {low}..{high}"
+        )
 
 
 def load(
@@ -106,9 +173,25 @@ def load(
         return _dataset(name, split, *_digits(split), levels=17)
     if full:
         return _dataset(name, split, *_full_fashion(split, download, root), levels=256)
-    with np.load(store.path("fashion.npz"), allow_pickle=False) as arrays:
-        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    pixels, labels = _embedded(split)
     return _dataset(name, split, pixels, labels, levels=256)
+
+
+def from_folder(
+    path: str | os.PathLike[str],
+    size: int | Sequence[int] | None = None,
+    grey: bool | None = None,
+    *,
+    multiple: int = 1,
+    otherwise: int | Sequence[int] | None = None,
+) -> Dataset:
+    """The pictures in a folder as a data set; what was done with them is said in one line.
+
+    See :func:`diffusion_lab.data.folder.from_folder`, which this is.
+    """
+    from diffusion_lab.data import folder
+
+    return folder.from_folder(path, size, grey, multiple=multiple, otherwise=otherwise)
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -157,6 +240,27 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return bunch.images[chosen].astype(np.uint8), bunch.target[chosen]
 
 
+def _embedded(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels of the embedded part of Fashion-MNIST."""
+    file = store.path("fashion.npz")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{file} is not the embedded Fashion-MNIST: {error}") from error
+    right = pixels.ndim == 3 and pixels.shape[1:] == (28, 28) and pixels.dtype == np.uint8
+    if not right or labels.shape != pixels.shape[:1] or not _are_classes(labels):
+        raise DataError(
+            f"{file} is not the embedded Fashion-MNIST: pixels {pixels.dtype} {pixels.shape}, "
+            f"labels {labels.dtype} {labels.shape}"
+        )
+    return pixels, labels
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() <= 9
+
+
 def _full_fashion(
     split: str, download: bool, root: str | os.PathLike[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +278,28 @@ def _full_fashion(
             f"the {split} pictures under {root} are not those of Fashion-MNIST (plain MNIST has "
             f"the same file names). Delete them and use download=True. {_go_on(root)}"
         )
+    if not _are_fashions(labels, pixels, split):
+        raise DataError(
+            f"the {split} labels under {root} are not those of Fashion-MNIST: they differ from the "
+            "embedded ones, or the classes are not of one size. Delete the files and use "
+            f"download=True. {_go_on(root)}"
+        )
     return pixels, labels
+
+
+def _are_fashions(labels: np.ndarray, pixels: np.ndarray, split: str) -> bool:
+    """Whether labels can be those of the whole Fashion-MNIST.
+
+    Their sum is recorded nowhere, and the files cannot be fetched where this was written, so they
+    are held to what is known: 0..9, as many of each, and where a picture is also embedded, its own.
+    """
+    ours, known = _embedded(split)
+    n = min(len(labels), len(known))
+    both = (
+        (pixels[:n] == ours[:n]).all((1, 2)) if pixels.shape[1:] == (28, 28) else np.zeros(n, bool)
+    )
+    even = len(labels) != FULL_SIZE[split] or (np.bincount(labels) == len(labels) // 10).all()
+    return _are_classes(labels) and even and np.array_equal(labels[:n][both], known[:n][both])
 
 
 def _download_fashion(root: Path) -> None:

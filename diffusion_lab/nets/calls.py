@@ -42,6 +42,23 @@ def accepted(net: nn.Module, form: str | None = None) -> tuple[str, ...] | None:
     return tuple(p.name for p in parameters[2:])
 
 
+def steps_range(schedule: Schedule) -> tuple[float, float] | None:
+    """(lowest, highest) lambda of a schedule of T steps; None for others, and where T = 1."""
+    if schedule.T is None or schedule.T == 1:
+        return None
+    return schedule.lam(1.0), schedule.lam(1 / schedule.T)
+
+
+def explain_precision(x: Tensor, net: nn.Module, error: Exception) -> None:
+    """A ValueError from ``error`` where x and the weights of a network differ in precision."""
+    weight = next(net.parameters(), None)
+    if weight is not None and weight.dtype != x.dtype:
+        raise ValueError(
+            f"x_t is {x.dtype} and the network's weights are {weight.dtype}: call x_t.to("
+            f"{weight.dtype}), or net.to({x.dtype})"
+        ) from error
+
+
 class ByTimestep(nn.Module):
     """net(x, timestep, ...) called as net(x, lam, ...); see ``by_timestep``."""
 

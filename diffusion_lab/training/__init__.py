@@ -10,14 +10,17 @@ from diffusion_lab.training.loop import (
     train,
 )
 from diffusion_lab.training.recipes import RECIPES, Recipe, get
+from diffusion_lab.training.tasks import Task, fold
 
 __all__ = [
     "EMA",
     "RECIPES",
     "Progress",
     "Recipe",
+    "Task",
     "build",
     "fit",
+    "fold",
     "get",
     "learning_rate",
     "load_or_train",

@@ -6,29 +6,43 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from diffusion_lab.errors import unknown, whole
 
-__all__ = ["RECIPES", "Recipe", "get"]
+__all__ = ["ADDED", "PRECISIONS", "RECIPES", "TASKS", "Recipe", "get"]
 
-TASKS = ("diffusion", "classifier")
+TASKS = {
+    "diffusion": "diffusion_lab.training.tasks:Diffusion",
+    "classifier": "diffusion_lab.training.tasks:Classification",
+}
+"""Short names of tasks; any other is written out, as these are."""
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+ADDED = {"options": {}, "precision": "fp32", "accumulate": 1}
+"""Fields that headers written before them lack, with what was meant."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training. Times in optimiser steps; ``sd`` None takes the data's own std.
 
-    task: "diffusion" or "classifier". times: the law of t with its parameters. decay: share of the
-    steps after which the learning rate falls linearly to 0. null: share of labels dropped, so that
-    one network learns both the conditional and the unconditional answer. sampler: what draws the
-    best pictures from the result.
+    task: one of ``TASKS``, or the name of another, "diffusion_lab.module:Class"; options: what it
+    alone knows. times: the law of t with its parameters. conditional: whether the network is told
+    the data's conditions, or the names of those that it is told. null: share of labels dropped, so
+    that one network learns both the conditional and the unconditional answer, or a share for each
+    condition by name. decay: share of the steps after which the learning rate falls linearly to 0.
+    precision: of the forward passes, "fp32", "bf16" or "fp16"; weights are float32 always.
+    accumulate: parts in which each process takes its share of the batch, one after another, to
+    need less memory. sampler: what draws the best pictures from the result.
     """
 
     name: str
     about: str
     task: str = "diffusion"
+    options: dict[str, Any] = field(default_factory=dict)
     data: str = "fashion"
     full: bool = False
     net: dict[str, Any] = field(default_factory=lambda: {"name": "unet"})
@@ -41,8 +55,8 @@ class Recipe:
         default_factory=lambda: {"law": "lognormal", "mean": -0.6, "std": 1.2}
     )
     hybrid: bool = False
-    conditional: bool = True
-    null: float = 0.1
+    conditional: bool | tuple[str, ...] = True
+    null: float | dict[str, float] = 0.1
     batch: int = 32
     steps: int = 4000
     lr: float = 2.5e-3
@@ -52,23 +66,48 @@ class Recipe:
     warmup: int = 100
     ema: float = 0.999
     seed: int = 0
+    precision: str = "fp32"
+    accumulate: int = 1
     sampler: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """ValueError for what no training can be: sizes of none, shares outside [0, 1], no name."""
-        if self.task not in TASKS:
+        for name in ("betas", "lam_range", "conditional"):  # as JSON holds them
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not (isinstance(self.name, str) and re.fullmatch(r"[\w-]+", self.name, re.ASCII)):
+            raise ValueError(
+                f"name of a recipe names its files: letters, digits, - and _; got {self.name!r}"
+            )
+        if self.task not in TASKS and ":" not in str(self.task):
             raise unknown("task", self.task, TASKS)
-        for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("seed", -(2**63))):
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        for name, least in (
+            ("batch", 1),
+            ("steps", 1),
+            ("accumulate", 1),
+            ("warmup", 0),
+            ("seed", -(2**63)),
+        ):
             whole(f"{name} of a recipe", getattr(self, name), least)
-        for name in ("null", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} of a recipe is a share from 0 to 1; got {getattr(self, name)}"
-                )
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+        null = self.null if isinstance(self.null, dict) else {"": self.null}
+        for name, share in [("decay", self.decay), *(("null", one) for one in null.values())]:
+            if not (_is_number(share) and 0 <= share <= 1):
+                raise ValueError(f"{name} of a recipe is a share from 0 to 1; got {share}")
+        numbers = _is_number(self.lr) and _is_number(self.weight_decay)
+        if not (numbers and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(
                 "lr of a recipe must be > 0 and weight_decay >= 0; "
                 f"got {self.lr} and {self.weight_decay}"
+            )
+        named = self.conditional if isinstance(self.conditional, tuple) else ("",)
+        if not all(isinstance(one, str) for one in named) or not isinstance(
+            self.conditional, bool | tuple
+        ):
+            raise ValueError(
+                "conditional of a recipe is True, False or a list of names of conditions; "
+                f"got {self.conditional!r}"
             )
         for name, key in (
             ("net", "name"),
@@ -76,8 +115,9 @@ class Recipe:
             ("weighting", "name"),
             ("times", "law"),
         ):
-            if key not in getattr(self, name):
-                raise ValueError(f"{name} of a recipe needs {key!r}; got {getattr(self, name)}")
+            given = getattr(self, name)
+            if not isinstance(given, dict) or key not in given:
+                raise ValueError(f"{name} of a recipe needs {key!r}; got {given}")
 
     def but(self, **changes: Any) -> Recipe:
         """The same recipe with some fields changed; unknown fields suggest the near match."""
@@ -90,6 +130,10 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the header of a checkpoint."""
         return asdict(self)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _FEW_STEPS = {

@@ -1,0 +1,69 @@
+"""Pictures as pixels: tensors in [-1, 1] side by side in one array, or in a PNG file."""
+
+from __future__ import annotations
+
+import io
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["picture", "pixels", "save_grid"]
+
+
+def pixels(images: Any, name: str = "images") -> np.ndarray:
+    """``(N, C, H, W)`` in [-1, 1] to uint8 ``(N, H, W, C)``; other shapes are a ``ValueError``."""
+    array = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
+    if array.ndim != 4 or array.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{name} must have the shape (N, C, H, W) with C = 1 or 3, {array.shape} was given"
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} holds no picture: its shape is {array.shape}")
+    if array.dtype != np.uint8:
+        scaled = np.nan_to_num((array.astype(np.float64) + 1) * 127.5, nan=0.0)
+        array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return array.transpose(0, 2, 3, 1)
+
+
+def picture(images: Any, *, columns: int | None = None, pad: int = 1, zoom: int = 1) -> np.ndarray:
+    """Pictures side by side as one uint8 array ``(H, W, 3)``, row by row.
+
+    Args:
+        images: ``(N, C, H, W)`` in [-1, 1] (clipped), or uint8 in [0, 255].
+        columns: pictures in a row; about the root of N where none is given.
+        pad: white pixels between pictures.
+        zoom: each pixel becomes a ``zoom`` x ``zoom`` square.
+    """
+    array = pixels(images)
+    if zoom < 1 or pad < 0 or (columns is not None and columns < 1):
+        raise ValueError(f"zoom and columns start at 1, pad at 0: {zoom=}, {columns=}, {pad=}")
+    array = array.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    count, height, width, _ = array.shape
+    columns = min(count, columns or int(np.ceil(np.sqrt(count))))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, 3), 255, np.uint8)
+    for index, one in enumerate(array):
+        top, left = index // columns * (height + pad), index % columns * (width + pad)
+        sheet[top : top + height, left : left + width] = one
+    return sheet
+
+
+def save_grid(path: str | PathLike[str], images: Any, *, zoom: int = 2, **options: Any) -> None:
+    """Write pictures side by side to a PNG file, whole or not at all; options as ``picture``.
+
+    ValueError for a name that does not end in .png, and for pictures that hold nan.
+    """
+    from PIL import Image
+
+    from diffusion_lab.files import write_atomically
+
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"pictures are saved as PNG: the name must end in .png; got {str(path)!r}")
+    array = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
+    if np.isnan(array).any():
+        raise ValueError("the pictures hold nan, and would be saved black: look upstream")
+    buffer = io.BytesIO()
+    Image.fromarray(picture(array, zoom=zoom, **options)).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
