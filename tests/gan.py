@@ -5,9 +5,12 @@ python tests/gan.py OUT [resume] [slow]
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +96,7 @@ class Gan:
 
 if __name__ == "__main__":
     more = {"steps": 150} if "slow" in sys.argv else {}
+    rows = []
     for p in train(
         RECIPE,
         data=points(),
@@ -103,5 +107,8 @@ if __name__ == "__main__":
         save_every=1,
         **more,
     ):
-        print(p.step, *p.losses, flush=True)
+        rows.append([p.step, *p.losses])
+        print(*rows[-1], flush=True)
         time.sleep(0.002 * ("slow" in sys.argv))
+    if "RANK" in os.environ:  # a file each: lines of two processes may mix
+        Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(rows))

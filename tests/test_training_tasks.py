@@ -266,12 +266,12 @@ def test_two_ranks_train_two_models_as_one_does(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    rows = [[float(x) for x in line.split()] for line in run.stdout.splitlines()]
+    ranks = [json.loads((tmp_path / "two" / f"rank{i}.json").read_text()) for i in range(2)]
+    assert ranks[0] == ranks[1]
     alone = curve(out=tmp_path / "one", report_every=1)
-    for step, losses in alone:  # sums of 32 terms in another order, each step passes it on
-        found = [row[1:] for row in rows if row[0] == step]
-        assert len(found) == 2 and found[0] == found[1]
-        assert found[0] == pytest.approx(losses, rel=1e-6 * step)
+    for (step, losses), row in zip(alone, ranks[0], strict=True):
+        # sums of 32 terms in another order, and each step passes the difference on
+        assert row == [step, *(pytest.approx(loss, rel=1e-6 * step) for loss in losses)]
     ours, theirs = final(tmp_path / "one"), final(tmp_path / "two")
     assert max((ours[k] - theirs[k]).abs().max().item() for k in ours) < 1e-5
 
