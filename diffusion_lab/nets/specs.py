@@ -30,7 +30,7 @@ def denoiser_arguments(spec: dict[str, Any]) -> dict[str, Any]:
     from diffusion_lab import nets, schedules
 
     given = {k: v for k, v in spec.items() if k != "name"}
-    net, schedule = given.pop("net"), given.pop("schedule")
+    net, schedule, _ = given.pop("net"), given.pop("schedule"), given["kind"]
     shape, lam_range, classes = given.pop("shape"), given.pop("lam_range"), None
     if given.get("num_classes") is not None:
         classes = given["num_classes"] = whole("num_classes", given["num_classes"])

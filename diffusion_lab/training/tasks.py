@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab import nets, schedules
 from diffusion_lab.data import Dataset
-from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
+from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction, Wrapped
 from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import named, unknown
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
@@ -155,7 +155,7 @@ class Diffusion:
             sd=round(data.std, 4) if recipe.sd is None else recipe.sd,
             shape=tuple(data.x.shape[1:]),
             num_classes=classes,
-            lam_range=recipe.lam_range or _grid_range(schedule),
+            lam_range=recipe.lam_range,
             learned_var=recipe.hybrid,
         )
         self.models = nn.ModuleDict({"model": model})
@@ -221,22 +221,13 @@ class Diffusion:
         return generate(model, n, label=label, seed=self.recipe.seed, **options).x
 
 
-class _Silent(Denoiser):
+class _Silent(Wrapped):
     """Says x_0 = 0 at once: a walk through it shows whether a sampler's settings can be."""
 
-    def __init__(self, model: NetDenoiser) -> None:
-        super().__init__(model.schedule)
-        self.lam_range, self.num_classes, self.shape = (
-            model.lam_range,
-            model.num_classes,
-            model.shape,
-        )
-        self.learned_var = model.learned_var
-
     def forward(self, x_t: Tensor, t: Any, **condition: Any) -> Prediction:
-        alpha, sigma = self.levels(t, x_t)
         zero = torch.zeros_like(x_t)
-        return Prediction(x_t, alpha, sigma, zero, "x0", var=zero if self.learned_var else None)
+        weight = zero if self.inner.learned_var else None
+        return Prediction(x_t, *self.levels(t, x_t), zero, "x0", var_weight=weight)
 
 
 def _conditions(recipe: Recipe, data: Dataset) -> tuple[str, ...]:
@@ -252,13 +243,6 @@ def _conditions(recipe: Recipe, data: Dataset) -> tuple[str, ...]:
         if name not in data.condition:
             raise unknown("condition", name, data.condition)
     return tuple(recipe.conditional)
-
-
-def _grid_range(schedule: schedules.Schedule) -> tuple[float, float] | None:
-    """The lambdas of a T-step schedule: what a network trained on its grid has seen."""
-    if schedule.T is None or schedule.alpha(1.0) == 0:
-        return None
-    return round(schedule.lam(1.0), 4), round(schedule.lam(1 / schedule.T), 4)
 
 
 class Classification:
