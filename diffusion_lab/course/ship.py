@@ -24,7 +24,7 @@ from diffusion_lab.bound import prior_term, vlb_term
 from diffusion_lab.course.bench.shipped import draw
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import NetDenoiser
-from diffusion_lab.device import generator
+from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.forward import noised
 from diffusion_lab.metrics.frechet import build_reference, forget
@@ -124,8 +124,8 @@ def bound_terms(model: NetDenoiser, recipe: Recipe, each: int = 4) -> dict[str, 
     where = next(model.parameters()).device
     terms, simple = [], []
     for i in range(1, schedule.T + 1):
-        x0 = test.x[torch.randint(len(test), (each,), generator=gen)].to(where)
-        eps = torch.randn(x0.shape, generator=gen).to(where)
+        x0 = test.x[torch.randint(len(test), (each,), generator=gen, device="cpu")].to(where)
+        eps = randn(x0.shape, gen).to(where)
         t = torch.full((each,), i / schedule.T, dtype=torch.float64, device=where)
         pred = model(noised(x0, eps, schedule, t), t)
         variance = "learned" if model.learned_var else "small"

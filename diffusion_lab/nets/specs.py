@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffusion_lab import nets, schedules
 from diffusion_lab.device import unwrapped
 from diffusion_lab.errors import number, whole
 
@@ -27,8 +28,6 @@ def spec_of(net: nn.Module) -> dict[str, Any]:
 
 def denoiser_arguments(spec: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a NetDenoiser from its spec; KeyError, TypeError, ValueError for no such."""
-    from diffusion_lab import nets, schedules
-
     given = {k: v for k, v in spec.items() if k != "name"}
     net, schedule, _ = given.pop("net"), given.pop("schedule"), given["kind"]
     shape, lam_range, classes = given.pop("shape"), given.pop("lam_range"), None
