@@ -94,10 +94,9 @@ bench: setup
 	$(BIN)/diffusion-lab bench
 
 # The core, line by line and branch by branch, by the tests that are about it.
-CORE := schedules grids denoisers exact forward bound objectives tasks training states \
-  checkpoints recipes device errors files samplers sde scheduling guidance nets metrics data
-ELSEWHERE := bench checks cli cli_survey environment install lessons mutants offline plots readme \
-  ship survey widgets
+CORE := schedules forward denoisers exact objectives bound walk grids generate checkpoints pictures \
+  device errors files samplers scheduling scores guidance nets metrics data training
+ELSEWHERE := course_% cli% environment install layout mutants offline readme
 coverage: setup
 	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  $(CORE:%=--cov=diffusion_lab.%) --cov-report=term-missing:skip-covered --cov-report=html \
