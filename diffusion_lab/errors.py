@@ -71,14 +71,18 @@ def number(what: str, given: float, least: float = 0.0, *, above: bool = False) 
     return value
 
 
-def share(what: str, given: float) -> float:
-    """``given`` as a float; ValueError unless it lies in [0, 1]."""
+def share(what: str, given: float, meaning: str = "", *, inside: bool = False) -> float:
+    """``given`` as a float; ValueError unless it lies in [0, 1], or ``inside`` (0, 1).
+
+    ``meaning`` says in the error what the two ends mean.
+    """
     try:
         value = float(given)
     except (TypeError, ValueError):
         value = math.nan
-    if not 0 <= value <= 1:
-        raise ValueError(f"{what} must lie in [0, 1]; got {given!r}")
+    if not 0 <= value <= 1 or (inside and value in (0, 1)):
+        range_ = ("(0, 1)" if inside else "[0, 1]") + (f" ({meaning})" if meaning else "")
+        raise ValueError(f"{what} must lie in {range_}; got {given!r}")
     return value
 
 

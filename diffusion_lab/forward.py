@@ -120,15 +120,16 @@ def reverse_variance(pred: Prediction, v_ts: Number, bt: Number, choice: str) ->
 
 def variance_weight(var: Number, v_ts: Number, bt: Number) -> Number:
     """The weight v of a variance: exp(v log V_ts + (1 - v) log bt) = var. May leave [0, 1]."""
-    log = torch.log if isinstance(var, Tensor) else math.log
-    return log(var / bt) / log(v_ts / bt)
+    return lib_of(var).log(var / bt) / lib_of(var).log(v_ts / bt)
 
 
-def best_variance(schedule: Schedule, t: Time, s: Time, error: Number) -> Number:
-    """S^2 = bt + c_0^2 error, which makes the term (t, s) smallest among all fixed numbers.
+def best_variance(schedule: Schedule, t: Time, s: Time, error: Number, eta: float = 1.0) -> Number:
+    """S^2 = l2 + c^2 error, which makes the term (t, s) smallest among all fixed numbers.
 
+    l2 = eta^2 bt and c, how much of x_0 the step with noise share eta uses: c = c_0 for eta = 1.
     For a decoder by bins, whose width spreads the Gaussian already, it is only nearly the best.
     ``error`` is E|x_0 - x0_hat|^2 per dimension at t; for exact means the mean of Var(x_0 | x_t).
     """
-    q = posterior(schedule, t, s)
-    return q.var + q.c_0 * q.c_0 * error
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+    l2 = eta**2 * posterior(schedule, t, s).var
+    return l2 + (alpha_s - (sigma_s**2 - l2) ** 0.5 * alpha_t / sigma_t) ** 2 * error

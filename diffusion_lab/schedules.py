@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusion_lab.device import check_time, randn
-from diffusion_lab.errors import check_arguments, named, number, unknown, whole
+from diffusion_lab.errors import check_arguments, named, number, share, unknown, whole
 
 __all__ = ["EDM", "VE", "Cosine", "Linear", "Schedule", "Sigmoid", "Table"]
 __all__ += ["cosine", "linear", "make", "zero_terminal_snr"]
@@ -189,9 +189,7 @@ class Cosine(Schedule):
     """alpha_t = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)); alpha_1 = 0 exactly (2102.09672)."""
 
     def __init__(self, s: float = 0.008) -> None:
-        self.s = number("the cosine offset s", s)
-        if not 0 < s < 1:
-            raise ValueError(f"the cosine offset s must lie in (0, 1); got {s}")
+        self.s = share("the cosine offset s", s, inside=True)
 
     def _norm(self) -> float:
         return math.cos(0.5 * math.pi * self.s / (1 + self.s))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from diffusion_lab.errors import share
 from diffusion_lab.forward import posterior
 from diffusion_lab.walk import Ask, Step
 
@@ -20,8 +21,7 @@ __all__ = ["ddim"]
 
 def ddim(eta: float = 0.0) -> Step:
     """The DDIM step with noise share ``eta`` in [0, 1]."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
+    eta = share("eta", eta, "0 no noise, 1 ancestral")
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)

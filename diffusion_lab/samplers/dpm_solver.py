@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction
+from diffusion_lab.errors import share
 from diffusion_lab.samplers.exponential import phi, weights
 from diffusion_lab.walk import Ask, Step
 
@@ -63,8 +64,7 @@ def dpmpp_sde(eta: float = 1.0) -> Step:
 
     with the D of 2M. Raises ValueError for an eta outside [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 the reverse SDE); got {eta}")
+    eta = share("eta", eta, "0 no noise, 1 the reverse SDE")
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         before = _past(ask, 1)

@@ -19,6 +19,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffusion_lab import forward
+from diffusion_lab.errors import share
 from diffusion_lab.forward import posterior
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.scheduling.dp_stride import Errors
@@ -42,22 +44,17 @@ def best_variance(
 
     ``eta`` = 1 for DDPM, 0 for DDIM, as in ``ddim``; ``bounds`` = (lo, hi) of the data.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1] (0 DDIM, 1 DDPM); got {eta}")
+    eta = share("eta", eta, "0 DDIM, 1 DDPM")
     if not 0 <= s < t <= 1:
         raise ValueError(f"a step goes down, 0 <= s < t <= 1; got t = {t}, s = {s}")
     if not size >= 0:
         raise ValueError(f"E|eps_hat|^2 / d cannot be {size}")
     alpha_t, sigma_t = schedule.alpha_sigma(t)
     _check_data_left(alpha_t, t)
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    l2 = eta**2 * posterior(schedule, t, s).var
-    c = alpha_s - max(sigma_s**2 - l2, 0.0) ** 0.5 * alpha_t / sigma_t
-    most = (sigma_t / alpha_t) ** 2
-    spread = most * min(max(1 - size, 0.0), 1.0)
+    spread = (sigma_t / alpha_t) ** 2 * min(max(1 - size, 0.0), 1.0)
     if bounds is not None:
         spread = min(spread, ((bounds[1] - bounds[0]) / 2) ** 2)
-    return l2 + c**2 * spread
+    return forward.best_variance(schedule, t, s, spread, eta)
 
 
 def analytic(
@@ -79,8 +76,7 @@ def analytic(
     known = {round(t, 9): float(g) for t, g in sizes.items()}
     if not known:
         raise ValueError("sizes is empty: give E|eps_hat|^2 / d at every time of the grid")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1] (0 DDIM, 1 DDPM); got {eta}")
+    eta = share("eta", eta, "0 DDIM, 1 DDPM")
     last = min(known)
 
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:

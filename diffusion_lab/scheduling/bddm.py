@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser, expand
 from diffusion_lab.device import randn
-from diffusion_lab.errors import whole
+from diffusion_lab.errors import share, whole
 from diffusion_lab.forward import noised
 from diffusion_lab.nets.layers import scalar
 from diffusion_lab.schedules import Schedule
@@ -72,8 +72,7 @@ def time_of(schedule: Schedule, abar: float) -> float:
     """The (fractional) time of a noise level abar in [0, 1]; ValueError unless VP."""
     if not schedule.vp:
         raise ValueError(f"abar is a level of variance-preserving processes; got {schedule!r}")
-    if not 0 <= abar <= 1:
-        raise ValueError(f"abar must lie in [0, 1]; got {abar}")
+    abar = share("abar", abar)
     if abar in (0, 1):
         return 1.0 - abar
     return schedule.t_of_lam(0.5 * math.log(abar / (1 - abar)))
@@ -159,8 +158,7 @@ def noise_scheduling(
     the next beta, or the noise it would leave, falls below ``smallest``, or after ``most`` - 1
     moves, the last one goes to 0.
     """
-    if not 0 < beta < 1:
-        raise ValueError(f"beta must lie in (0, 1); got {beta}")
+    beta = share("beta", beta, inside=True)
     whole("the number of steps", most)
     before = beta
 

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import randn
-from diffusion_lab.errors import number, unknown
+from diffusion_lab.errors import number, share, unknown
 from diffusion_lab.forward import posterior
 from diffusion_lab.metrics.kid import cubic, mmd2
 from diffusion_lab.schedules import Schedule
@@ -56,8 +56,7 @@ class GGDM(nn.Module):
         times = check_grid(grid)
         if times[-1] != 0:
             raise ValueError(f"the grid must end at 0, the data; it ends at {times[-1]:g}")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1] (0 no noise, 1 ancestral); got {eta}")
+        eta = share("eta", eta, "0 no noise, 1 ancestral")
         for name in learn:
             if name not in LEARNABLE:
                 raise unknown("part to learn", name, LEARNABLE)

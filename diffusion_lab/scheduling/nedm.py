@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.denoisers import Denoiser
-from diffusion_lab.errors import unknown, whole
+from diffusion_lab.errors import share, unknown, whole
 from diffusion_lab.nets.layers import scalar
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.scheduling.bddm import descend, time_of
@@ -72,8 +72,7 @@ def train(
     The logarithm runs off to -infinity at t = 0, where no network could tell levels apart.
     """
     time_of(schedule, 1.0)  # VP, or an error
-    if not 0 < lowest < 1:
-        raise ValueError(f"the lowest time must lie in (0, 1); got {lowest}")
+    lowest = share("the lowest time", lowest, inside=True)
 
     def loss(x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         return level_loss(net, x_t, schedule.sigma(t))
@@ -90,8 +89,7 @@ def betas(abar: float, n: int, b0: float = 1e-4, family: str = "linear") -> list
     whole("the number of steps", n)
     if family not in FAMILIES:
         raise unknown("family of schedules", family, FAMILIES)
-    if not (0 < abar < 1 and 0 < b0 < 1):
-        raise ValueError(f"abar and b0 must lie in (0, 1); got abar = {abar}, b0 = {b0}")
+    abar, b0 = share("abar", abar, inside=True), share("b0", b0, inside=True)
     if n == 1:
         return [1 - abar]
     if family == "linear":
