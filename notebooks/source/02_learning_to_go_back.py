@@ -52,8 +52,7 @@ from diffusion_lab.generate import generate
 from diffusion_lab.grids import grid
 from diffusion_lab.metrics.likelihood import dequantise, exact_nll
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA, build
-from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.training import EMA, Recipe, build
 
 linear = schedules.linear(1000)
 LN2 = math.log(2)

@@ -36,7 +36,6 @@
 # Models, losses, training and measures come from the package.
 
 # %% name="imports"
-import copy
 import json
 import math
 from itertools import pairwise
@@ -56,11 +55,9 @@ from diffusion_lab.exact import FiniteData
 from diffusion_lab.forward import noised
 from diffusion_lab.generate import generate
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA, build, load_or_train, recipes, train
-from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.training import EMA, Recipe, build, load_or_train, recipes, train
 
-fashion = data.load("fashion")
-test = data.load("fashion", "test")
+fashion, test = data.load("fashion"), data.load("fashion", "test")
 print(f"{len(fashion):,} training pictures, standard deviation {fashion.std:.2f} in [-1, 1]")
 
 # %% [markdown] name="job-text"
@@ -214,7 +211,7 @@ gen = generator(0)
 first = fashion.x[:256]
 t = draw_times(edm, 256, gen, lam_range=model.lam_range, **recipe.times)
 eps = torch.randn(first.shape, generator=gen)
-other = copy.deepcopy(model)
+other = build(recipe, fashion)
 torch.manual_seed(0)
 other.net.last.reset_parameters()
 loss, loss_other = (DiffusionLoss(m, Weighting("edm", {"sd": m.sd})) for m in (model, other))
@@ -1014,8 +1011,7 @@ eps = torch.randn(held_out.shape, generator=gen).to(device())
 for name, net in (("ours", live), ("shipped", shipped)):
     with torch.no_grad():
         loss = DiffusionLoss(net, Weighting("edm", {"sd": net.sd}))
-        value = loss(held_out, t, eps, label=of).mean()
-    print(f"{name:8s} loss on test pictures {value:.3f}")
+        print(f"{name:8s} loss on test pictures {loss(held_out, t, eps, label=of).mean():.3f}")
 
 # %% [markdown] name="same-loss-seen"
 # Yes: the long training is clearly lower. But the loss is an average over all noise levels, with a part

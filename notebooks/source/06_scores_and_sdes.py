@@ -61,8 +61,7 @@ from diffusion_lab.scores import likelihood, score_flow
 from diffusion_lab.scores import score_matching as sm
 from diffusion_lab.scores.divergence import probes, trace_variance
 from diffusion_lab.scores.subvp import SubVP
-from diffusion_lab.training import load_or_train, train
-from diffusion_lab.training.recipes import Recipe
+from diffusion_lab.training import Recipe, load_or_train, train
 from diffusion_lab.walk import Ask, gaussian, sample, walk
 
 vp, subvp, ve = schedules.Linear(), SubVP(), schedules.VE(0.01, 20.0)
@@ -405,7 +404,7 @@ plots.show(
 print("         t = 0.1          t = 0.5          t = 0.9")
 for name, schedule in processes.items():
     f, g2 = schedule.drift_diffusion(torch.tensor([0.1, 0.5, 0.9]))
-    cells = (f"{a:8.2f} {b:8.2f}" for a, b in zip((f + 0.0).tolist(), g2.tolist()))
+    cells = (f"{a:8.3f} {b:8.3f}" for a, b in zip((f + 0.0).tolist(), g2.tolist()))
     print(f"{name:6s}" + "".join(cells))
 
 # %% [markdown] name="reverse-text"
