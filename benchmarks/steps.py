@@ -31,7 +31,7 @@ from torch import Tensor
 
 from diffusion_lab import checkpoints, data, grids, metrics
 from diffusion_lab.data import store
-from diffusion_lab.denoisers import Denoiser
+from diffusion_lab.denoisers import Clipped, Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.metrics.distances import sliced_w2
@@ -124,10 +124,10 @@ def of_grids(model: Denoiser, n: int, anchor: float, tiny: bool) -> dict[str, An
 def of_clipped(model: Denoiser, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
     """Two of the grids again, DDIM, with x0_hat clipped."""
     x = torch.randn(n, *model.shape, generator=generator(2))
-    step, found = ddim(clip=(-1, 1)), {}
+    inside, found = Clipped(model, -1, 1), {}
     for name, times in spacings(model, tiny)[0].items():
         if name.startswith(("uniform", "DP")) and len(times) - 1 <= 10:
-            found[name] = judge(walked(step, model, x, times), anchor)
+            found[name] = judge(walked(ddim(), inside, x, times), anchor)
             print("clipped", name, found[name], flush=True)
     return found
 

@@ -97,10 +97,10 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 # %% name="walk" tags=["nbval-check-output"]
 from diffusion_lab.course.checks import lesson00 as check
 from diffusion_lab.device import device, generator
+from diffusion_lab.grids import grid
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers import dpmpp_2m
 from diffusion_lab.walk import walk
-from diffusion_lab.grids import grid
 
 times = grid(model.schedule, 12, "karras", lam_range=tuple(best["lam_range"]))
 x = model.schedule.sigma(times[0]) * torch.randn(10, *model.shape, generator=generator(6))
@@ -206,8 +206,8 @@ check.guesses(guesses)
 # %% name="steps"
 from functools import partial
 
-from diffusion_lab.course import lessons
 from diffusion_lab import metrics
+from diffusion_lab.course import lessons
 
 n = lessons.pick(smoke=20, live=200, full=2000)
 many = torch.arange(n) % 10

@@ -35,16 +35,15 @@ import torch
 
 from diffusion_lab.course import lessons, plots, survey
 from diffusion_lab.course.checks import lesson01 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import load
 from diffusion_lab.data.toys import load_toy
 from diffusion_lab.device import generator
 from diffusion_lab.exact import FiniteData, Gaussian
-from diffusion_lab.forward import chain, transition
-from diffusion_lab.metrics.information import vp
+from diffusion_lab.forward import chain, noised, transition
 from diffusion_lab.metrics import Cost, information
-from diffusion_lab.forward import noised
+from diffusion_lab.metrics.information import vp
 from diffusion_lab.schedules import Table, cosine, linear, make, zero_terminal_snr
-from diffusion_lab.course.widgets import choice, explore, slider
 
 # %% [markdown] name="map-text"
 # The families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.

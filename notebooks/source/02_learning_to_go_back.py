@@ -40,22 +40,19 @@ import math
 import torch
 
 from diffusion_lab import checkpoints, data, metrics, schedules
-from diffusion_lab.course import lessons, plots
 from diffusion_lab.bound import TimesByLoss, bounds, vlb_term
-from diffusion_lab.forward import best_variance, variance_weight
+from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.checks import lesson02 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import toys
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import Gaussian, GaussianMixture
+from diffusion_lab.forward import best_variance, noised, posterior, variance_weight
+from diffusion_lab.generate import generate
 from diffusion_lab.grids import grid
 from diffusion_lab.metrics.likelihood import dequantise, exact_nll
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.forward import noised
-from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.generate import generate
-from diffusion_lab.forward import posterior
-from diffusion_lab.training import EMA, build
-from diffusion_lab.course.widgets import choice, explore, slider
+from diffusion_lab.training import EMA, Recipe, build
 
 linear = schedules.linear(1000)
 LN2 = math.log(2)
@@ -75,8 +72,8 @@ x = torch.linspace(-4, 4, 2001, dtype=torch.float64)
 
 def step_back(x_t: float, t: float, s: float):
     """q(x_s | x_t) on the points x, and the Gaussian of its mean and variance."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = linear.alpha_sigma(t), linear.alpha_sigma(s)
-    _, _, _, v_ts = posterior(alpha_t, sigma_t, alpha_s, sigma_s)
+    alpha_t, (alpha_s, sigma_s) = linear.alpha(t), linear.alpha_sigma(s)
+    v_ts = posterior(linear, t, s).added
     log_q = toy.log_prob(x[:, None], alpha_s, sigma_s)
     log_q = log_q - 0.5 * (x_t - alpha_t / alpha_s * x) ** 2 / v_ts
     q = log_q.exp() / torch.trapezoid(log_q.exp(), x)
@@ -150,8 +147,9 @@ plots.show(
 # %% name="identities-of"
 def identities(i: int, deterministic: bool = False) -> str:
     """The weights at step i of 1000, and which of the three identities hold."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = (linear.alpha_sigma(j / 1000) for j in (i, i - 1))
-    c_t, c_0, var, _ = posterior(alpha_t, sigma_t, alpha_s, sigma_s)
+    t, s = i / 1000, (i - 1) / 1000
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = linear.alpha_sigma(t), linear.alpha_sigma(s)
+    c_t, c_0, var, _ = posterior(linear, t, s)
     if deterministic:
         c_t, c_0, var = sigma_s / sigma_t, alpha_s - sigma_s / sigma_t * alpha_t, 0.0
     mean = abs(c_0 + c_t * alpha_t - alpha_s) < 1e-12
@@ -240,9 +238,9 @@ eps = torch.randn(1000, 1, generator=generator(1), dtype=torch.float64)
 for i in (2, 100, 1000):
     t, beta = i / 1000, linear.betas()[i - 1].item()
     p = toy.denoiser(linear)(linear.alpha(t) * x0 + linear.sigma(t) * eps, t)
-    c_t, c_0, _, _ = posterior(p.alpha, p.sigma, *linear.alpha_sigma(t - 0.001))
+    q = posterior(linear, t, t - 0.001)
     by_eps = (p.x_t - beta / p.sigma * p.eps) / (1 - beta) ** 0.5
-    gap = (c_0 * p.x0 + c_t * p.x_t - by_eps).abs().max()
+    gap = (q.c_0 * p.x0 + q.c_t * p.x_t - by_eps).abs().max()
     print(f"step {i:4d}: the mean by x0 and by eps agree: {bool(gap < 1e-9)}")
 
 # %% [markdown] name="derive-text"
@@ -531,10 +529,10 @@ for s2 in (0.0, 0.25, 1.0, 4.0):
     row = []
     for i in (2, 10, 100, 500, 1000):
         t, s = i / 1000, (i - 1) / 1000
-        (alpha, sigma), below = linear.alpha_sigma(t), linear.alpha_sigma(s)
+        alpha, sigma = linear.alpha_sigma(t)
         left = s2 * sigma**2 / (alpha**2 * s2 + sigma**2)  # Var(x_0 | x_t)
-        _, _, bt, beta = posterior(alpha, sigma, *below)
-        row.append(variance_weight(best_variance(linear, t, s, left), beta, bt))
+        q = posterior(linear, t, s)
+        row.append(variance_weight(best_variance(linear, t, s, left), q.added, q.var))
     print(f"variance {s2:4g}" + "".join(f"{v:9.3f}" for v in row))
 
 # %% [markdown] name="v-table-seen"
@@ -559,7 +557,7 @@ model = build(recipe, digits)
 x0, t = digits.x[:32], draw_times(model.schedule, 32, generator(2), law="grid")
 x_t = noised(x0, torch.randn(x0.shape, generator=generator(3)), model.schedule, t)
 p = model(x_t, t)
-vlb_term(p.with_out(p.out.detach()), x0, model.schedule, t, levels=digits.levels).mean().backward()
+vlb_term(p.with_x0(p.x0.detach()), x0, model.schedule, t, levels=digits.levels).mean().backward()
 last = model.net.last.weight.grad
 mean_part, variance_part = last.chunk(2)
 print("gradient on the mean's weights is zero:    ", bool((mean_part == 0).all()))

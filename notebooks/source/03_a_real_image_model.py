@@ -45,22 +45,19 @@ import torch
 
 from diffusion_lab import checkpoints, data, metrics, nets, schedules
 from diffusion_lab.course import lessons, plots
-from diffusion_lab.training import recipes
 from diffusion_lab.course.bench import quality
 from diffusion_lab.course.checks import lesson03 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import store, toys
 from diffusion_lab.denoisers import NetDenoiser, affine
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import FiniteData
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
 from diffusion_lab.forward import noised
-from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.generate import generate
-from diffusion_lab.training import EMA, build, load_or_train, train
-from diffusion_lab.course.widgets import choice, explore, slider
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.training import EMA, Recipe, build, load_or_train, recipes, train
 
-fashion = data.load("fashion")
-test = data.load("fashion", "test")
+fashion, test = data.load("fashion"), data.load("fashion", "test")
 print(f"{len(fashion):,} training pictures, standard deviation {fashion.std:.2f} in [-1, 1]")
 
 # %% [markdown] name="job-text"
@@ -214,14 +211,15 @@ gen = generator(0)
 first = fashion.x[:256]
 t = draw_times(edm, 256, gen, lam_range=model.lam_range, **recipe.times)
 eps = torch.randn(first.shape, generator=gen)
-loss = DiffusionLoss(model, Weighting("edm", {"sd": model.sd}))
+other = build(recipe, fashion)
+torch.manual_seed(0)
+other.net.last.reset_parameters()
+loss, loss_other = (DiffusionLoss(m, Weighting("edm", {"sd": m.sd})) for m in (model, other))
 with torch.no_grad():
     print("largest output              ", model(first, 0.5).out.abs().max().item())
     print(f"loss, zero start             {loss(first, t, eps).mean():.1f}")
     print(f"the same, pictures centred   {loss(first - fashion.x.mean(), t, eps).mean():.1f}")
-    torch.manual_seed(0)
-    model.net.last.reset_parameters()
-    print(f"loss, PyTorch's own start    {loss(first, t, eps).mean():.1f}")
+    print(f"loss, PyTorch's own start    {loss_other(first, t, eps).mean():.1f}")
 
 # %% [markdown] name="zero-seen"
 # Before any training the zero start is as good as the best *single factor* on the noisy picture (of
@@ -1012,8 +1010,8 @@ t = draw_times(edm, 500, gen, lam_range=live.lam_range, **recipe.times).to(devic
 eps = torch.randn(held_out.shape, generator=gen).to(device())
 for name, net in (("ours", live), ("shipped", shipped)):
     with torch.no_grad():
-        value = DiffusionLoss(net, Weighting("edm", {"sd": net.sd}))(held_out, t, eps, of).mean()
-    print(f"{name:8s} loss on test pictures {value:.3f}")
+        loss = DiffusionLoss(net, Weighting("edm", {"sd": net.sd}))
+        print(f"{name:8s} loss on test pictures {loss(held_out, t, eps, label=of).mean():.3f}")
 
 # %% [markdown] name="same-loss-seen"
 # Yes: the long training is clearly lower. But the loss is an average over all noise levels, with a part

@@ -42,20 +42,18 @@ from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.bench import scaling
 from diffusion_lab.course.checks import lesson04 as check
+from diffusion_lab.course.widgets import explore, slider
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
+from diffusion_lab.generate import generate
 from diffusion_lab.metrics import Estimate, Reference, compare, energy, likelihood
 from diffusion_lab.metrics.cost import Cost, Meter, table
 from diffusion_lab.metrics.distances import modes
-from diffusion_lab.metrics.frechet import (
-    classify, extrapolate, fd_curve, gaussian_bias,
-)  # fmt: skip
+from diffusion_lab.metrics.frechet import classify, extrapolate, fd_curve, gaussian_bias
 from diffusion_lab.metrics.inception_score import inception_score
 from diffusion_lab.metrics.kid import gaussian_mmd2, kid_subsets, mmd2
 from diffusion_lab.metrics.precision_recall import neighbours
 from diffusion_lab.nets.unet import Attention
-from diffusion_lab.generate import generate
-from diffusion_lab.course.widgets import explore, slider
 
 fashion, test = data.load("fashion"), data.load("fashion", "test")
 print(f"{len(fashion):,} training and {len(test):,} test pictures travel with the course")

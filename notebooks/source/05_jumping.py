@@ -41,17 +41,17 @@ import torch
 from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.checks import lesson05 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import store, toys
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import FiniteData, GaussianMixture
+from diffusion_lab.forward import posterior
 from diffusion_lab.grids import grid
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.samplers import ddim, ddpm
-from diffusion_lab.walk import gaussian, sample, walk
 from diffusion_lab.samplers.inversion import encode, slerp
 from diffusion_lab.scheduling.fastdpm import GammaLevels, fastdpm_grid
-from diffusion_lab.forward import posterior
-from diffusion_lab.course.widgets import choice, explore, slider
+from diffusion_lab.walk import gaussian, sample, walk
 
 net = checkpoints.load_denoiser("fashion-vp1000")
 linear, test = net.schedule, data.load("fashion", "test")
@@ -205,8 +205,8 @@ ends = [
 print("eta = 1 is ancestral sampling:", bool((ends[0] - ends[1]).abs().max() < 1e-9))
 print("jump from t = 0.5 by   noise of eta = 1   noise of sigma-hat")
 for jump in (0.001, 0.05, 0.25, 0.49):
-    _, _, small, large = posterior(*linear.alpha_sigma(0.5), *linear.alpha_sigma(0.5 - jump))
-    print(f"{jump:20.3f} {small**0.5:18.3f} {large**0.5:20.3f}")
+    q = posterior(linear, 0.5, 0.5 - jump)
+    print(f"{jump:20.3f} {q.var**0.5:18.3f} {q.added**0.5:20.3f}")
 
 # %% [markdown] name="ends-seen"
 # Between neighbours the two noises are nearly equal, so in 1000 steps nobody notices. In a long jump
@@ -983,8 +983,8 @@ print(f"left at 50 calls of the distance at 10: paper {4.67 / 13.36:.0%}, here {
 # - **On broad data and at few steps** the whole family makes samples too narrow, as the widths of the toy
 #   showed, and $\hat\sigma$ is nearer.
 # - **Clipping $\hat x_0$** to the range of pixels is only right if $\hat\epsilon$ is computed again from the
-#   clipped guess. `ddim(clip=(-1, 1))` does; keeping the old $\hat\epsilon$ walks to an $x_s$ that belongs to
-#   no picture. For the same reason clipping breaks the way back from an encoding.
+#   clipped guess. `Clipped(net, -1, 1)`, a wrapper for any denoiser, does; keeping the old $\hat\epsilon$ (`keep_eps=True`)
+#   walks to an $x_s$ that belongs to no picture. For the same reason clipping breaks the way back from an encoding.
 # - **Encoding** is only as exact as its steps, and a picture unlike the training data may land on a noise
 #   that does not look like noise; what you do to that noise then does not decode well.
 # - **FastDPM's formula** is for the linear schedule; others need their own inverse (the package solves

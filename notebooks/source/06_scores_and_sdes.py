@@ -47,25 +47,24 @@ import torch
 from diffusion_lab import checkpoints, data, metrics, nets, schedules
 from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.checks import lesson06 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import toys
 from diffusion_lab.device import device, generator
 from diffusion_lab.exact import ExactDenoiser, Gaussian, GaussianMixture
+from diffusion_lab.generate import generate
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.metrics.likelihood import bits_per_dim, dequantise, offset
 from diffusion_lab.objectives import draw_times
-from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.samplers import euler_maruyama
-from diffusion_lab.walk import gaussian, sample, walk
-from diffusion_lab.generate import generate
 from diffusion_lab.samplers.sde import correct
-from diffusion_lab.walk import Ask
 from diffusion_lab.scores import likelihood, score_flow
 from diffusion_lab.scores import score_matching as sm
 from diffusion_lab.scores.divergence import probes, trace_variance
-from diffusion_lab.training import load_or_train, train
-from diffusion_lab.course.widgets import choice, explore, slider
+from diffusion_lab.scores.subvp import SubVP
+from diffusion_lab.training import Recipe, load_or_train, train
+from diffusion_lab.walk import Ask, gaussian, sample, walk
 
-vp, subvp, ve = schedules.Linear(), schedules.SubVP(), schedules.VE(0.01, 20.0)
+vp, subvp, ve = schedules.Linear(), SubVP(), schedules.VE(0.01, 20.0)
 processes = {"VP": vp, "sub-VP": subvp, "VE": ve}
 
 # %% [markdown] name="score-text"
@@ -405,7 +404,7 @@ plots.show(
 print("         t = 0.1          t = 0.5          t = 0.9")
 for name, schedule in processes.items():
     f, g2 = schedule.drift_diffusion(torch.tensor([0.1, 0.5, 0.9]))
-    cells = (f"{a:8.2f} {b:8.2f}" for a, b in zip((f + 0.0).tolist(), g2.tolist()))
+    cells = (f"{a:8.3f} {b:8.3f}" for a, b in zip((f + 0.0).tolist(), g2.tolist()))
     print(f"{name:6s}" + "".join(cells))
 
 # %% [markdown] name="reverse-text"
@@ -908,7 +907,7 @@ for sigma in (0.01, 0.036, 0.06):
 
 
 # %% name="flow-bound"
-def too_short(x, alpha, sigma, label=None):
+def too_short(x, alpha, sigma):
     """Tweedie's formula with the score scaled by 0.8."""
     return (x + 0.8 * sigma**2 * normal.score(x, alpha, sigma)) / alpha
 

@@ -49,17 +49,15 @@ from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.bench import samplers as race
 from diffusion_lab.course.bench.results import recorded, within
 from diffusion_lab.course.checks import lesson07 as check
+from diffusion_lab.course.widgets import choice, explore, slider
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
-from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddpm, dpm_solver, dpmpp_2m, dpmpp_3m, emsde
-from diffusion_lab.walk import gaussian
 from diffusion_lab.generate import generate
-from diffusion_lab.samplers import heun, idsd, unipc
-from diffusion_lab.walk import sample, walk
+from diffusion_lab.grids import grid
+from diffusion_lab.samplers import ddpm, dpm_solver, dpmpp_2m, dpmpp_3m, emsde, heun, idsd, unipc
 from diffusion_lab.samplers.sde import euler_maruyama
-from diffusion_lab.course.widgets import choice, explore, slider
+from diffusion_lab.walk import gaussian, sample, walk
 
 model = checkpoints.load_denoiser("fashion-vp1000")
 print(f"a network of {metrics.count_parameters(model.net):,} parameters, trained on 1000 steps")
@@ -295,15 +293,20 @@ RACERS = {  # step, calls a step
 }
 
 # %% [markdown] name="carried-text"
-# The truth is 1500 steps of the solver with the highest order; the error is the mean distance of the
-# ends to it.
+# All start from pure noise, $t = 1$. The truth is 1500 steps of UniPC-3; the error is the mean distance
+# of the ends to it.
 
 
 # %% name="carried"
+def even(moves: int) -> list[float]:
+    """Times from pure noise to lambda = 4.5, equally spaced in lambda."""
+    most = vp.lam(1.0)
+    return [vp.t_of_lam(most + (4.5 - most) * i / moves) for i in range(moves + 1)]
+
+
 def carried(step, moves: int) -> Tensor:
-    """Where a step takes ``start`` in this many moves, equally spaced in lambda."""
-    times = [vp.t_of_lam(-5.0 + 9.5 * i / moves) for i in range(moves + 1)]
-    return sample(walk(step, exact, start, times)).x
+    """Where a step takes ``start`` in this many moves."""
+    return sample(walk(step, exact, start, even(moves))).x
 
 
 truth = carried(unipc(3), 1500)
@@ -352,14 +355,17 @@ for name, e in error.items():
     print(f"{name:20s}{e[0]:8.2f}{e[1]:9.2f}{slopes[0]:15.1f}{slopes[1]:10.1f}")
 
 # %% [markdown] name="slopes-seen"
-# The table holds a surprise. UniPC-2 is of order 3 and UniPC-3 of order 4: the corrector looks at
-# the point that has just been reached, whose call the next step needs anyway, and gains an order
-# **for no call at all**. (UniPC-3's slope is not settled yet: a slope is the order only in the limit
-# of short steps. The last doubling is the nearer one to 4.)
+# The table holds a surprise. UniPC-2 falls with order 3 and UniPC-3 nearly with order 4: the corrector
+# looks at the point that has just been reached, whose call the next step needs anyway, and gains an order
+# **for no call at all**. (A slope is the order only in the limit of short steps, and there the first
+# steps, which have no past, would show: they leave order 3 to UniPC-3 and order 2 to ++(3M). From pure noise, where
+# $\hat x_0$ hardly moves, their error is too small to be seen. A ++(3M) that starts in the middle takes a
+# single step of order 3 first, two calls more.)
+#
 # And a warning: our ++(3M) is *not* the published rule. The formula that goes by this name in several
 # libraries takes only half of the second-derivative term; ours is the rule that is exact for
-# parabolas. The two rows of the table differ in nothing else, and the slopes tell them apart: order 3
-# for ours, order 2 for the published one. Whether one would see it with a network and few calls is
+# parabolas. The two rows of the table differ in nothing else, and the slopes tell them apart: 3
+# for ours, 2 for the published one. Whether one would see it with a network and few calls is
 # another question; the race below asks it.
 #
 # ### Exercise 3 (fill in): the line through two answers
@@ -448,7 +454,7 @@ check.heun_step(heun_step)
 
 
 # %% name="touch"
-fine = list(walk(unipc(3), exact, start[:6], [vp.t_of_lam(-5 + 9.5 * i / 200) for i in range(201)]))
+fine = list(walk(unipc(3), exact, start[:6], even(200)))
 paths = torch.stack([s.x for s in fine])
 XLIM, YLIM = (
     (low - 0.4, high + 0.4)
@@ -459,8 +465,7 @@ XLIM, YLIM = (
 def look(solver, n):
     step, k = RACERS[solver]
     moves = max(n // k, 1)
-    times = [vp.t_of_lam(-5.0 + 9.5 * i / moves) for i in range(moves + 1)]
-    seen = torch.stack([s.x for s in walk(step, exact, start[:6], times)])
+    seen = torch.stack([s.x for s in walk(step, exact, start[:6], even(moves))])
     fig, ax = plots.axes(size=(5.2, 4.4))
     ax.plot(paths[..., 0], paths[..., 1], color="0.6", lw=2, marker="", ls="-")
     for i in range(6):
@@ -868,8 +873,8 @@ check.next_size(next_size)
 smooth = toys.product(784).denoiser(vp)
 ends = [1.0, 1e-3, 0.0]
 x = torch.randn(8, 784, generator=generator(1), dtype=torch.float64)
-states = list(walk(emsde(rel=0.05), smooth, x, ends, noise=gaussian(generator(2))))
-trials = [(a.times, b.tried, b.error <= 1) for a, b in zip(states, states[1:-1])]
+rounds = list(walk(emsde(rel=0.05), smooth, x, ends, noise=gaussian(generator(2))))
+trials = [(a.times, b.tried, b.error <= 1) for a, b in zip(rounds, rounds[1:-1])]
 at, size, good = (torch.stack(part).flatten() for part in zip(*trials))
 fig, ax = plots.axes(size=(6.5, 3.2))
 for which, marker in ((good & (size > 0), "o"), (~good, "x")):
@@ -886,7 +891,7 @@ plots.show(
 # And what did it cost? Every trial is two calls, refused or not, and each sample has its own count.
 
 # %% name="counts"
-last = states[-1]
+last = rounds[-1]
 print(f"calls a sample: {last.calls.min()} to {last.calls.max()}, refused trials included")
 print(f"refused, on average: {last.rejected.double().mean():.1f}")
 
@@ -1132,8 +1137,8 @@ for name, found in (
 #
 # - **Five or six calls.** A high order is a statement about short steps. With five or six calls,
 #   single-step methods make two or three long ones, and some of them lose to DDIM in each of our
-#   races; a multistep method is of order 1 in its first step and, onto clean data, in its last one
-#   anyway.
+#   races; a multistep method from pure noise is of order 1 in its first step and, onto clean data, in its
+#   last one anyway.
 # - **A network's error.** Once the solver's error is below the network's, FD says nothing about the
 #   solver any more. The race's column "at most 5% above" says from where on.
 # - **Noise form at high noise.** $\hat\epsilon$ read as $\hat x_0$ is multiplied by $\sigma/\alpha$;

@@ -44,9 +44,10 @@ import math
 import torch
 
 from diffusion_lab import checkpoints, data, metrics, schedules
-from diffusion_lab.course import lessons, plots
 from diffusion_lab.bound import bounds, prior_term
+from diffusion_lab.course import lessons, plots
 from diffusion_lab.course.checks import lesson08 as check
+from diffusion_lab.course.widgets import explore, slider
 from diffusion_lab.data import store, toys
 from diffusion_lab.device import generator
 from diffusion_lab.exact import Gaussian
@@ -55,9 +56,8 @@ from diffusion_lab.grids import grid
 from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.information import mmse
 from diffusion_lab.samplers import ddim, ddpm, dpmpp_3m
-from diffusion_lab.walk import gaussian, sample, walk
 from diffusion_lab.scheduling import analytic, bddm, diffusion_times, dp_stride, ggdm, nedm
-from diffusion_lab.course.widgets import explore, slider
+from diffusion_lab.walk import gaussian, sample, walk
 
 vp = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
 fashion = data.load("fashion")
@@ -559,12 +559,12 @@ def final_variance(choice: str, steps: int) -> float:
     """Variance of x_0 after ancestral steps with one of three reverse variances."""
     v = 1.0
     for t, s in itertools.pairwise(grid(linear, steps)):
-        (a, b), (a_s, b_s) = linear.alpha_sigma(t), linear.alpha_sigma(s)
-        c_t, c_0, small, large = posterior(a, b, a_s, b_s)
+        (a, b), q = linear.alpha_sigma(t), posterior(linear, t, s)
         k = a * s2 / (a * a * s2 + b * b)  # x0_hat = k x_t
         size = ((1 - a * k) / b) ** 2 * (a * a * s2 + b * b)
         best = analytic.best_variance(linear, t, s, size)
-        v = (c_t + c_0 * k) ** 2 * v + {"small": small, "large": large, "analytic": best}[choice]
+        added = {"small": q.var, "large": q.added, "analytic": best}[choice]
+        v = (q.c_t + q.c_0 * k) ** 2 * v + added
     return v
 
 

@@ -2,7 +2,7 @@
 
 One file a lesson holds its checks::
 
-    from diffusion_lab.checks import exercise, number
+    from diffusion_lab.course.checks import exercise, number
 
     @exercise(
         probes=lambda g: [(torch.randn(4, 1, 2, 2, generator=g), 0.8, 0.6)],
