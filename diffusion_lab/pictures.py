@@ -22,6 +22,11 @@ def pixels(images: Any, name: str = "images") -> np.ndarray:
     if array.shape[0] == 0:
         raise ValueError(f"{name} holds no picture: its shape is {array.shape}")
     if array.dtype != np.uint8:
+        if array.min() >= 0 and array.max() > 2:  # no sampler draws such
+            raise ValueError(
+                f"{name} go from {array.min():g} to {array.max():g}: pixels 0..255 become data in "
+                "[-1, 1] by x / 127.5 - 1"
+            )
         scaled = np.nan_to_num((array.astype(np.float64) + 1) * 127.5, nan=0.0)
         array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return array.transpose(0, 2, 3, 1)

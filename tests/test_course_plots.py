@@ -192,3 +192,13 @@ def test_balls_have_the_radii_given_in_the_units_of_the_axes():
     assert not blue(0.6, 0.1) and not blue(0.1, -0.6) and not blue(1.5, -1.3) and not blue(1.2, -1)
     with pytest.raises(ValueError, match="radii"):
         plots.balls(torch.zeros(3, 2), torch.zeros(2))
+
+
+def test_pixels_that_are_floats_are_told():
+    """0..255 as floats would be shown nearly all white; a sampler exceeds 1 by little."""
+    x = torch.rand(3, 1, 4, 4)
+    for wrong in (255 * x, 255 * x.numpy()):
+        with pytest.raises(ValueError, match=r"pixels 0..255 become data in \[-1, 1\]"):
+            plots.picture(wrong)
+    assert plots.picture(2.4 * x - 1.2).max() == 255
+    assert plots.picture((255 * x).to(torch.uint8)).dtype.name == "uint8"
