@@ -14,7 +14,15 @@ from helpers import F64, randn
 from torch import nn
 
 from diffusion_lab import nets
-from diffusion_lab.denoisers import KINDS, NetDenoiser, OnSchedule, Prediction, affine
+from diffusion_lab.denoisers import (
+    KINDS,
+    Clipped,
+    NetDenoiser,
+    OnSchedule,
+    Prediction,
+    Wrapped,
+    affine,
+)
 from diffusion_lab.device import generator
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.schedules import EDM, VE, Cosine, Linear, Sigmoid, linear, zero_terminal_snr
@@ -376,3 +384,49 @@ def test_bad_labels(label, complaint):
             d(x, 0.5, label=label)
     with pytest.raises(ValueError, match=complaint):
         MIX.denoiser(Linear())(randn(3, 2), 0.5, label=label)
+
+
+def test_the_lambda_that_is_refused_is_the_one_outside():
+    """Clean data in a batch of times: infinity is named, not the other end of the batch."""
+    d = NetDenoiser(Line(), Linear(), "v", lam_range=(-3.0, 4.0))
+    t = torch.tensor([Linear().t_of_lam(-3.0), 0.0], dtype=F64)
+    with pytest.raises(ValueError, match="was asked at inf "):
+        d(randn(2, 1, 2, 2), t)
+    with pytest.raises(ValueError, match="was asked at -5.02 "):
+        d(randn(2, 1, 2, 2), torch.tensor([1.0, 0.3], dtype=F64))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_clipped_answer_that_keeps_its_eps(keep):
+    """x0 clamped; eps, v and score read from what eps then is, in properties and in mix alike."""
+    x_t, x0 = randn(5, 3), 3 * randn(5, 3, seed=1)
+    alpha, sigma = 0.8, 0.6
+    p = Prediction(x_t, alpha, sigma, x0, "x0")
+    q = p.clip(-0.5, 0.5, keep_eps=keep)
+    clean = x0.clamp(-0.5, 0.5)
+    eps = (x_t - alpha * (x0 if keep else clean)) / sigma
+    for name, wanted in (
+        ("x0", clean),
+        ("eps", eps),
+        ("score", -eps / sigma),
+        ("v", alpha * eps - sigma * clean),
+    ):
+        assert torch.allclose(getattr(q, name), wanted, atol=1e-12), name
+    mixed = q.mix(x_t=0.3, x0=0.2, eps=-0.7, score=0.1)
+    wanted = 0.3 * x_t + 0.2 * clean - 0.7 * eps - 0.1 * eps / sigma
+    assert torch.allclose(mixed, wanted, atol=1e-12)
+
+
+def test_a_wrapper_takes_over_what_the_inner_one_knows():
+    inner = NetDenoiser(
+        Line(), Linear(), "v", shape=(1, 2, 2), num_classes=3, lam_range=(-3.0, 4.0)
+    )
+    for outer in (
+        Clipped(inner),
+        inner.on(EDM()),
+        Wrapped(inner, calls=2),
+        Clipped(inner.on(VE())),
+    ):
+        assert outer.shape == (1, 2, 2) and outer.num_classes == 3
+        assert outer.lam_range == (-3.0, 4.0)
+    assert Wrapped(Wrapped(inner, calls=2), calls=3).nfe == 6

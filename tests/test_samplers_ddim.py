@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from helpers import randn
 
 from diffusion_lab.device import generator
-from diffusion_lab.exact import FiniteData, Gaussian, GaussianMixture
+from diffusion_lab.exact import ExactDenoiser, FiniteData, Gaussian, GaussianMixture
 from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddim, ddpm
+from diffusion_lab.samplers import ddim, ddpm, euler
 from diffusion_lab.samplers.inversion import encode, slerp
-from diffusion_lab.schedules import EDM, linear
+from diffusion_lab.schedules import EDM, Cosine, Linear, Schedule, linear
 from diffusion_lab.walk import sample, walk
 
 F64 = torch.float64
@@ -119,3 +121,40 @@ def test_refused():
         sample(encode(MIX.denoiser(LINEAR), x, [0.0, 0.5, 1.0]))
     with pytest.raises(ValueError, match="one shape"):
         slerp(x, x[:1], 0.5)
+
+
+# ---- levels of their own for each coordinate ----------------------------------------------------
+class Apart(Schedule):
+    """Two coordinates, each on a schedule of its own: levels are (1, 2) tensors."""
+
+    def __init__(self, one, two):
+        self._each = one, two
+
+    def _logs(self, t):
+        logs = zip(*(schedule.logs(t) for schedule in self._each))
+        return tuple(torch.tensor([pair], dtype=torch.float64) for pair in logs)
+
+
+@pytest.mark.parametrize("make", [ddim, partial(ddim, 0.6), ddpm, partial(ddpm, "large"), euler])
+def test_steps_carry_levels_of_every_coordinate(make):
+    """A product law walked with two schedules at once is each coordinate walked with its own."""
+    schedules = Linear(), Cosine()
+    laws = [Gaussian([m], [[v]]) for m, v in ((0.7, 0.3), (-0.4, 0.1))]
+    m, v = torch.tensor([[0.7, -0.4]]).double(), torch.tensor([[0.3, 0.1]]).double()
+
+    def mean(x, alpha, sigma):
+        return m + alpha * v / (alpha**2 * v + sigma**2) * (x - alpha * m)
+
+    both = ExactDenoiser(Apart(*schedules), mean)
+    x, z = randn(6, 2), randn(9, 6, 2, seed=4)
+    times = [1.0 - 0.05, 0.7, 0.4, 0.1, 0.0]
+    together = sample(walk(make(), both, x, times, noise=lambda i, like: z[i])).x
+    for k, (schedule, law) in enumerate(zip(schedules, laws)):
+        one = walk(
+            make(),
+            law.denoiser(schedule),
+            x[:, k : k + 1],
+            times,
+            noise=lambda i, like, k=k: z[i][:, k : k + 1],
+        )
+        assert torch.allclose(together[:, k : k + 1], sample(one).x, atol=1e-12)
