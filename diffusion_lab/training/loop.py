@@ -150,6 +150,8 @@ def train(
             + ": start as many as divide it, or change it with recipe.but(batch=...)"
         )
 
+    from accelerate.utils import broadcast, wait_for_everyone
+
     job = (tasks.find(recipe.task) if task is None else task)(recipe, data)
     for name, every in (("preview", preview_every), ("distance", best_every)):
         if every is not None and getattr(job, name, None) is None:
@@ -233,8 +235,7 @@ def train(
                     )
             models.zero_grad(set_to_none=True)
             if ranks > 1:
-                for buffer in models.buffers():
-                    torch.distributed.broadcast(buffer, 0)
+                broadcast(list(models.buffers()))  # of the first process
             ema.update(average, models, step)
             counted += 1
             done = step + 1
@@ -286,7 +287,7 @@ def train(
                     yield Progress(done, steps, sum(means), seconds, _alone(average), means)
                 clock = time.process_time()
             if ranks > 1:
-                torch.distributed.barrier()
+                wait_for_everyone()
         except KeyboardInterrupt:  # an older state, of another run, is kept until this one reports
             if main and ours and done > saved:
                 seconds += time.process_time() - clock
@@ -368,11 +369,10 @@ def _average(tensors: list[Tensor], ranks: int) -> None:
     """Each becomes its mean over the processes, in one exchange."""
     if ranks == 1 or not tensors:
         return
-    flat = torch.cat([one.reshape(-1) for one in tensors])
-    torch.distributed.all_reduce(flat)
-    for one, mean in zip(
-        tensors, flat.div_(ranks).split([t.numel() for t in tensors]), strict=True
-    ):
+    from accelerate.utils import reduce
+
+    flat = reduce(torch.cat([one.reshape(-1) for one in tensors]), "mean")
+    for one, mean in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
         one.copy_(mean.view_as(one))
 
 
