@@ -252,6 +252,28 @@ def test_learned_variance_is_the_second_half():
     assert torch.equal(d.on(Cosine())(x, 0.5).var_weight, p.var_weight)
 
 
+def test_a_clipped_x0_beside_the_eps_of_the_network():
+    """``keep_eps``: x_0 is clamped, eps stays, v and score and every mix follow the two."""
+    own, x = Linear(), 2 * randn(6, 2)
+    d = NetDenoiser(Line(), own, "v")
+    for t in (0.5, torch.linspace(0.2, 0.8, 6, dtype=F64)):
+        plain, kept = d(x, t), Clipped(d, -0.5, 0.5, keep_eps=True)(x, t)
+        x0, eps = plain.x0.clamp(-0.5, 0.5), plain.eps
+        assert (plain.x0.abs() > 0.5).any()
+        assert torch.allclose(kept.x0, x0, atol=1e-12) and torch.allclose(kept.eps, eps, atol=1e-12)
+        assert torch.allclose(kept.v, kept.alpha * eps - kept.sigma * x0, atol=1e-12)
+        assert torch.allclose(kept.score, -eps / kept.sigma, atol=1e-12)
+        mixed = kept.mix(x_t=0.3, x0=-0.7, eps=1.9, score=0.4)
+        wanted = 0.3 * x - 0.7 * x0 + 1.9 * eps - 0.4 * eps / kept.sigma
+        assert torch.allclose(mixed, wanted, atol=1e-12)
+        assert not torch.allclose(Clipped(d, -0.5, 0.5)(x, t).eps, eps, atol=1e-3)
+    there = EDM().t_of_lam(own.lam(0.5))
+    moved = Clipped(d, -0.5, 0.5, keep_eps=True).on(EDM())(x / own.alpha(0.5), there)
+    still = Clipped(d, -0.5, 0.5, keep_eps=True)(x, 0.5)
+    assert torch.allclose(moved.x0, still.x0, atol=1e-9)
+    assert torch.allclose(moved.eps, still.eps, atol=1e-9)
+
+
 def test_no_label_means_the_null_class():
     net = nets.MLP(dim=4, width=16, num_classes=10).double()
     torch.nn.init.normal_(net.last.weight, generator=generator(0))

@@ -96,6 +96,15 @@ def test_zero_snr_grids_start_at_pure_noise():
         assert all(math.isfinite(s.lam(t)) for t in times[1:-1])
 
 
+def test_quadratic_spacing_is_quadratic():
+    """Roots of the times are evenly spaced; between two ends where it would fall below the last."""
+    assert grid(Linear(), 4, "quadratic") == pytest.approx([1, 9 / 16, 4 / 16, 1 / 16, 0])
+    times = grid(Linear(), 5, "quadratic", lam_range=(-3.0, 1.0))
+    first, last = Linear().t_of_lam(-3.0), Linear().t_of_lam(1.0)
+    wanted = [last + (first - last) * (1 - i / 4) ** 2 for i in range(5)]
+    assert times == pytest.approx([*wanted, 0.0])
+
+
 def test_linspace_visits_both_ends():
     s = linear(1000)
     assert grid(s, 10, "linspace") == [i / 1000 for i in range(1000, 0, -111)] + [0.0]
@@ -104,6 +113,15 @@ def test_linspace_visits_both_ends():
     times = grid(Linear(), 5, "linspace")
     gaps = [a - b for a, b in itertools.pairwise(times[:-1])]
     assert gaps == pytest.approx([(1 - 1e-3) / 4] * 4)
+
+
+def test_karras_spacing_with_another_rho():
+    """Uniform in (sigma/alpha)^(1/rho), between the same two ends."""
+    for rho in (1.0, 3.0):
+        sigmas = [EDM().sigma(t) for t in grid(EDM(), 9, "karras", rho=rho)[:-1]]
+        assert sigmas[0] == pytest.approx(80.0) and sigmas[-1] == pytest.approx(0.002)
+        gaps = [b - a for a, b in itertools.pairwise(s ** (1 / rho) for s in sigmas)]
+        assert gaps == pytest.approx([gaps[0]] * 8, rel=1e-6)
 
 
 # ---- bad input ----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ import sys
 from tests import mutation
 from tests.mutation import Mutant
 test = "test_forward.py::test_vp_is_the_inverse_of_lambda"
-file, right = "diffusion_lab/forward.py", "torch.sigmoid(2 * lam).sqrt(), "
+file, right = "diffusion_lab/metrics/information.py", "torch.sigmoid(2 * lam).sqrt(), "
 mutation.read = lambda: [
     Mutant("a real slip", file, right, "torch.sigmoid(lam).sqrt(), ", test),
     Mutant("no slip at all", file, right, "torch.sigmoid(2 * lam) ** 0.5, ", test),
@@ -104,7 +104,7 @@ sys.exit(mutation.main(["-k", "s"]))
 
 @pytest.mark.skipif(not hasattr(mutation.os, "fork"), reason="this system cannot fork a process")
 def test_the_tool_tells_a_slip_from_none(root):
-    before = (root / "diffusion_lab/forward.py").read_bytes()
+    before = (root / "diffusion_lab/metrics/information.py").read_bytes()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=root, check=False
     )
@@ -117,4 +117,4 @@ def test_the_tool_tells_a_slip_from_none(root):
     ):
         assert [line.split()[0] for line in lines if name in line] == [state], done.stdout
     assert lines[-1].startswith("1 of 3 killed")  # and no report: it is not the whole list
-    assert (root / "diffusion_lab/forward.py").read_bytes() == before
+    assert (root / "diffusion_lab/metrics/information.py").read_bytes() == before

@@ -66,6 +66,17 @@ def test_first_step_one_and_fractional_steps():
         by_timestep(net, Linear())
 
 
+def test_a_level_cleaner_than_the_first_step_is_the_first_step():
+    """lambda above that of t = 1/T, and pure noise: steps 0 and T - 1, or 1 and T."""
+    for first in (0, 1):
+        for exact in (True, False):
+            net = Theirs()
+            told = by_timestep(net, S, first=first, exact=exact)
+            for lam in (12.0, S.lam(1 / 1000), -12.0):
+                told(torch.zeros(2, 2), torch.tensor([lam]))
+            assert net.seen == pytest.approx([first, first, 999 + first], abs=1e-3)
+
+
 def test_asked_through_another_schedule_it_stays_on_its_steps():
     net = Theirs()
     d = NetDenoiser(by_timestep(net, S), S, "eps", shape=(3, 4, 4))

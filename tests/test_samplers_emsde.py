@@ -205,6 +205,13 @@ def test_labels_follow_the_samples_still_under_way():
     assert x[label == 1].mean() == pytest.approx(1, abs=4 * math.sqrt(0.5 / 30) + 0.05)
 
 
+def test_a_number_as_a_condition_is_told_to_all():
+    """A tensor without dimensions has no rows to follow the samples still under way."""
+    told = ExactDenoiser(VP, lambda x, alpha, sigma, *, to: torch.zeros_like(x) + to, shape=(2,))
+    drawn = generate(told, 4, sampler="emsde", condition={"to": torch.tensor(0.25)})
+    assert torch.equal(drawn.x, torch.full((4, 2), 0.25))
+
+
 @pytest.mark.parametrize("schedule", [linear(1000), VE(0.01, 20.0), EDM(20.0)], ids=repr)
 def test_other_schedules(schedule):
     toy = data(dim=32)

@@ -566,6 +566,17 @@ def test_the_order_from_a_start_in_the_middle(schedule, first, last, make, order
     assert order - 0.15 < found < order + (1.15 if near_noise else 0.15)
 
 
+def test_the_single_step_that_3m_begins_with_is_one_point_of_its_past():
+    """Below pure noise: step 1 is DPM-Solver-3's, step 2 looks back on the start alone (2M)."""
+    d, times = MIX.denoiser(VP), [0.6, 0.5, 0.42, 0.3]
+    states = list(walk(dpmpp_3m(), d, X, times))
+    assert [s.nfe for s in states] == [0, 3, 4, 5]
+    assert torch.equal(states[1].x, sample(walk(dpm_solver(3), d, X, times[:2])).x)
+    ask = Ask(d)
+    ask(X, times[0])
+    assert torch.allclose(dpmpp_2m()(ask, states[1].x, *times[1:3]), states[2].x, atol=1e-13)
+
+
 def test_from_pure_noise_3m_asks_once_a_step():
     """At t = 1, or at the lowest lambda that the denoiser knows, there is no single step first."""
     d = MIX.denoiser(EDM(20.0))
@@ -586,3 +597,32 @@ def test_churn_is_capped_at_root_two_less_one(make):
 
     assert torch.equal(run(2**0.5 - 1), run(0.9))
     assert not torch.equal(run(2**0.5 - 1), run(0.4))
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["to noise", "to data"])
+@pytest.mark.parametrize(
+    "make,order",
+    [(dpmpp_2m, 2), (partial(dpmpp_3m, True), 3), (partial(unipc, 2), 2), (partial(unipc, 3), 3)],
+    ids=["2M", "3M", "UniPC-2", "UniPC-3"],
+)
+def test_orders_are_lowered_in_the_last_steps_only(make, order, clean):
+    """The plain walk until order - 1 steps are left; the last step is of first order."""
+    d, times = MIX.denoiser(VP), in_lambda(8) + [0.0] * clean
+    plain = list(walk(make(), d, X, times))
+    lowered = list(walk(make(lower_order_final=True), d, X, times))
+    same = len(times) - order  # the number of the last state that is the same
+    assert all(torch.equal(lowered[k].x, plain[k].x) for k in range(same + 1))
+    # from there UniPC corrects the step before, which was not lowered, by its own order
+    assert torch.equal(lowered[same + 1].pred.x_t, plain[same + 1].pred.x_t)
+    if order == 3:
+        assert not torch.allclose(lowered[same + 1].x, plain[same + 1].x, atol=1e-6)
+    alpha, sigma = VP.alpha_sigma(times[-1])
+    last = lowered[-1]
+    assert torch.allclose(last.x, last.pred.mix(x0=alpha, eps=sigma), atol=1e-12)
+    if order == 2 and not clean:
+        assert not torch.allclose(last.x, plain[-1].x, atol=1e-6)
+    if order == 3 and make.func is dpmpp_3m:  # the step before is 2M's
+        ask = Ask(d)
+        for k in (same - 1, same):
+            x = dpmpp_2m()(ask, lowered[k].x, times[k], times[k + 1])
+        assert torch.allclose(x, lowered[same + 1].x, atol=1e-12)

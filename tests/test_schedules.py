@@ -492,3 +492,31 @@ def test_numpy_times_are_told():
     with pytest.raises(ValueError, match="number or a tensor of times; got ndarray"):
         Linear().alpha(np.linspace(0, 1, 3))
     assert Linear().alpha(np.float32(0.5)) == pytest.approx(Linear().alpha(0.5))
+
+
+OTHER = [Linear(0.3, 8.0), Cosine(0.05), Sigmoid(-2.0, 4.0, 0.7), VE(0.05, 9.0), EDM(5.0, 1.5)]
+
+
+@every([*OTHER, SubVP(0.3, 8.0)])
+def test_other_parameters_have_their_own_inverse_and_rates(schedule):
+    """Each default changed: lambda and back, and the closed slopes against differences."""
+    h = 1e-5
+    for t in (0.05, 0.31, 0.77, 0.98):
+        assert schedule.t_of_lam(schedule.lam(t)) == pytest.approx(t, abs=1e-8)
+        up, down = schedule.alpha_sigma(t + h), schedule.alpha_sigma(t - h)
+        a2, s2 = ((u**2 - d**2) / (2 * h) for u, d in zip(up, down))
+        f, g2 = schedule.drift_diffusion(t)
+        assert f == pytest.approx(0.5 * a2 / schedule.alpha(t) ** 2, rel=1e-4, abs=1e-9)
+        assert g2 == pytest.approx(s2 - 2 * f * schedule.sigma(t) ** 2, rel=1e-4)
+
+
+def test_other_parameters_are_in_the_formula():
+    """abar at t = 0.5 of each, written out from its paper."""
+    assert Linear(0.3, 8.0).alpha(0.5) ** 2 == pytest.approx(math.exp(-0.5 * 0.3 - 0.125 * 7.7))
+    for s, schedule in ((0.05, Cosine(0.05)), (0.05, cosine(1000, s=0.05))):
+        h = [math.cos((u + s) / (1 + s) * math.pi / 2) ** 2 for u in (0.5, 0.0)]
+        assert schedule.alpha(0.5) ** 2 == pytest.approx(h[0] / h[1], rel=1e-9)
+    low, here, high = (1 / (1 + math.exp(-z / 0.7)) for z in (-2.0, 1.0, 4.0))
+    assert Sigmoid(-2.0, 4.0, 0.7).alpha(0.5) ** 2 == pytest.approx((high - here) / (high - low))
+    assert VE(0.05, 9.0).sigma(0.5) == pytest.approx(math.sqrt(0.05 * 9.0))
+    assert cosine(1000, max_beta=0.5).betas().max().item() == pytest.approx(0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import MIX, Same, gen, randn
 
-from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction
+from diffusion_lab.denoisers import Clipped, Denoiser, NetDenoiser, Prediction
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.generate import SAMPLERS, generate
 from diffusion_lab.grids import grid
@@ -166,6 +166,27 @@ def test_generate_takes_a_grid_and_orders_by_time():
         generate(d, 4, grid=times, spacing="karras")
     with pytest.raises(ValueError, match="unknown argument of generate 'eta'"):
         generate(d, 4, sampler=ddim(), eta=0.5)
+
+
+def test_generate_starts_where_its_grid_does():
+    """On EDM from a level in the middle: the noise has that level's size, lam_range or grid."""
+    d = MIX.denoiser(EDM())
+    for more in ({"lam_range": (-1.0, 4.0)}, {"grid": grid(EDM(), 20, lam_range=(-1.0, 4.0))}):
+        found = generate(d, 4, steps=20, keep=True, seed=2, **more).path
+        assert EDM().lam(found[0].s) == pytest.approx(-1.0)
+        assert torch.allclose(found[0].x, math.e * torch.randn(4, 2, generator=gen(2)))
+        assert EDM().lam(found[-2].s) == pytest.approx(4.0)
+
+
+def test_generate_hands_keep_eps_on():
+    d, x = MIX.denoiser(linear(1000)), linear(1000).prior(4, (2,), gen(2))
+    ends = []
+    for keep in (False, True):
+        drawn = generate(d, 4, sampler="ddim", steps=6, seed=2, clip=(-0.4, 0.6), keep_eps=keep)
+        clipped = Clipped(d, -0.4, 0.6, keep_eps=keep)
+        ends.append(sample(walk(ddim(), clipped, x, grid(linear(1000), 6))).x)
+        assert torch.equal(drawn.x, ends[-1])
+    assert not torch.allclose(*ends, atol=1e-3)
 
 
 # ---- likely mistakes ----------------------------------------------------------------------------

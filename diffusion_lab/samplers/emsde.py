@@ -221,7 +221,7 @@ class _Drift:
 
     def __call__(self, x: Tensor, t: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         self.ask.condition = {
-            key: value[rows] if isinstance(value, Tensor) else value
+            key: value[rows] if isinstance(value, Tensor) and value.ndim else value
             for key, value in self.whole.items()
         }
         try:
