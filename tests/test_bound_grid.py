@@ -247,6 +247,7 @@ def test_zero_losses_and_wrong_shapes():
     assert times.probabilities().tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="must both be"):
         times.update(torch.tensor([0.5]), torch.zeros(2))
+    assert TimesByLoss(1, keep=1).draw(3, generator(0))[0].tolist() == [1.0, 1.0, 1.0]
     for wrong in ({"T": 0}, {"T": 5, "keep": 0}):
         with pytest.raises(ValueError, match=">= 1"):
             TimesByLoss(**wrong)
