@@ -16,12 +16,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Prediction, expand
-from diffusion_lab.device import randn
+from diffusion_lab.device import check_generator, randn, rows_of
 from diffusion_lab.errors import unknown
 from diffusion_lab.forward import VARIANCES, best_variance, posterior, reverse_variance
 from diffusion_lab.schedules import Schedule
@@ -169,7 +170,7 @@ def bounds(
     variances: Sequence[str] = VARIANCES[:2],
     levels: int | None = 256,
     batch: int = 512,
-    **condition: Tensor,
+    **condition: Any,
 ) -> dict[str, Bound]:
     """The whole bound on a grid, for several reverse variances from the same network calls.
 
@@ -185,7 +186,7 @@ def bounds(
             these very data (one number a time, so hardly flattered by it).
         levels: number of values of x0 in [-1, 1]; None for continuous data.
         batch: data in one call of the denoiser.
-        **condition: tensors (N, ...) for the denoiser, such as label.
+        **condition: for the denoiser; tensors (N, ...) go with their data, such as label.
     """
     schedule = denoiser.schedule
     if times is None:
@@ -198,6 +199,13 @@ def bounds(
     for name in variances:
         if name not in (*VARIANCES, "best"):
             raise unknown("variance", name, (*VARIANCES, "best"))
+    if levels is not None and bool((x0.abs() > 1 + 1e-3).any()):
+        raise ValueError(
+            f"pictures of {levels} levels lie in [-1, 1]; got values from {x0.min():g} to "
+            f"{x0.max():g} (levels=None for continuous data)"
+        )
+    if not isinstance(noise, Tensor):
+        check_generator(noise)
     n, asked = len(x0), times[:-1]
     tables: dict[str, list[Tensor]] = {name: [] for name in variances}
     errors = []
@@ -205,7 +213,7 @@ def bounds(
     for start in range(0, len(asked), group):
         now = range(start, min(start + group, len(asked)))
         t, s, above = (
-            torch.tensor([times[max(i + k, 0)] for i in now], dtype=torch.float64)
+            torch.tensor([times[max(i + k, 0)] for i in now], dtype=torch.float64, device="cpu")
             .repeat_interleave(n)
             .to(x0.device)
             for k in (0, 1, -1)
@@ -214,8 +222,9 @@ def bounds(
         eps = _noise(noise, x0, len(now))
         alpha, sigma = (expand(c, every) for c in schedule.alpha_sigma(t))
         x_t = alpha * every + sigma * eps
-        rows = {k: v.repeat(len(now), *(1,) * (v.ndim - 1)) for k, v in condition.items()}
-        pred = _asked(denoiser, x_t, t, batch, rows)
+        again = torch.arange(n, device=x0.device).repeat(len(now))
+        pred = _asked(denoiser, x_t, t, batch, rows_of(condition, again, n))
+        every = every.to(pred.x0.dtype)
         error = (every - pred.x0).double().square().reshape(len(now), -1).mean(1)
         errors.append(error)
         for name, table in tables.items():
@@ -226,7 +235,7 @@ def bounds(
                 pred, every, schedule, t, s, above=above, variance=chosen, levels=levels
             )
             table.append(term.double().reshape(len(now), n))
-    prior, error = prior_term(x0, schedule, times[0]).double(), torch.cat(errors)
+    prior, error = prior_term(x0.to(every.dtype), schedule, times[0]).double(), torch.cat(errors)
     return {k: Bound(asked, torch.cat(rows), prior, error) for k, rows in tables.items()}
 
 
@@ -239,18 +248,21 @@ def _noise(noise: torch.Generator | Tensor, x0: Tensor, copies: int) -> Tensor:
 
 
 def _asked(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, batch: int, condition: dict[str, Tensor]
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, batch: int, condition: dict[str, Any]
 ) -> Prediction:
-    """The denoiser's x_0 (and variance) at all of x_t, ``batch`` at a time."""
+    """The denoiser's x_0 (and variance) at all of x_t, ``batch`` at a time, in float32 at least."""
     found = []
     for i in range(0, len(x_t), batch):
         part = slice(i, i + batch)
-        p = denoiser(x_t[part], t[part], **{k: v[part] for k, v in condition.items()})
+        p = denoiser(x_t[part], t[part], **rows_of(condition, part, len(x_t)))
         found.append((p.x0, p.var_weight))
     x0, weight = zip(*found, strict=True)
-    alpha, sigma = denoiser.levels(t, x_t)
-    together = None if weight[0] is None else torch.cat(weight)
-    return Prediction(x_t, alpha, sigma, torch.cat(x0), "x0", var_weight=together)
+    wide = torch.promote_types(x_t.dtype, torch.float32)  # KLs of half precision would be noise
+    x_t = x_t.to(wide)
+    together = None if weight[0] is None else torch.cat(weight).to(wide)
+    return Prediction(
+        x_t, *denoiser.levels(t, x_t), torch.cat(x0).to(wide), "x0", var_weight=together
+    )
 
 
 # ---- which term to train on ---------------------------------------------------------------------
@@ -277,10 +289,10 @@ class TimesByLoss:
 
     def probabilities(self) -> Tensor:
         """(T,) float64, p_1..p_T."""
-        flat = torch.full((self.T,), 1 / self.T, dtype=torch.float64)
+        flat = torch.full((self.T,), 1 / self.T, dtype=torch.float64, device="cpu")
         if not self.ready:
             return flat
-        size = torch.tensor([list(x) for x in self.seen], dtype=torch.float64)
+        size = torch.tensor([list(x) for x in self.seen], dtype=torch.float64, device="cpu")
         size = size.square().mean(1).sqrt()
         if size.sum() == 0:
             return flat

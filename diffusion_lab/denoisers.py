@@ -81,11 +81,11 @@ class Prediction:
 
     ``alpha`` and ``sigma`` are floats, or tensors that broadcast against ``x_t``. ``var_weight`` is
     an optional learned interpolation weight of the log variance (2102.09672), in [0, 1] as a rule.
-    With ``eps`` that is what ``.eps`` says, whatever x_0 is (see ``clip``). ValueError for an
-    ``out`` that is not like ``x_t``.
+    With ``eps`` (``kept_eps``) that is what ``.eps`` says, whatever x_0 is (see ``clip``).
+    ValueError for an ``out`` that is not like ``x_t``.
     """
 
-    __slots__ = ("_eps", "_x0", "a", "alpha", "b", "kind", "out", "sigma", "var_weight", "x_t")
+    __slots__ = ("_x0", "a", "alpha", "b", "kept_eps", "kind", "out", "sigma", "var_weight", "x_t")
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Prediction:
         check_alike(**{"the denoiser's answer": out, "x_t": x_t})
         self.x_t, self.alpha, self.sigma, self.out, self.kind = x_t, alpha, sigma, out, kind
         self.a, self.b = affine(kind, alpha, sigma) if ab is None else ab
-        self.var_weight, self._eps = var_weight, eps
+        self.var_weight, self.kept_eps = var_weight, eps
         self._x0: Tensor | None = None
 
     def mix(
@@ -116,8 +116,8 @@ class Prediction:
         if isinstance(score, Tensor) or score:
             eps = eps - score / self._noise()
         kept = 0.0
-        if self._eps is not None:
-            kept, eps = eps * self._eps, 0.0
+        if self.kept_eps is not None:
+            kept, eps = eps * self.kept_eps, 0.0
         of_x, of_out = x_t + x0 * self.a, x0 * self.b
         if isinstance(eps, Tensor) or eps:
             a, b = self._line_of_eps()
@@ -149,8 +149,8 @@ class Prediction:
     @property
     def eps(self) -> Tensor:
         """The predicted noise."""
-        if self._eps is not None:
-            return self._eps
+        if self.kept_eps is not None:
+            return self.kept_eps
         return self.out if self.kind == "eps" else self.mix(eps=1.0)
 
     @property
@@ -263,9 +263,8 @@ class OnSchedule(Wrapped):
             r = sigma_in / sigma if lam < 0 else alpha_in / alpha
         p = self.inner(x_t * r, t_inner, **condition)
         kind = p.kind if p.kind in ("x0", "eps") else "edm"  # v and score are others here
-        return Prediction(
-            x_t, alpha, sigma, p.out, kind, ab=(p.a * r, p.b), var_weight=p.var_weight, eps=p._eps
-        )
+        told = {"ab": (p.a * r, p.b), "var_weight": p.var_weight, "eps": p.kept_eps}
+        return Prediction(x_t, alpha, sigma, p.out, kind, **told)
 
 
 class NetDenoiser(Denoiser):

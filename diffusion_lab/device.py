@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ __all__ = [
     "generator",
     "processes",
     "randn",
+    "rows_of",
     "unwrapped",
 ]
 
@@ -109,6 +111,14 @@ def check_finite(x: Tensor, name: str) -> None:
     """ValueError if a number of x is nan or infinite: nothing can be measured on it."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} hold nan or inf: look where they come from")
+
+
+def rows_of(condition: dict[str, Any], rows: Any, n: int) -> dict[str, Any]:
+    """The same rows of every condition that has one for each of n data; others as they are."""
+    return {
+        name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == (n,) else value
+        for name, value in condition.items()
+    }
 
 
 def unwrapped(net: nn.Module) -> nn.Module:

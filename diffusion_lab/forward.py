@@ -30,7 +30,7 @@ from diffusion_lab.errors import unknown
 from diffusion_lab.schedules import Schedule, Time, lib_of
 
 __all__ = ["VARIANCES", "Posterior", "best_variance", "chain", "move", "noised", "posterior"]
-__all__ += ["reverse_variance", "transition", "variance_weight"]
+__all__ += ["kept_noise", "reverse_variance", "transition", "variance_weight"]
 
 VARIANCES = ("small", "large", "learned")
 
@@ -104,6 +104,11 @@ def posterior(schedule: Schedule, t: Time, s: Time) -> Posterior:
     )
 
 
+def kept_noise(sigma_s: Number, var: Number) -> Number:
+    """sqrt(sigma_s^2 - var), what a step keeps of eps_hat; 0 where rounding leaves less."""
+    return lib_of(sigma_s).clamp(sigma_s**2 - var, 0.0, math.inf) ** 0.5
+
+
 def reverse_variance(pred: Prediction, v_ts: Number, bt: Number, choice: str) -> Number:
     """S^2 of p(x_s | x_t): ``small`` = the posterior's bt, ``large`` = V_ts (DDPM's beta_t), or
     ``learned`` = exp(w log V_ts + (1 - w) log bt) with the network's w (2102.09672).
@@ -132,4 +137,4 @@ def best_variance(schedule: Schedule, t: Time, s: Time, error: Number, eta: floa
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
     l2 = eta**2 * posterior(schedule, t, s).var
-    return l2 + (alpha_s - (sigma_s**2 - l2) ** 0.5 * alpha_t / sigma_t) ** 2 * error
+    return l2 + (alpha_s - kept_noise(sigma_s, l2) * alpha_t / sigma_t) ** 2 * error

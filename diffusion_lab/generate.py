@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_lab import grids
 from diffusion_lab.denoisers import Clipped, Denoiser
-from diffusion_lab.device import check_label, generator, randn, unwrapped
+from diffusion_lab.device import check_label, generator, randn, rows_of, unwrapped
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.guidance import guided
 from diffusion_lab.samplers import (
@@ -151,11 +151,11 @@ def generate(
     for begin in range(0, n, batch):
         part = slice(begin, begin + batch)
         noise = gaussian(gens[0]) if seeds is None else _own_noise(gens[part])
-        rows = {
-            k: v[part].to(like.device) if isinstance(v, Tensor) and v.ndim else v
-            for k, v in condition.items()
+        told = {
+            name: value.to(like.device) if isinstance(value, Tensor) else value
+            for name, value in rows_of(condition, part, n).items()
         }
-        states = walk(step, denoiser, x[part], grid, noise=noise, **rows)
+        states = walk(step, denoiser, x[part], grid, noise=noise, **told)
         results.append(sample(states, bar=bar, keep=keep))
     return Result(
         torch.cat([r.x for r in results]),
@@ -177,9 +177,10 @@ def _step(sampler: str | Step, options: dict[str, Any]) -> Step:
     takes = inspect.signature(SAMPLERS[sampler]).parameters
     for name in options:
         if name not in takes:
-            raise unknown(
+            error = unknown(
                 f"argument of generate or of the sampler {sampler!r}", name, [*own, *takes]
             )
+            raise ValueError(f"{error} (What the denoiser is told goes into condition={{...}}.)")
     return SAMPLERS[sampler](**options)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.bound import vlb_term
-from diffusion_lab.denoisers import Denoiser, affine
+from diffusion_lab.denoisers import Denoiser, NetDenoiser, affine
 from diffusion_lab.device import randn
 from diffusion_lab.errors import check_lam_range, unknown, whole
 from diffusion_lab.forward import noised
@@ -128,8 +128,13 @@ class DiffusionLoss(nn.Module):
         pred = self.denoiser(x_t, t, **condition)
         target = eps if pred.kind == "eps" else (x0 - pred.a * x_t) / pred.b
         error = (pred.out - target).square().flatten(1).mean(1)
-        sd = getattr(self.denoiser, "sd", 1.0)
-        loss = error * self.weighting.on(pred.kind, schedule, t, sd).to(error.dtype)
+        if isinstance(self.denoiser, NetDenoiser):
+            weight = self.weighting.on(pred.kind, schedule, t, self.denoiser.sd)
+        else:  # a wrapper's reading is not its schedule's: its own b says what the output is worth
+            b2 = pred.b * pred.b
+            b2 = b2.double().flatten(1).mean(1) if isinstance(b2, Tensor) else b2
+            weight = self.weighting.on("x0", schedule, t) * b2
+        loss = error * weight.to(error.dtype)
         if self.hybrid:
             bits = vlb_term(pred.with_x0(pred.x0.detach()), x0, schedule, t, levels=self.levels)
             loss = loss + (schedule.T / 1000) * bits

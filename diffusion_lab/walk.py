@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import Denoiser, Number, Prediction
-from diffusion_lab.device import randn
+from diffusion_lab.device import check_generator, randn
 from diffusion_lab.errors import check_takes
 from diffusion_lab.schedules import Schedule
 
@@ -64,6 +64,8 @@ class Ask:
         condition: dict[str, Any] | None = None,
         source: Noise | None = None,
     ) -> None:
+        if source is not None and not callable(source):
+            raise ValueError(f"noise is drawn by gaussian(generator(seed)); got {source!r:.60}")
         self.denoiser, self.condition, self.source = denoiser, condition or {}, source
         self._told = source is not None and "s" in inspect.signature(source).parameters
         self.schedule: Schedule = denoiser.schedule
@@ -115,8 +117,7 @@ Step = Callable[[Ask, Tensor, float, float], Tensor]
 
 def gaussian(generator: torch.Generator) -> Noise:
     """Standard normal noise, drawn on the CPU in whole batches and moved to the sample's device."""
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"noise is drawn by a generator, as generator(seed); got {generator!r}")
+    check_generator(generator)
     return lambda i, like, s=None: randn(like.shape, generator, like)
 
 

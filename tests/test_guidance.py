@@ -7,11 +7,11 @@ import torch
 from helpers import F64, Same, randn
 from torch import nn
 
-from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.denoisers import Clipped, Denoiser, NetDenoiser, Prediction
 from diffusion_lab.exact import FiniteData, GaussianMixture
 from diffusion_lab.grids import grid
 from diffusion_lab.guidance import guided
-from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m
+from diffusion_lab.samplers import ddim, ddpm, dpmpp_2m, euler, unipc
 from diffusion_lab.schedules import EDM, VE, Linear, linear
 from diffusion_lab.walk import sample, walk
 
@@ -138,3 +138,26 @@ def test_bad_input():
     for label in (torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1]), LABEL.float()):
         with pytest.raises(ValueError, match="label"):
             g(randn(4, 2), 0.5, label=label)
+
+
+def test_levels_of_each_coordinate_and_a_kept_eps_pass_guidance():
+    """(2,) levels with a batch of one are no batch; at scale 1 guidance changes nothing."""
+
+    class Apart(Denoiser):
+        num_classes = 2
+
+        def forward(self, x_t, t, *, label):
+            levels = torch.tensor([[0.9, 0.2]]), torch.tensor([[0.4, 0.98]])
+            return Prediction(x_t, *levels, 0.5 * x_t + label[:, None], "eps")
+
+    x, label = randn(1, 2), torch.tensor([1])
+    plain = Apart(Linear())(x, 0.5, label=label)
+    assert torch.allclose(guided(Apart(Linear()), 1.0)(x, 0.5, label=label).x0, plain.x0)
+    clipped = Clipped(MIX.denoiser(Linear()), -0.3, 0.3, keep_eps=True)
+    x, told = 2 * randn(4, 2), {"label": LABEL}
+    plain, same = clipped(x, 0.5, **told), guided(clipped, 1.0)(x, 0.5, **told)
+    assert torch.allclose(same.eps, plain.eps) and torch.allclose(same.x0, plain.x0)
+    first = [
+        sample(walk(step, clipped, x, [0.5, 0.3], **told)).x for step in (ddim(), unipc(), euler())
+    ]
+    assert torch.allclose(first[0], first[1]) and torch.allclose(first[0], first[2])

@@ -10,7 +10,7 @@ from helpers import F64, Same, gen, randn
 from torch import nn
 
 from diffusion_lab.bound import vlb_term
-from diffusion_lab.denoisers import KINDS, NetDenoiser, affine
+from diffusion_lab.denoisers import KINDS, NetDenoiser, Wrapped, affine
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.forward import noised
 from diffusion_lab.objectives import WEIGHTS, DiffusionLoss, Weighting, draw_times
@@ -404,3 +404,28 @@ def test_half_precision_does_not_move_the_level(dtype):
     assert torch.allclose(half.float(), full, rtol=0.2)  # 8 bits of x_t at t = 0.001
     assert seen[0].dtype is torch.float32
     assert torch.allclose(seen[0].double(), LINEAR.lam(t), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_wrapped_denoiser_is_weighed_as_what_it_wraps(kind, name):
+    """The weight belongs to x_0: a wrapper, or another schedule, changes no loss."""
+
+    class Half(nn.Module):
+        def forward(self, x, lam):
+            return 0.5 * x
+
+    net = NetDenoiser(Half(), Linear(), kind, sd=0.5)
+    x0, eps, t = randn(3, 2), randn(3, 2, seed=1), torch.tensor([0.2, 0.5, 0.8], dtype=F64)
+    bare = DiffusionLoss(net, Weighting(name))(x0, t, eps)
+    assert torch.allclose(DiffusionLoss(Wrapper(net), Weighting(name))(x0, t, eps), bare)
+    if name == "vlb":  # whose weight has dt in it
+        return
+    there = EDM().t_of_lam(Linear().lam(t))
+    moved = DiffusionLoss(net.on(EDM()), Weighting(name))(x0, there, eps)
+    assert torch.allclose(moved, bare, rtol=1e-6)
+
+
+class Wrapper(Wrapped):
+    def forward(self, x_t, t):
+        return self.inner(x_t, t)

@@ -8,12 +8,15 @@ import pytest
 import torch
 from helpers import MIX, Same, gen, randn
 
+from diffusion_lab.bound import bounds
 from diffusion_lab.denoisers import Clipped, Denoiser, NetDenoiser, Prediction
-from diffusion_lab.exact import Gaussian
+from diffusion_lab.exact import ExactDenoiser, Gaussian
+from diffusion_lab.forward import best_variance
 from diffusion_lab.generate import SAMPLERS, generate
 from diffusion_lab.grids import grid
 from diffusion_lab.samplers import ddim, ddpm, dpm_solver, dpmpp_2m, emsde, split_calls
-from diffusion_lab.schedules import EDM, Linear, Schedule, linear
+from diffusion_lab.schedules import EDM, Cosine, Linear, Schedule, linear, zero_terminal_snr
+from diffusion_lab.scheduling.dp_stride import measure
 from diffusion_lab.walk import gaussian, relay, sample, walk
 
 S = Linear()
@@ -200,7 +203,10 @@ def test_generate_hands_keep_eps_on():
         (lambda: walk(ddim(), Same(), X, [1.0, 0.0]), "walk takes a denoiser; got Same"),
         (lambda: walk(ddim(), MIX.denoiser(S), X, "linspace"), "a grid is a list of times"),
         (lambda: walk(ddim(), MIX.denoiser(S), X, 20), "a grid is a list of times"),
-        (lambda: gaussian(3), "drawn by a generator"),
+        (lambda: gaussian(3), "come from a torch.Generator; got int"),
+        (lambda: walk(ddim(), MIX.denoiser(S), X, [1.0, 0.0], noise=0), r"gaussian\(generator"),
+        (lambda: walk(ddpm(), MIX.denoiser(S), X, [1.0, 0.0], noise=gen()), r"gaussian\(generator"),
+        (lambda: generate(MIX.denoiser(S), 4, low=X), "goes into condition="),
         (lambda: generate("fashion", 4), "generate takes a denoiser.*got str"),
         (lambda: generate(MIX.denoiser(S), 4, scale="2", label=torch.zeros(4).long()), "finite"),
     ],
@@ -252,3 +258,32 @@ def test_every_name_is_a_step_and_every_schedule_has_a_prior():
         z = schedule.prior(3, (2, 2), gen(1))
         assert z.dtype == torch.float32 and z.shape == (3, 2, 2)
         assert torch.allclose(z / schedule.prior_std(), torch.randn(3, 2, 2, generator=gen(1)))
+
+
+def test_a_noise_share_of_one_survives_rounding_where_no_data_are_left():
+    """bt = sigma_s^2 at alpha_t = 0: a rounding above must not make a root of a negative number."""
+    for steps in range(2, 40):
+        for schedule in (Cosine(), zero_terminal_snr(linear(200))):
+            d = MIX.denoiser(schedule)
+            times = [1.0, *grid(schedule, steps)[1:]]
+            x = sample(walk(ddim(1.0), d, X, times, noise=gaussian(gen()))).x
+            assert x.dtype == torch.float64 and torch.isfinite(x).all()
+            assert isinstance(best_variance(schedule, 1.0, times[1], 0.3), float)
+
+
+def test_shared_conditions_are_not_cut_into_rows():
+    """A condition without one row for each datum goes whole to the denoiser, everywhere."""
+    seen = []
+
+    def formula(x, alpha, sigma, *, context, w):
+        seen.append((tuple(context.shape), w.ndim))
+        return x * 0
+
+    d = ExactDenoiser(linear(100), formula, shape=(2,))
+    shared = {"context": torch.zeros(1, 3), "w": torch.tensor(0.5)}
+    times = [1.0, 0.5, 0.1, 0.0]
+    for step in (ddim(), emsde(fixed=0.3)):
+        sample(walk(step, d, X.float(), times, noise=gaussian(gen()), **shared))
+    bounds(d, X.clamp(-1, 1), times, noise=gen(), batch=2, levels=None, **shared)
+    measure(d, X, times[:-1], noise=gen(), batch=2, levels=None, **shared)
+    assert set(seen) == {((1, 3), 0)}

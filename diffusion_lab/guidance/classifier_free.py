@@ -40,11 +40,15 @@ class Guided(Wrapped):
         both = self.inner(torch.cat([x_t, x_t]), twice_t, **twice)
         yes, no = both.out.chunk(2)
         alpha, sigma, a, b, weight = (
-            c[:n] if isinstance(c, Tensor) and c.ndim and len(c) == 2 * n else c
+            c[:n] if isinstance(c, Tensor) and c.ndim == x_t.ndim and len(c) == 2 * n else c
             for c in (both.alpha, both.sigma, both.a, both.b, both.var_weight)
         )
         out = torch.lerp(no, yes, self.scale)
-        return Prediction(x_t, alpha, sigma, out, both.kind, ab=(a, b), var_weight=weight)
+        eps = both.kept_eps
+        if eps is not None:  # one that was kept while x_0 was clipped is guided too
+            eps = torch.lerp(*eps.chunk(2)[::-1], self.scale)
+        told = {"ab": (a, b), "var_weight": weight, "eps": eps}
+        return Prediction(x_t, alpha, sigma, out, both.kind, **told)
 
     def _pair(self, name: str, value: Any, n: int) -> Any:
         """A condition of the whole batch followed by its null (or by itself)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from diffusion_lab.errors import share
-from diffusion_lab.forward import posterior
+from diffusion_lab.forward import kept_noise, posterior
 from diffusion_lab.walk import Ask, Step
 
 __all__ = ["ddim"]
@@ -27,7 +27,7 @@ def ddim(eta: float = 0.0) -> Step:
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         var = eta**2 * posterior(ask.schedule, t, s).var if eta else 0.0
-        mean = p.mix(x0=alpha_s, eps=(sigma_s**2 - var) ** 0.5)
+        mean = p.mix(x0=alpha_s, eps=kept_noise(sigma_s, var))
         return mean if s == 0 else ask.add_noise(mean, var**0.5, s)
 
     return step

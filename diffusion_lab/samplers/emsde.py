@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.denoisers import expand
+from diffusion_lab.device import rows_of
 from diffusion_lab.errors import whole
 from diffusion_lab.walk import Ask, State
 
@@ -119,11 +120,12 @@ def _states(how: Emsde, ask: Ask, x: Tensor, times: Sequence[float]) -> Iterator
             )
     n, mine = len(x), torch.float64
     t = torch.full((n,), start, dtype=mine, device=x.device)
-    drift = _Drift(ask)
+    drift = _Drift(ask, n)
     f, g2 = ask.schedule.drift_diffusion(t[:1])
     if not bool(torch.isfinite(f).all() and torch.isfinite(g2).all()):
         raise ValueError(
-            f"the drift of {ask.schedule!r} is infinite at t = {start:g}: start the grid lower"
+            f"the drift of {ask.schedule!r} is infinite at t = {start:g}: start the grid lower, "
+            "as lam_range=(-5, 9) does"
         )
     h = torch.full((n,), how.fixed or how.first, dtype=mine, device=x.device)
     h = torch.minimum(h, t - end)
@@ -216,14 +218,11 @@ def _may_ask(ask: Ask, t: float) -> bool:
 class _Drift:
     """(D(x, t), g(t)) for the samples still under way, each at its own time; a label follows."""
 
-    def __init__(self, ask: Ask) -> None:
-        self.ask, self.whole = ask, ask.condition
+    def __init__(self, ask: Ask, n: int) -> None:
+        self.ask, self.whole, self.n = ask, ask.condition, n
 
     def __call__(self, x: Tensor, t: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-        self.ask.condition = {
-            key: value[rows] if isinstance(value, Tensor) and value.ndim else value
-            for key, value in self.whole.items()
-        }
+        self.ask.condition = rows_of(self.whole, rows, self.n)
         try:
             p = self.ask(x, t)
         finally:

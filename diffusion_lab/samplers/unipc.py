@@ -51,7 +51,8 @@ def unipc(order: int = 2, lower_order_final: bool = False) -> Step:
         if past:
             x = _corrected(p, past[:before])
         # what was said stays, its state is the corrected one
-        p = Prediction(x, p.alpha, p.sigma, p.x0, "x0", var_weight=p.var_weight)
+        told = {"var_weight": p.var_weight, "eps": p.kept_eps}
+        p = Prediction(x, p.alpha, p.sigma, p.x0, "x0", **told)
         ask.history[-1] = (t, p)
         return _predicted(ask, p, past[: now - 1], s)
 

@@ -87,7 +87,7 @@ def analytic(
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
         l2 = eta**2 * posterior(ask.schedule, t, s).var
-        mean = p.mix(x0=alpha_s, eps=(sigma_s**2 - l2) ** 0.5)
+        mean = p.mix(x0=alpha_s, eps=forward.kept_noise(sigma_s, l2))
         if s == 0:
             return mean
         var = best_variance(ask.schedule, t, s, known[round(t, 9)], eta=eta, bounds=bounds)
@@ -113,7 +113,9 @@ def analytic_errors(errors: Errors, schedule: Schedule) -> Errors:
     of near-equal numbers: there D_t is kept from falling with t, as it cannot. The decoder's cost
     is that of the errors.
     """
-    alpha, sigma = schedule.alpha_sigma(torch.tensor(errors.times, dtype=torch.float64))
+    alpha, sigma = schedule.alpha_sigma(
+        torch.tensor(errors.times, dtype=torch.float64, device="cpu")
+    )
     _check_data_left(float(alpha.min()), errors.times[-1])
     left = (1 - errors.size).clamp(1e-6, 1.0)
     return replace(errors, error=((sigma / alpha) ** 2 * left).cummax(0).values)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffusion_lab.bound import BITS, decoder_nll
 from diffusion_lab.denoisers import Denoiser
-from diffusion_lab.device import randn
+from diffusion_lab.device import randn, rows_of
 from diffusion_lab.errors import unknown, whole
 from diffusion_lab.forward import posterior
 from diffusion_lab.schedules import Schedule
@@ -71,8 +71,8 @@ def measure(
         found = []
         for i in range(0, len(x0), batch):
             part = slice(i, i + batch)
-            labels = {k: v[part] for k, v in condition.items()}
-            found.append(denoiser(alpha * x0[part] + sigma * eps[part], t, **labels).x0)
+            told = rows_of(condition, part, len(x0))
+            found.append(denoiser(alpha * x0[part] + sigma * eps[part], t, **told).x0)
         x0_hat = torch.cat(found)
         gap = (x0 - x0_hat).double()
         error = gap.square().mean().item()
@@ -86,7 +86,7 @@ def measure(
             std = torch.tensor(error).sqrt()
             decoder = decoder_nll(x0, x0_hat, std.to(x0), levels).double().mean().item()
         rows.append((error, size, BITS * decoder))
-    return Errors(times, *torch.tensor(rows, dtype=torch.float64).T)
+    return Errors(times, *torch.tensor(rows, dtype=torch.float64, device="cpu").T)
 
 
 def fill(errors: Errors, schedule: Schedule, times: Sequence[float]) -> Errors:
@@ -103,7 +103,7 @@ def fill(errors: Errors, schedule: Schedule, times: Sequence[float]) -> Errors:
     if len(errors.times) < 2:
         raise ValueError("one measured time has nothing between it and another: measure more")
     known, asked = (
-        torch.tensor([schedule.lam(t) for t in ts], dtype=torch.float64)
+        torch.tensor([schedule.lam(t) for t in ts], dtype=torch.float64, device="cpu")
         for ts in (errors.times, times)
     )
     right = torch.searchsorted(-known, -asked).clamp(1, len(known) - 1)
@@ -124,14 +124,14 @@ def costs(schedule: Schedule, errors: Errors, variance: str = "best") -> Tensor:
     """
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    t = torch.tensor(errors.times, dtype=torch.float64)
+    t = torch.tensor(errors.times, dtype=torch.float64, device="cpu")
     _, c_0, bt, v_ts = posterior(schedule, t[:, None], t)
     missed = c_0**2 * errors.error[:, None]
     var = {"small": bt, "large": v_ts, "best": bt + missed}[variance]
     nats = 0.5 * ((var / bt).log() + (bt + missed) / var - 1)
     size = len(errors.times)
-    down = torch.ones(size, size, dtype=torch.bool).tril(-1)
-    table = torch.full((size + 1, size + 1), math.inf, dtype=torch.float64)
+    down = torch.ones(size, size, dtype=torch.bool, device="cpu").tril(-1)
+    table = torch.full((size + 1, size + 1), math.inf, dtype=torch.float64, device="cpu")
     table[1:, 1:] = torch.where(down, BITS * nats, math.inf)
     table[1:, 0] = errors.decoder
     return table
@@ -180,12 +180,14 @@ def shortest(table: Tensor, times: Sequence[float], most: int) -> Stride:
         raise ValueError(f"the table's times must rise from above 0; got {places[1:4]} ...")
     best = torch.full((len(places),), math.inf, dtype=torch.float64)
     best[0] = 0.0
-    cost, before = [math.inf], [torch.zeros(len(places), dtype=torch.long)]
+    cost, before = [math.inf], [torch.zeros(len(places), dtype=torch.long, device="cpu")]
     for _ in range(min(most, len(times))):
         best, where = (best + table).min(1)
         cost.append(best[-1].item())
         before.append(where)
-    return Stride(places, torch.tensor(cost, dtype=torch.float64), torch.stack(before))
+    return Stride(
+        places, torch.tensor(cost, dtype=torch.float64, device="cpu"), torch.stack(before)
+    )
 
 
 def path_cost(table: Tensor, times: Sequence[float], grid: Sequence[float]) -> float:

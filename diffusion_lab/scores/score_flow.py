@@ -148,14 +148,14 @@ def data_bound(
     t0, t1 = ends(denoiser) if times is None else times
     span, lams = mass(schedule, t0, t1) / 2, _lam_range(schedule, t0, t1)
     offset = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
-    path = torch.zeros(n, dtype=torch.float64)
+    path = torch.zeros(n, dtype=torch.float64, device="cpu")
     for k in range(draws):
         lam = lams[0] + (lams[1] - lams[0]) * (k + offset) / draws
         t = schedule.t_of_lam(lam).clamp(t0, t1).to(x0.device)
         path += _excess(denoiser, x0, t, generator, **condition).cpu() / draws
     (alpha0, _), (alpha1, sigma1) = schedule.alpha_sigma(t0), schedule.alpha_sigma(t1)
     path = span * path - size * math.log(alpha1 / alpha0)
-    edge = torch.full((n,), t0, dtype=torch.float64).to(x0.device)
+    edge = torch.full((n,), t0, dtype=torch.float64, device="cpu").to(x0.device)
     first = _excess(denoiser, x0, edge, generator, **condition)
     eps = randn(x0.shape, generator, x0, x0.dtype)
     prior = normal_prior(schedule.prior_std(t1)) if prior is None else prior
