@@ -138,12 +138,26 @@ def described(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The specs and the tensors that ``save`` writes; ValueError where they could not be loaded."""
     models = dict(model.items()) if isinstance(model, nn.ModuleDict | dict) else {"model": model}
+    if net is None:
+        return _described(models)
+    before = []
+    for one in map(unwrapped, models.values()):
+        inner = unwrapped(one.net) if isinstance(one, NetDenoiser) else one
+        before.append((inner, {k: v for k, v in vars(inner).items() if k == "spec"}))
+        inner.spec = partial(dict, net)
+    try:
+        return _described(models)
+    except BaseException:  # a network that is not saved stays as it was
+        for inner, spec in reversed(before):
+            vars(inner).pop("spec", None)
+            vars(inner).update(spec)
+        raise
+
+
+def _described(models: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     specs, tensors = {}, {}
     for name, one in models.items():
         one = unwrapped(one)
-        if net is not None:
-            inner = unwrapped(one.net) if isinstance(one, NetDenoiser) else one
-            inner.spec = partial(dict, net)
         if not callable(getattr(one, "spec", None)):
             raise ValueError(
                 f"{type(one).__name__} cannot say how it is made: build it by nets.make(name, "
@@ -195,7 +209,8 @@ def _check_sizes(spec: Any, most: int) -> None:
     for value in spec.values() if isinstance(spec, dict) else spec:
         if isinstance(value, dict | list):
             _check_sizes(value, most)
-        size = len(value) if isinstance(value, list) else value
+        layers = isinstance(value, list) and not any(isinstance(one, float) for one in value)
+        size = len(value) if layers else value  # a list of floats is a table, in the file itself
         if isinstance(size, int) and abs(size) > most:
             raise ValueError(f"a size of {size} has no place in a file of {most} numbers")
 

@@ -375,6 +375,20 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     assert not file.exists()
 
 
+def test_a_refused_description_leaves_the_network_as_it_was(tmp_path):
+    file, net = tmp_path / "m.safetensors", network(NETS["mlp"])
+    with pytest.raises(ValueError, match="could not be loaded again"):
+        checkpoints.save(file, net, {"net": NETS["mlp"] | {"width": 8}})
+    checkpoints.save(file, net)
+    assert torch.equal(checkpoints.load(file, device="cpu").last.weight, net.last.weight)
+
+
+def test_a_small_network_on_a_long_table_is_saved(tmp_path):
+    file = tmp_path / "m.safetensors"
+    checkpoints.save(file, denoiser(schedules.linear(20_000)))
+    assert checkpoints.load(file, device="cpu").schedule.T == 20_000
+
+
 def test_a_header_of_before_still_loads(saved):
     """net and denoiser, as all files had them until several models could be saved."""
     tensors, about = checkpoints.load_tensors(saved)

@@ -113,11 +113,12 @@ REFUSED = [
     ("sample --n 2.5", "invalid int value"),
     ("sample --steps 0", "--steps must be a whole number >= 1; got 0"),
     ("sample --sampler ddim --steps -1", "got -1"),
+    ("sample --steps 1000000000", "--steps is at most 100,000; got 1,000,000,000"),
     ("sample --set eta=0.5", "eta belongs to ddim, dpmpp-sde; dpmpp does not have it"),
     ("sample --set eta", "--set takes NAME=VALUE, such as eta=0.5; got 'eta'"),
     ("sample --set =1", "got '=1'"),
     ("sample --sampler ddim --set eat=0.5", "Did you mean 'eta'?"),
-    ("sample --sampler ddim --set eta=[]", "ddim cannot work with {'eta': []}"),
+    ("sample --sampler ddim --set eta=[]", "eta must lie in [0, 1]"),
     ("sample --sampler ddim --eta 1", "unrecognized arguments: --eta 1"),
     ("sample --sampler ddim --set variance=small", "variance belongs to ddpm"),
     ("sample --sampler ddim --set eta=2", "eta must lie in [0, 1]"),
@@ -194,6 +195,30 @@ def test_bad_input_is_refused_before_anything_runs(words, why, tmp_path, monkeyp
     assert sorted(tmp_path.iterdir()) == before
 
 
+CRAFTED = [
+    "text",
+    {"sampler": ["dpmpp"]},
+    {"sampler": {"sampler": ["dpmpp"]}},
+    {"sampler": {"lam_range": 3}},
+    {"sampler": {"n": 3}},
+    {"sampler": {"seed": 3}},
+    {"sampler": {"steps": 10**9}},
+    {"sampler": {"scale": "2"}},
+    {"sampler": {"sampler": "ddim", "eta": "much"}},
+    {"sampler": {"speed": 3}},
+]
+
+
+@pytest.mark.parametrize("recipe", CRAFTED, ids=str)
+def test_a_recipe_that_somebody_made_up_is_refused_in_words(recipe, model, tmp_path, capsys):
+    tensors, about = checkpoints.load_tensors(model)
+    checkpoints.save_tensors(tmp_path / "m.safetensors", tensors, about | {"recipe": recipe})
+    words = ["sample", "--model", tmp_path / "m.safetensors", "--n", 1, "--out", tmp_path / "x.png"]
+    status, _, err = run(capsys, *words)
+    assert status == 2 and err.startswith("diffusion-lab: error: ")
+    assert "the recipe" in err or "eta must lie in [0, 1]" in err
+
+
 def test_a_classifier_cannot_draw(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, "sample", "--model", "fashion-features")
@@ -235,9 +260,10 @@ def test_a_closed_stdout_and_stderr_do_not_matter(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_an_answer_that_finds_no_room_is_told(tmp_path):
+@pytest.mark.parametrize("buffered", [["-u", "PYTHONUNBUFFERED"], ["PYTHONUNBUFFERED=1"]])
+def test_an_answer_that_finds_no_room_is_told(buffered, tmp_path):
     with open("/dev/full", "w") as full:
-        command = ["env", "-u", "PYTHONUNBUFFERED", *SHELL, tmp_path / "x.png"]
+        command = ["env", *buffered, *SHELL, tmp_path / "x.png"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert "the answer could not be written to stdout (No space left on device)" in done.stderr

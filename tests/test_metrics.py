@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab import checkpoints, data, metrics, schedules
+from diffusion_lab import checkpoints, data, metrics, nets, schedules
 from diffusion_lab.data.toys import load_toy
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator
@@ -174,6 +174,21 @@ def test_flops_of_single_layers_are_those_counted_by_hand():
     assert flops(conv, (3, 8, 6)) == 2 * 3 * 3 * 9 * 8 * 6
     grouped = nn.Conv2d(4, 4, 5, padding=2, groups=4)
     assert flops(grouped, (4, 7, 7)) == 2 * 4 * 25 * 7 * 7
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_flops_are_those_of_the_model_in_any_precision(dtype):
+    def model():
+        net = nets.make("unet", widths=(8, 16), emb=16)
+        return NetDenoiser(net, schedules.linear(), "v", shape=(1, 8, 8))
+
+    expected = count_flops(model())
+    assert count_flops(model().to(dtype)) == expected
+    torch.set_default_dtype(dtype)
+    try:
+        assert count_flops(model()) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -413,6 +428,23 @@ def test_the_nearest_training_picture():
     torch.testing.assert_close(distance, torch.tensor([1.0, 1.0, 0.0]) / 2**0.5)
     with pytest.raises(ValueError, match="pictures of one size"):
         metrics.nearest(torch.zeros(3, 2), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_nearest_in_every_precision_has_its_whole_index(dtype):
+    pool = torch.linspace(-1, 1, 2 * 3001).reshape(3001, 2).to(dtype).unique(dim=0)
+    distance, index = metrics.nearest(pool[-5:], pool)
+    assert index.tolist() == list(range(len(pool)))[-5:] and index.dtype == torch.int64
+    assert distance.tolist() == [0] * 5
+
+
+def test_pictures_on_another_scale_are_warned_of_before_they_are_compared():
+    x = data.load("digits", "test").x
+    for measure_it in (lambda y: metrics.nearest(y, x), lambda y: metrics.copied(x, y, x)):
+        with pytest.raises(ValueError, match="pixels 0..255"):
+            measure_it((x + 1) * 127.5)
+        with pytest.warns(UserWarning, match="black is -1"):
+            measure_it((x + 1) / 2)
 
 
 def test_copies_are_told_from_new_draws_of_the_same_law():

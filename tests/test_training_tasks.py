@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gan
@@ -223,6 +224,33 @@ def test_previews_and_the_best_are_the_tasks_own(tmp_path):
             out=tmp_path,
             best_every=2,
         )
+
+
+def test_previews_and_the_best_do_not_see_the_callers_autocast(tmp_path):
+    seen = []
+
+    class Looks(Gan):
+        def preview(self, average):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().preview(average)
+
+        def distance(self, average):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().distance(average)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        curve(task=Looks, out=tmp_path, preview_every=12, best_every=12)
+    assert seen == [False, False]
+
+
+def test_first_weights_move_no_generator_outside(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU reseeded"))
+    before = torch.get_rng_state()
+    with tasks.seeded(3):
+        first = torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    with tasks.seeded(3):
+        assert torch.equal(torch.rand(2), first)
 
 
 def test_the_best_is_the_same_after_a_resume(tmp_path):
@@ -465,9 +493,10 @@ def test_a_state_that_somebody_changed_is_refused(tmp_path):
         checkpoints.save_tensors(file, tensors, head | change)
         with pytest.raises(CheckpointError, match="is no state|another training"):
             curve(TINY, out=tmp_path, resume=True)
-    checkpoints.save_tensors(file, tensors, {k: v for k, v in head.items() if k != "step"})
-    with pytest.raises(CheckpointError, match="is no state: it stands at step None"):
-        curve(TINY, out=tmp_path, resume=True)
+    for name, why in (("step", "it stands at step None"), ("cpu_seconds", "cpu_seconds is None")):
+        checkpoints.save_tensors(file, tensors, {k: v for k, v in head.items() if k != name})
+        with pytest.raises(CheckpointError, match=f"is no state: .*{why}"):
+            curve(TINY, out=tmp_path, resume=True)
     checkpoints.save_tensors(file, tensors, head)
     curve(TINY, out=tmp_path, resume=True)
 
@@ -480,6 +509,63 @@ def test_a_state_of_other_data_is_refused(tmp_path):
     curve(GAN, out=tmp_path, stop_at=3)
     with pytest.raises(CheckpointError, match="the task 'gan:Gan' there"):
         curve(GAN, out=tmp_path, resume=True, task=type("Other", (Gan,), {}))
+
+
+def test_data_with_the_same_hash_and_other_numbers_are_refused(tmp_path):
+    curve(TINY, out=tmp_path, stop_at=3)
+    digits = data.load("digits")
+    for change in (
+        {"x": -digits.x},
+        {"labels": 9 - digits.labels},
+        {"condition": {"tokens": torch.zeros(1500, 2)}},
+    ):
+        with pytest.raises(CheckpointError, match="the numbers of the data"):
+            curve(TINY, out=tmp_path, resume=True, data=replace(digits, **change))
+    tensors, head = state(tmp_path, TINY)
+    old = {k: v for k, v in head.items() if k != "content"}
+    checkpoints.save_tensors(states.state_file(TINY, tmp_path), tensors, old)
+    assert "content" in head and len(curve(TINY, out=tmp_path, resume=True, data=digits)) == 3
+    assert "content" not in checkpoints.info(tmp_path / "digits.safetensors")
+
+
+def test_a_state_of_the_recipes_task_is_not_of_ones_own_and_back(tmp_path):
+    own = type("Own", (tasks.Diffusion,), {})
+    curve(TINY, out=tmp_path, stop_at=3)
+    with pytest.raises(CheckpointError, match="the task 'of the recipe' there, '.*:Own' asked"):
+        curve(TINY, out=tmp_path, resume=True, task=own)
+    curve(TINY, out=tmp_path, stop_at=3, task=own)
+    with pytest.raises(CheckpointError, match="the task '.*:Own' there, 'of the recipe' asked"):
+        curve(TINY, out=tmp_path, resume=True)
+
+
+def test_a_task_may_be_a_partial_and_is_known_by_what_it_was_given(tmp_path):
+    class Named(Gan):
+        def __init__(self, recipe, points, how=1):
+            super().__init__(recipe, points)
+
+    curve(out=tmp_path, stop_at=3, task=partial(Named, how=2))
+    assert state(tmp_path)[1]["task"].endswith("Named(how=2)")
+    with pytest.raises(CheckpointError, match=r"Named\(how=2\)' there, .*Named\(how=3\)' asked"):
+        curve(out=tmp_path, resume=True, task=partial(Named, how=3))
+    curve(out=tmp_path, resume=True, task=partial(Named, how=2))
+    with pytest.raises(ValueError, match="task is a class"):
+        curve(task="diffusion")
+
+
+def test_an_optimiser_without_moments_resumes(tmp_path):
+    class Plain(Gan):
+        def optimisers(self):
+            critic, _ = super().optimisers()
+            return [critic, torch.optim.SGD(self.models["maker"].parameters(), 1e-3)]
+
+    class Alone(tasks.Diffusion):
+        def optimisers(self):
+            return [torch.optim.SGD(self.models.parameters(), 1e-3)]
+
+    for recipe, task in ((GAN, Plain), (TINY, Alone)):
+        whole = curve(recipe, task=task)
+        curve(recipe, task=task, out=tmp_path, stop_at=5)
+        assert curve(recipe, task=task, out=tmp_path, resume=True) == whole[1:]
 
 
 # ---- longer, and from other weights -------------------------------------------------------------
@@ -556,6 +642,38 @@ def test_one_training_of_a_name_in_a_folder_at_a_time(tmp_path):
     assert not (tmp_path / ".digits.lock").exists()
     (tmp_path / ".digits.lock").write_text("123")  # of a killed one
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_second_training_in_one_process_is_refused_and_no_others_lock_removed(tmp_path):
+    first = train(TINY, out=tmp_path, **OFTEN)
+    next(first)
+    with pytest.raises(CheckpointError, match="is being trained in .* by this process"):
+        train(TINY, out=tmp_path / ".." / tmp_path.name)
+    assert [p.step for p in first] == [10, 12]
+    for _ in range(2):  # one that nobody began holds nothing once it is gone
+        train(TINY, out=tmp_path)
+    lock = states.Lock(TINY, tmp_path)
+    lock.release()
+    lock.path.write_text("another's")
+    lock.release()
+    assert lock.path.read_text() == "another's"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file, so it is done twice")
+def test_a_lock_is_removed_once(tmp_path):
+    lock = states.Lock(TINY, tmp_path)
+    close = lock.file.close
+
+    class Closed:
+        closed = False
+
+        def close(self):
+            close()
+            lock.path.write_text("another's")  # took it in between
+
+    lock.file = Closed()
+    lock.release()
+    assert lock.path.read_text() == "another's"
 
 
 def test_only_what_a_kill_leaves_is_cleared_away(tmp_path):
@@ -640,6 +758,15 @@ def test_data_that_are_no_data_are_refused():
             replace(digits, **change)
 
 
+def test_pictures_from_0_to_1_are_warned_of_and_double_numbers_made_single():
+    digits = data.load("digits")
+    with pytest.warns(UserWarning, match="black is -1"):
+        train(TINY, data=replace(digits, x=(digits.x + 1) / 2))
+    assert curve(TINY.but(steps=2), data=replace(digits, x=digits.x.double())) == curve(
+        TINY.but(steps=2), data=digits
+    )
+
+
 def test_a_sampler_that_cannot_be_is_found_before_the_training():
     for sampler, why in (
         ({"sampler": "dimm"}, "Did you mean 'ddim'"),
@@ -686,6 +813,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "cuda")
     with pytest.raises(ValueError, match="cannot be trained on the device 'cuda'"):
         train(TINY)
+    monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "meta")
+    with pytest.raises(ValueError, match="cannot be trained on the device 'meta'"):
+        train(TINY)
     monkeypatch.delenv("DIFFUSION_LAB_DEVICE")
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match="WORLD_SIZE.*'two'"):
@@ -720,9 +850,18 @@ def test_load_or_train_trains_over_what_it_cannot_use(tmp_path, monkeypatch, cap
         assert "trained here, just now" in capsys.readouterr().out
     training.load_or_train("digits", fresh=True, folder=tmp_path)
     assert "loaded what was trained here before" in capsys.readouterr().out
+    for bad in (None, b"damaged"):  # a state of other steps, and none
+        curve(TINY.but(steps=3), out=tmp_path, stop_at=1)
+        if bad is not None:
+            states.state_file(TINY, tmp_path).write_bytes(bad)
+        model = training.load_or_train("digits", fresh=True, folder=tmp_path, steps=1)
+        assert model.about["recipe"]["steps"] == 1
+        assert "so it begins again" in capsys.readouterr().out
+        file.unlink()
     for steps in (0, True):
         with pytest.raises(ValueError, match="steps of a recipe"):
             training.load_or_train("digits", steps=steps)
+    file.write_bytes(b"")
     monkeypatch.setenv("DIFFUSION_LAB_DATA", str(file))
     with pytest.raises(OSError, match="DIFFUSION_LAB_DATA"):
         training.load_or_train("digits", fresh=True)

@@ -8,6 +8,7 @@ command needs is imported when it runs. Errors that a user can do something abou
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ __all__ = ["COMMANDS", "EXPECTED", "main"]
 EXPECTED = (ValueError, DataError, CheckpointError, FloatingPointError, OSError)
 """Errors whose message tells the user what to do."""
 
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     survey_command,
@@ -61,7 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
     # Idle threads of torch sleep: spinning, they slow everything down where a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given, extra = _parser().parse_known_args(arguments)
+    try:
+        given, extra = _parser().parse_known_args(arguments)
+    except SystemExit:  # of --help and --version too, which print
+        full = _no_room()
+        if full is None:
+            raise
+        say_error(full)
+        return 2
     if extra:  # said with the usage of the command, not of the program
         given.parser.refuse(extra)
     try:
@@ -72,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except EXPECTED as error:
-        say_error(_no_room() or error)
+        say_error(_no_room(error) or error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -88,11 +98,19 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _no_room() -> str | None:
-    """The error if stdout takes no more: what was printed in vain is then still waiting."""
+def _no_room(error: BaseException | None = None) -> str | None:
+    """The error if stdout takes no more: what was printed in vain is then still waiting.
+
+    Where nothing waits (python -u), ``error`` is the one of printing if it says nothing of a file,
+    as those of ``files.write_atomically`` do.
+    """
+    of_print = isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None
+    full = error if of_print and error.strerror == os.strerror(error.errno) else None
     try:
         sys.stdout.flush()
-    except OSError as error:
-        _drop_stdout()
-        return f"the answer could not be written to stdout ({error.strerror}): send it elsewhere"
-    return None
+    except OSError as waiting:
+        full = waiting
+    if full is None:
+        return None
+    _drop_stdout()
+    return f"the answer could not be written to stdout ({full.strerror}): send it elsewhere"

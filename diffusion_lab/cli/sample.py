@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, writable
-from diffusion_lab.errors import check_arguments, did_you_mean, unknown, whole
+from diffusion_lab.errors import CheckpointError, check_arguments, did_you_mean, unknown, whole
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["sample_command"]
 
 MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
+STEPS = 100_000  # of one walk: a grid of more takes minutes before the first call
 SHEET = 5_000  # pictures of one PNG: more cannot be looked at, and take gigabytes to lay out
 
 
@@ -34,6 +35,8 @@ def _device(name: str | None) -> torch.device | None:
     import torch
 
     if name is None:
+        if os.environ.get("DIFFUSION_LAB_DEVICE") == "meta":
+            raise ValueError("DIFFUSION_LAB_DEVICE is meta, which cannot draw: take cpu or cuda")
         return None
     try:
         device = torch.device(name)
@@ -69,13 +72,54 @@ def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any
             raise ValueError(f"{name} belongs to {', '.join(fit)}; {sampler} does not have it")
     check_arguments(f"the sampler {sampler!r}", SAMPLERS[sampler], given.set)
     settings |= given.set
+    for name in settings.keys() - own - FITS.keys():
+        raise unknown("setting of the recipe's sampler", name, {*own, *FITS})
     chosen = {name: settings[name] for name in own if name in settings}
     try:
         SAMPLERS[sampler](**chosen)  # looks at the values too
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{sampler} cannot work with {chosen}: {error}") from error
     order = [name for name in ("sampler", "steps", "scale", "spacing") if name in settings]
     return {name: settings[name] for name in dict.fromkeys([*order, *settings])}
+
+
+def _best(about: dict[str, Any], model: str) -> dict[str, Any]:
+    """What the header says draws the best pictures; CheckpointError for what cannot be that."""
+    recipe = about.get("recipe", {})
+    best = recipe.get("sampler", {}) if isinstance(recipe, dict) else None
+    if not isinstance(best, dict):
+        raise CheckpointError(f"{model}: the recipe in its header says no sampler: {recipe!r:.200}")
+    for name, value in best.items():
+        if name in NEVER or (name in FITS and not FITS[name](value)):
+            raise CheckpointError(
+                f"{model}: the sampler of the recipe in its header cannot have {name} = "
+                f"{value!r:.200}"
+            )
+    return dict(best)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_pair(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+    )
+
+
+FITS: dict[str, Callable[[Any], bool]] = {
+    "sampler": lambda value: isinstance(value, str),
+    "spacing": lambda value: value is None or isinstance(value, str),
+    "steps": lambda value: type(value) is int and 1 <= value <= STEPS,
+    "scale": lambda value: value is None or _is_number(value),
+    "batch": lambda value: type(value) is int and 1 <= value <= MOST,
+    "lam_range": _is_pair,
+    "clip": _is_pair,
+    "keep_eps": lambda value: isinstance(value, bool),
+}
+"""What the recipe of a header may give to ``generate``: a file may be made up."""
+NEVER = ("denoiser", "n", "label", "condition", "null", "seed", "seeds", "bar", "keep", "grid")
 
 
 def _options(make: Callable[..., Any]) -> tuple[str, ...]:
@@ -113,7 +157,8 @@ def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, A
         return None, None
     if given.label is None:
         return torch.arange(given.n) % classes, classes
-    names = CLASSES.get(model.about.get("data", {}).get("name"), ())
+    about = model.about.get("data", {})
+    names = CLASSES.get(str(about.get("name")) if isinstance(about, dict) else "", ())
     return torch.full((given.n,), _label(given.label, classes, names)), None
 
 
@@ -136,8 +181,8 @@ def _sample(given: argparse.Namespace) -> int:
     whole("--n", given.n)
     if given.n > MOST:
         raise ValueError(f"--n is at most {MOST:,}; got {given.n:,}: draw several files by --seed")
-    if given.steps is not None:
-        whole("--steps", given.steps)
+    if given.steps is not None and whole("--steps", given.steps) > STEPS:
+        raise ValueError(f"--steps is at most {STEPS:,}; got {given.steps:,}")
     if given.out is None and given.save is None:
         given.out = "samples.png"
     if given.out is not None and given.n > SHEET:
@@ -164,7 +209,7 @@ def _sample(given: argparse.Namespace) -> int:
     model = checkpoints.load_denoiser(given.model, device=_device(given.device))
     if len(model.shape) != 3:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
-    best = model.about.get("recipe", {}).get("sampler", {})
+    best = _best(model.about, given.model)
     settings = _sampler(given, best)
     label, columns = _labels(given, model, settings)
     bar = sys.stderr.isatty() and not given.json

@@ -139,8 +139,9 @@ def _counted(denoiser: Denoiser) -> dict[str, int]:
         raise ValueError(
             "this denoiser does not know the shape of one datum: make it with shape=(C, H, W)"
         )
-    like = next(denoiser.parameters(), torch.zeros((), device="cpu"))
-    x = torch.zeros(1, *denoiser.shape, device=like.device)
+    floats = (p for p in denoiser.parameters() if p.is_floating_point())
+    like = next(floats, torch.zeros((), dtype=torch.float32, device="cpu"))
+    x = torch.zeros(1, *denoiser.shape, dtype=like.dtype, device=like.device)
     condition = {}
     if denoiser.num_classes is not None:
         condition["label"] = torch.zeros(1, dtype=torch.int64, device=like.device)

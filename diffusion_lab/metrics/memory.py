@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion_lab.device import check_finite, check_float
+from diffusion_lab.device import check_finite, check_float, check_range
 
 __all__ = ["copied", "nearest"]
 
@@ -23,24 +23,36 @@ def nearest(x: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
     """Distance (N,) and index (N,) of the picture of ``pool`` (M, ...) nearest to each of x.
 
     Root mean square over pixels (or over features): two pictures of opposite black and white in
-    [-1, 1] are 2 apart.
+    [-1, 1] are 2 apart. Computed in float32 at least; indices are int64.
     """
+    _check(x, pool)
+    return _nearest(x, pool)
+
+
+def _check(*sets: Tensor) -> None:
+    """ValueError for what cannot be measured; a warning for pictures that are not in [-1, 1]."""
+    for pictures in sets:
+        check_float(pictures, "pictures")
+        check_finite(pictures, "pictures")
+        if pictures.ndim == 4 and pictures.numel():
+            check_range(pictures, "pictures")
+
+
+def _nearest(x: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[1:] != pool.shape[1:] or x.ndim < 2 or not len(x) or not len(pool):
         raise ValueError(
             f"need pictures of one size, at least one each; got {tuple(x.shape)} and "
             f"{tuple(pool.shape)}"
         )
-    for pictures in (x, pool):
-        check_float(pictures, "pictures")
-        check_finite(pictures, "pictures")
-    a, b = x.flatten(1), pool.flatten(1)
+    precision = torch.promote_types(torch.promote_types(x.dtype, pool.dtype), torch.float32)
+    a, b = (pictures.flatten(1).to(precision) for pictures in (x, pool))
     norms = (b * b).sum(1)
-    found = []
+    distances, indices = [], []
     for part in a.split(CHUNK):
         index = (norms - 2 * part @ b.T).argmin(1)
-        found.append(torch.stack([(part - b[index]).norm(dim=1), index.to(a.dtype)]))
-    distance, index = torch.cat(found, dim=1)
-    return distance / a.shape[1] ** 0.5, index.long()
+        distances.append((part - b[index]).norm(dim=1))
+        indices.append(index)
+    return torch.cat(distances) / a.shape[1] ** 0.5, torch.cat(indices)
 
 
 def copied(made: Tensor, train: Tensor, held_out: Tensor, quantile: float = 0.05) -> float:
@@ -51,5 +63,6 @@ def copied(made: Tensor, train: Tensor, held_out: Tensor, quantile: float = 0.05
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile is a share between 0 and 1; got {quantile}")
-    limit = nearest(held_out, train)[0].quantile(quantile)
-    return float((nearest(made, train)[0] < limit).double().mean())
+    _check(made, train, held_out)
+    limit = _nearest(held_out, train)[0].quantile(quantile)
+    return float((_nearest(made, train)[0] < limit).double().mean())

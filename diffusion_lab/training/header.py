@@ -39,7 +39,7 @@ def about(run: Run, data: Dataset, given: Dataset | None, seconds: float) -> dic
         "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
         "parameters": sum(p.numel() for p in run.average.parameters()),
         "metrics": {},
-    } | {k: v for k, v in run.made.items() if k != "data"}
+    } | {k: v for k, v in run.made.items() if k not in ("data", "content")}
 
 
 def command(run: Run, given: Dataset | None) -> str:

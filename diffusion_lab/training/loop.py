@@ -16,6 +16,8 @@ alone, whatever an Accelerator or the shell say.
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 import inspect
 import json
 import math
@@ -24,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, pictures
 from diffusion_lab.data import Dataset, default_root, load
-from diffusion_lab.device import device, first_process, processes
+from diffusion_lab.device import check_range, device, first_process, processes
 from diffusion_lab.errors import CheckpointError, whole
 from diffusion_lab.files import sha256
 from diffusion_lab.training import resume as states
@@ -141,8 +143,11 @@ def train(
     given = data
     data = load(recipe.data, "train", full=recipe.full) if data is None else data
     data.check()
+    data = _single(data)
     ranks, rank, where = _processes()
     main = rank == 0
+    if main and data.x.ndim == 4 and data.levels is not None:  # a thousand of them tell
+        check_range(data.x[:: max(1, len(data) // 1000)], "the pictures to train on")
     if recipe.batch % (ranks * recipe.accumulate):
         raise ValueError(
             f"the batch of {recipe.batch} does not divide by {ranks} processes"
@@ -152,6 +157,8 @@ def train(
 
     from accelerate.utils import broadcast, wait_for_everyone
 
+    if task is not None and not callable(task):
+        raise ValueError(f"task is a class of one's own (training.Task); got {task!r}")
     job = (tasks.find(recipe.task) if task is None else task)(recipe, data)
     for name, every in (("preview", preview_every), ("distance", best_every)):
         if every is not None and getattr(job, name, None) is None:
@@ -167,8 +174,10 @@ def train(
     if out is not None:
         checkpoints.described(models)  # what cannot be saved in the end is refused now
     made: dict[str, Any] = {"data": data.hash, "threads": torch.get_num_threads()}
+    if out is not None:
+        made["content"] = _content(data)
     if task is not None:
-        made["task"] = f"{task.__module__}:{task.__qualname__}"
+        made["task"] = _called(task)
     if init is not None and not resume:
         made["init"] = _take(init, models)
     average = copy.deepcopy(models).eval().requires_grad_(False)
@@ -269,9 +278,9 @@ def train(
                 _check_finite(sum(means), models, average, recipe, done)
                 seconds += time.process_time() - clock
                 if main and measures:
-                    _keep_best(
-                        run, out, job.distance(average), about(run, data, given, seconds), done
-                    )
+                    with _own_precision(where):
+                        distance = job.distance(average)
+                    _keep_best(run, out, distance, about(run, data, given, seconds), done)
                 # the model before the state: a kill loses neither
                 if main and done == steps and out is not None:
                     path = Path(out) / f"{recipe.name}.safetensors"
@@ -281,7 +290,9 @@ def train(
                     ours, saved = True, done
                 if main and previews:
                     path = Path(out) / f"{recipe.name}.preview_{done}.png"
-                    pictures.save_grid(path, job.preview(average), columns=10)
+                    with _own_precision(where):
+                        drawn = job.preview(average)
+                    pictures.save_grid(path, drawn, columns=10)
                 if reports:
                     total, counted, ours = torch.zeros_like(total), 0, out is not None
                     yield Progress(done, steps, sum(means), seconds, _alone(average), means)
@@ -337,8 +348,8 @@ def _processes() -> tuple[int, int, torch.device]:
     processes()
     where = device()
     try:
-        torch.zeros(1, device=where)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # of a torch without CUDA
         raise ValueError(
             f"it cannot be trained on the device {str(where)!r} (DIFFUSION_LAB_DEVICE): "
             f"{str(error).splitlines()[0]}"
@@ -377,6 +388,13 @@ def _average(tensors: list[Tensor], ranks: int) -> None:
 
 
 @contextmanager
+def _own_precision(where: torch.device) -> Iterator[None]:
+    """Within it the caller's autocast is off, on the device and on the CPU, where some measure."""
+    with torch.autocast(where.type, enabled=False), torch.autocast("cpu", enabled=False):
+        yield
+
+
+@contextmanager
 def _undivided() -> Iterator[None]:
     """Ctrl-C waits for the end of the block, so that what is saved then is a whole step."""
     if threading.current_thread() is not threading.main_thread():  # signals come to the main one
@@ -403,6 +421,48 @@ def _check_finite(
         f"the {what} near step {done}: lower the learning rate (now {recipe.lr:g}); the last "
         "saved state is untouched"
     )
+
+
+def _single(data: Dataset) -> Dataset:
+    """The data with every float in float32, as networks and noise are."""
+
+    def single(value: Tensor) -> Tensor:
+        return value.float() if value.is_floating_point() else value
+
+    parts = (data.x, *data.condition.values(), *data.null.values())
+    if all(single(part) is part for part in parts):
+        return data
+    condition, null = (
+        {k: single(v) for k, v in many.items()} for many in (data.condition, data.null)
+    )
+    return replace(data, x=single(data.x), condition=condition, null=null)
+
+
+def _content(data: Dataset) -> str:
+    """sha256 of what is trained on, whatever ``data.hash`` says of it."""
+    parts = {"x": data.x} | {f"condition {k}": v for k, v in data.condition.items()}
+    parts |= {f"null {k}": v for k, v in data.null.items()}
+    digest = hashlib.sha256(str(len(data.classes)).encode())
+    for name, value in parts.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        plain = value.detach().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _called(task: Callable[..., Any]) -> str:
+    """What a state says of a task: its class, and what functools.partial gives to it."""
+    if isinstance(task, functools.partial):
+        words = [*map(_plain, task.args), *(f"{k}={_plain(v)}" for k, v in task.keywords.items())]
+        return f"{_called(task.func)}({', '.join(words)})"
+    task = task if hasattr(task, "__qualname__") else type(task)
+    return f"{task.__module__}:{task.__qualname__}"
+
+
+def _plain(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    text = repr(value)
+    return type(value).__qualname__ if " at 0x" in text else text
 
 
 @torch.no_grad()
@@ -485,6 +545,8 @@ def fit(
             if inspect.getgeneratorstate(training) == inspect.GEN_SUSPENDED:
                 training.throw(stop)
             raise
+        finally:
+            training.close()
     return model
 
 
@@ -495,7 +557,8 @@ def load_or_train(
 
     ``fresh`` trains even where a checkpoint is shipped (lessons do so at the level ``full``), with
     a progress bar, into ``folder`` (by default ``trained`` beside the whole data sets). A training
-    that was killed goes on where it stopped, and a finished one of the same recipe is loaded.
+    that was killed goes on where it stopped, or begins again where its state cannot be used; a
+    finished one of the same recipe is loaded.
     """
     recipe = get(name)
     recipe = recipe if steps is None else recipe.but(steps=steps)
@@ -507,7 +570,18 @@ def load_or_train(
         if _made_by(path) != json.loads(json.dumps(recipe.as_dict())):
             state = states.state_file(recipe, folder)
             try:
-                fit(recipe, out=folder, resume=state.is_file())
+                try:
+                    fit(recipe, out=folder, resume=state.is_file())
+                except states.Taken:
+                    raise
+                except CheckpointError:
+                    if not state.is_file():
+                        raise
+                    print(
+                        f"{name}: the saved state {state} is damaged, at its end or of another "
+                        "training, so it begins again"
+                    )
+                    fit(recipe, out=folder)
             except OSError as error:
                 raise type(error)(
                     error.errno, f"{error.strerror} (the variable DIFFUSION_LAB_DATA moves it)"

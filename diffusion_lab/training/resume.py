@@ -6,8 +6,8 @@ or the new one. No random state is kept: every step draws from (seed, step) alon
     w.KEY, ema.KEY         weights and their average; of several models w.NAME.KEY, ema.NAME.KEY
     adam.I.MOMENT          of parameter number I; of several optimisers adam0.I.MOMENT, adam1...
 
-and its header holds the recipe, steps, step, cpu_seconds, threads, the hash of the data and what
-else the run is made of.
+and its header holds the recipe, steps, step, cpu_seconds, threads, the hash of the data, that of
+their numbers as they were given, and what else the run is made of.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ __all__ = [
     "AGAIN",
     "Lock",
     "Run",
+    "Taken",
     "averaged_run",
     "keep",
     "required",
@@ -56,7 +58,8 @@ class Run:
     average: nn.ModuleDict
     optimisers: list[Any]
     scaler: torch.amp.GradScaler
-    made: dict[str, Any] = field(default_factory=dict)  # data, threads, init, task, stages, best
+    made: dict[str, Any] = field(default_factory=dict)
+    """data, content, threads, init, task, stages, best"""
 
 
 def state_file(recipe: Recipe, out: str | Path) -> Path:
@@ -141,7 +144,7 @@ def restore(run: Run, out: str | Path, *, longer: bool = False) -> dict[str, Any
     _same(run, file, header, longer)
     _step(header, file)
     for name in ("cpu_seconds", "counted", "total"):
-        values = header.get(name, 0)
+        values = header.get(name, None if name == "cpu_seconds" else 0)
         for value in values if isinstance(values, list) else [values]:
             least = -math.inf if name == "total" else 0  # a loss may be below 0
             if not isinstance(value, int | float) or not least <= value < math.inf:
@@ -171,9 +174,11 @@ def _same(run: Run, file: Path, header: dict[str, Any], longer: bool) -> None:
     ours = json.loads(json.dumps(run.recipe.as_dict())) | {"steps": run.steps}
     found = header.get("recipe")
     theirs = ADDED | (found if isinstance(found, dict) else {}) | {"steps": header.get("steps")}
-    for name in ("data", "task"):  # states of before have none
-        if name in header:
-            theirs[f"the {name}"], ours[f"the {name}"] = header[name], run.made.get(name)
+    for name, what in (("data", "the data"), ("content", "the numbers of the data")):
+        if name in header:  # states of before have none
+            theirs[what], ours[what] = header[name], run.made.get(name)
+    for made, of in ((theirs, header), (ours, run.made)):
+        made["the task"] = of.get("task", "of the recipe")
     if longer and isinstance(theirs["steps"], int) and theirs["steps"] < run.steps:
         theirs["steps"] = run.steps
     differ = [
@@ -208,7 +213,8 @@ def _misfit(run: Run, tensors: dict[str, Tensor], header: dict[str, Any]) -> str
         given = {k.split(".")[1] for k in tensors if k.startswith(head)}
         ours = [k for k in moments if k.startswith(head) and k.split(".")[1] in given]
         missing += [k for k in ours if k not in tensors]
-        missing += [] if given or not header.get("step") else [f"{head}0"]
+        some = any(k.startswith(head) for k in moments)  # plain SGD has none
+        missing += [f"{head}0"] if some and not given and header.get("step") else []
     expected |= moments
     for key, value in tensors.items():
         if key not in expected:
@@ -221,15 +227,35 @@ def _misfit(run: Run, tensors: dict[str, Tensor], header: dict[str, Any]) -> str
     return f"{missing[0]} is missing" if missing else ""
 
 
+class Taken(CheckpointError):
+    """Another training of the recipe is at work in the folder."""
+
+
 class Lock:
     """One training of a recipe in a folder at a time; a killed one holds it no longer.
 
     A file that the system locks for this process, made before anything is trained: a folder that
-    cannot be written to is found at once. Where a file system knows no locks there is none.
+    cannot be written to is found at once. Where a file system knows no locks there is none. The
+    system locks for the whole process, so what this one holds is kept here too.
     """
+
+    _held: ClassVar[WeakValueDictionary[tuple[int, str], Lock]] = WeakValueDictionary()
 
     def __init__(self, recipe: Recipe, out: str | Path) -> None:
         self.path = Path(out) / f".{recipe.name}.lock"
+        self.key = os.getpid(), os.path.realpath(self.path)
+        if Lock._held.setdefault(self.key, self) is not self:
+            raise Taken(
+                f"{recipe.name} is being trained in {out} by this process: run the iterator of "
+                "train to its end, close() it, or choose another folder"
+            )
+        try:
+            self._take(recipe, out)
+        except BaseException:
+            Lock._held.pop(self.key, None)
+            raise
+
+    def _take(self, recipe: Recipe, out: str | Path) -> None:
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +269,7 @@ class Lock:
                 self.file.seek(0)
                 number = self.file.read().strip() or "?"
                 self.file.close()
-                raise CheckpointError(
+                raise Taken(
                     f"{recipe.name} is being trained in {out} by process {number}: wait for it, "
                     "stop it, or choose another folder"
                 ) from error
@@ -262,11 +288,15 @@ class Lock:
                 part.unlink(missing_ok=True)
 
     def release(self) -> None:
-        with suppress(OSError):  # Windows removes no open file
-            self.path.unlink(missing_ok=True)
-        self.file.close()
+        if self.file.closed:
+            return
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+        self.file.close()
+        if os.name == "nt":  # it removes no open file; elsewhere the next may be another's already
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        Lock._held.pop(self.key, None)
 
 
 def _lock(file: Any) -> None:

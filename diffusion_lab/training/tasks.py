@@ -85,9 +85,13 @@ def find(name: str) -> Callable[[Recipe, Dataset], Task]:
 @contextmanager
 def seeded(*seed: int) -> Iterator[None]:
     """Within it torch's own draws, of first weights, come from the seed; outside nothing moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(*seed, 0).initial_seed())
+    own = torch.default_generator  # of the CPU; torch.manual_seed would reseed every GPU too
+    before = own.get_state()
+    own.manual_seed(generator(*seed, 0).initial_seed())
+    try:
         yield
+    finally:
+        own.set_state(before)
 
 
 def network(recipe: Recipe, data: Dataset, **more: Any) -> nn.Module:
