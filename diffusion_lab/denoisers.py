@@ -99,7 +99,8 @@ class Prediction:
         var_weight: Tensor | None = None,
         eps: Tensor | None = None,
     ) -> None:
-        check_alike(**{"the denoiser's answer": out, "x_t": x_t})
+        if out.shape != x_t.shape:
+            check_alike(**{"the denoiser's answer": out, "x_t": x_t})
         self.x_t, self.alpha, self.sigma, self.out, self.kind = x_t, alpha, sigma, out, kind
         self.a, self.b = affine(kind, alpha, sigma) if ab is None else ab
         self.var_weight, self.kept_eps = var_weight, eps
@@ -240,8 +241,7 @@ class Clipped(Wrapped):
         self.low, self.high, self.keep_eps = low, high, keep_eps
 
     def forward(self, x_t: Tensor, t: Time, **condition: Any) -> Prediction:
-        pred = self.inner(x_t, t, **condition)
-        return pred.clip(self.low, self.high, keep_eps=self.keep_eps)
+        return self.inner(x_t, t, **condition).clip(self.low, self.high, keep_eps=self.keep_eps)
 
 
 class OnSchedule(Wrapped):
@@ -335,14 +335,15 @@ class NetDenoiser(Denoiser):
         alpha, sigma, lam = self._level(t)
         size = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** 0.5
         ab = affine(self.kind, alpha, sigma, self.sd)
-        alpha, sigma, size, *ab = (expand(c, x_t) for c in (alpha, sigma, size, *ab))
+        if isinstance(alpha, Tensor):
+            alpha, sigma, size, *ab = (expand(c, x_t) for c in (alpha, sigma, size, *ab))
         x = x_t
         if self.scale_input and (isinstance(size, Tensor) or abs(size - 1) > 1e-7):
             x = x_t / size
         precision = torch.promote_types(x_t.dtype, torch.float32)  # half would blur the level
-        lam = torch.as_tensor(lam, dtype=precision, device=x_t.device).reshape(-1)
+        lam = lam if isinstance(lam, Tensor) else x_t.new_full((1,), lam, dtype=precision)
         try:
-            out = self.net(x, lam, **condition)
+            out = self.net(x, lam.to(x_t.device, precision), **condition)
         except RuntimeError as error:
             explain_precision(x_t, self.net, error)
             raise
@@ -368,18 +369,18 @@ class NetDenoiser(Denoiser):
         if self.lam_range is not None:  # zero terminal SNR: the network saw that end as its lowest
             lam = lib.where(lam == -math.inf, self.lam_range[0], lam)
             if not isinstance(lam, Tensor):
-                self._check_lam(lam, lam, f"t = {t:.6g}")
+                self._check_lam(lam, lam, t)
             elif lam.is_cpu and len(lam):
-                self._check_lam(lam.min().item(), lam.max().item(), "one t of the batch")
+                self._check_lam(lam.min().item(), lam.max().item(), "one of the batch")
         return alpha, sigma, lib.clamp(lam, -FAR, FAR)
 
-    def _check_lam(self, smallest: float, largest: float, where: str) -> None:
+    def _check_lam(self, smallest: float, largest: float, t: float | str) -> None:
         low, high = self.lam_range
         if smallest < low - 1e-3 or largest > high + 1e-3:
             asked = smallest if smallest < low - 1e-3 else largest
             raise ValueError(
                 f"this network was trained for lambda in [{low:.3g}, {high:.3g}] and was asked at "
-                f"{asked:.3g} ({where}): lay the time grid with lam_range=denoiser.lam_range"
+                f"{asked:.3g} (t = {t}): lay the time grid with lam_range=denoiser.lam_range"
             )
 
     def spec(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def check_time(t: float | Tensor) -> float | Tensor:
         if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
             raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
         return t.double()
-    if not isinstance(t, Real):
+    if not isinstance(t, float | Real):  # float first: to ask for a Real takes long
         raise ValueError(f"t must be a number or a tensor of times; got {type(t).__name__}")
     if not 0.0 <= t <= 1.0:
         raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")

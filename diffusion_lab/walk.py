@@ -247,8 +247,7 @@ def sample(states: Iterator[State], *, bar: bool = False, keep: bool = False) ->
     the result is not finite.
     """
     begin = time.perf_counter()
-    path: list[State] = []
-    last: State | None = None
+    path, last = [], None
     with torch.no_grad():
         for last in _shown(states) if bar else states:
             if keep:

@@ -47,11 +47,13 @@ def dpmpp_2m(lower_order_final: bool = False) -> Step:
         before = _past(ask, 1)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = ask.schedule.lam(s) - p.lam
+        h = _ahead_in_lambda(p, alpha_s, sigma_s)
         if not before or math.isinf(h) or (lower_order_final and ask.left == 1):
             return p.mix(x0=alpha_s, eps=sigma_s)
-        d = _extrapolated(p, before[0], h)
-        return (sigma_s / p.sigma) * x - alpha_s * math.expm1(-h) * d
+        of_d = -alpha_s * math.expm1(-h)
+        share = h / (2 * (p.lam - before[0].lam))  # 1 / (2r); D's halves are added one by one
+        x_s = p.mix(x_t=sigma_s / p.sigma, x0=of_d * (1 + share))
+        return x_s.add_(before[0].x0, alpha=-of_d * share)
 
     return step
 
@@ -70,7 +72,7 @@ def dpmpp_sde(eta: float = 1.0) -> Step:
         before = _past(ask, 1)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = ask.schedule.lam(s) - p.lam
+        h = _ahead_in_lambda(p, alpha_s, sigma_s)
         d = _extrapolated(p, before[0], h) if before and not math.isinf(h) else p.x0
         of_x = sigma_s / p.sigma * math.exp(-eta * h if eta else 0.0)
         std = sigma_s * math.sqrt(-math.expm1(-2 * eta * h)) if eta and s > 0 else 0.0
@@ -101,7 +103,7 @@ def dpmpp_3m(published: bool = False, lower_order_final: bool = False) -> Step:
         past = _past(ask, min(2, ask.left - 1) if lower_order_final else 2)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = ask.schedule.lam(s) - p.lam
+        h = _ahead_in_lambda(p, alpha_s, sigma_s)
         if not past or math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         if len(past) == 1:
@@ -115,6 +117,11 @@ def dpmpp_3m(published: bool = False, lower_order_final: bool = False) -> Step:
         return x_s
 
     return step
+
+
+def _ahead_in_lambda(p: Prediction, alpha_s: float, sigma_s: float) -> float:
+    """h = lambda_s - lambda_t, infinite onto clean data and away from pure noise."""
+    return (math.log(alpha_s / sigma_s) if sigma_s else math.inf) - p.lam
 
 
 def _past(ask: Ask, most: float) -> list[Prediction]:
@@ -142,7 +149,7 @@ def dpmpp_2s() -> Step:
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = ask.schedule.lam(s) - p.lam
+        h = _ahead_in_lambda(p, alpha_s, sigma_s)
         if math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         middle = _ahead(ask, p, h / 2)
@@ -164,7 +171,7 @@ def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
         k = _order_at(order, t) if isinstance(order, Mapping) else order
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = ask.schedule.lam(s) - p.lam
+        h = _ahead_in_lambda(p, alpha_s, sigma_s)
         if k == 1 or math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         if k == 2:  # the two terms in eps_hat(x_t) cancel where r = 1/2
