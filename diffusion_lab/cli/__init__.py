@@ -101,12 +101,13 @@ def _drop_stdout() -> None:
 def _no_room(error: BaseException | None = None) -> str | None:
     """The error if stdout takes no more: what was printed in vain is then still waiting.
 
-    Where nothing waits (python -u), ``error`` is the one of printing if it says nothing of a file,
-    as those of ``files.write_atomically`` do.
+    Where nothing waits (python -u), an ``error`` of a full disk that names no file may be that of
+    printing or of any other file: an empty line tells.
     """
-    of_print = isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None
-    full = error if of_print and error.strerror == os.strerror(error.errno) else None
+    full, ambiguous = None, isinstance(error, OSError) and error.errno in NO_ROOM
     try:
+        if ambiguous and error.filename is None:
+            sys.stdout.write("\n")
         sys.stdout.flush()
     except OSError as waiting:
         full = waiting
