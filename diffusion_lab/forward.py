@@ -11,7 +11,8 @@ and with gone = 1 - SNR_t/SNR_s, the share of the signal-to-noise ratio that the
     V_ts = sigma_t^2 gone,                bt  = sigma_s^2 gone,
     c_t  = (alpha_t/alpha_s) (sigma_s/sigma_t)^2,      c_0 = alpha_s gone.
 
-For neighbours on the T-step grid V_ts is DDPM's beta_t and bt its beta-tilde.
+In DDPM's letters (Ho, Jain & Abbeel 2020, eqs 2, 4 and 7) alpha_t is sqrt(alpha-bar_t), and for
+neighbours on the T-step grid V_ts is beta_t and bt its beta-tilde.
 """
 
 from __future__ import annotations

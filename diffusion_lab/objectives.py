@@ -4,9 +4,10 @@ All losses are one loss. With x0_hat the denoiser's answer,
 
     L = E_{t, eps}  w(t) |x_0 - x0_hat(x_t, t)|^2,
 
-and only w differs. Since x_0 = a x_t + b out, the error of the native output is |d out|^2 =
-|d x_0|^2 / b^2, so a weight on x_0 becomes w b^2 on the output: SNR times smaller on eps,
-(alpha^2 + sigma^2)^2 / sigma^2 times smaller on v. Weights on |d x_0|^2:
+and only w differs: DDPM's simple loss is this one with w = SNR ("simple" below). Since
+x_0 = a x_t + b out, the error of the native output is |d out|^2 = |d x_0|^2 / b^2, so a weight on
+x_0 becomes w b^2 on the output: SNR times smaller on eps, (alpha^2 + sigma^2)^2 / sigma^2 times
+smaller on v. Weights on |d x_0|^2:
 
     simple    SNR                        |eps - eps_hat|^2, DDPM eq 14, the survey's eq 7
     vlb       -SNR d lambda/dt           the continuous bound (Kingma et al. 2021, 2107.00630); on

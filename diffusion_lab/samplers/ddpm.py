@@ -4,6 +4,8 @@
 
 the posterior q(x_s | x_t, x_0) of the survey's eq 3 with x_0 replaced by the denoiser's answer
 (eqs 2 and 6), S^2 the posterior variance ("small"), V_ts ("large", DDPM's beta_t), or learned.
+This file is one step of the algorithm, its loop over t is ``walk``: ``ask(x, t)`` asks the network,
+and ``mix`` puts x_t and x0_hat together. t and s are times in [0, 1], not step numbers.
 """
 
 from __future__ import annotations
