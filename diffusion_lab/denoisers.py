@@ -69,7 +69,7 @@ def affine(kind: str, alpha: Number, sigma: Number, sd: float = 1.0) -> tuple[Nu
 
 def expand(value: Number, like: Tensor) -> Number:
     """Coefficients (B,) as (B, 1, ..., 1) in the dtype of ``like``; floats pass as they are."""
-    if not isinstance(value, Tensor):
+    if isinstance(value, float) or not isinstance(value, Tensor):
         return value
     check_float(like, "x")
     value = value.to(like.dtype)
@@ -114,19 +114,19 @@ class Prediction:
         Two operations, straight from the network's output: ``mix(x0=alpha_s, eps=sigma_s)`` is a
         step of DDIM. ValueError for eps or score where sigma = 0.
         """
-        if isinstance(score, Tensor) or score:
+        if not isinstance(score, float) or score:
             eps = eps - score / self._noise()
         kept = 0.0
         if self.kept_eps is not None:
             kept, eps = eps * self.kept_eps, 0.0
         of_x, of_out = x_t + x0 * self.a, x0 * self.b
-        if isinstance(eps, Tensor) or eps:
+        if not isinstance(eps, float) or eps:
             a, b = self._line_of_eps()
             of_x, of_out = of_x + eps * a, of_out + eps * b
-        if isinstance(of_x, Tensor) or isinstance(of_out, Tensor):
+        if not (isinstance(of_x, float) and isinstance(of_out, float)):
             return of_x * self.x_t + of_out * self.out + kept
         mixed = self.out * of_out if of_x == 0 else (self.x_t * of_x).add_(self.out, alpha=of_out)
-        return mixed + kept if isinstance(kept, Tensor) else mixed
+        return mixed if isinstance(kept, float) else mixed + kept
 
     def _line_of_eps(self) -> tuple[Number, Number]:
         """(a, b) of eps = a x_t + b out."""
@@ -335,15 +335,14 @@ class NetDenoiser(Denoiser):
         alpha, sigma, lam = self._level(t)
         size = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** 0.5
         ab = affine(self.kind, alpha, sigma, self.sd)
-        if isinstance(alpha, Tensor):
+        if not isinstance(alpha, float):
             alpha, sigma, size, *ab = (expand(c, x_t) for c in (alpha, sigma, size, *ab))
-        x = x_t
-        if self.scale_input and (isinstance(size, Tensor) or abs(size - 1) > 1e-7):
-            x = x_t / size
+        unit = isinstance(size, float) and abs(size - 1) < 1e-7
+        x = x_t / size if self.scale_input and not unit else x_t
         precision = torch.promote_types(x_t.dtype, torch.float32)  # half would blur the level
-        lam = lam if isinstance(lam, Tensor) else x_t.new_full((1,), lam, dtype=precision)
-        try:
-            out = self.net(x, lam.to(x_t.device, precision), **condition)
+        lam = x_t.new_full((1,), lam, dtype=precision) if isinstance(lam, float) else lam
+        try:  # _modules["net"] is self.net, without nn.Module's slow search for it
+            out = self._modules["net"](x, lam.to(x_t.device, precision), **condition)
         except RuntimeError as error:
             explain_precision(x_t, self.net, error)
             raise
@@ -363,16 +362,15 @@ class NetDenoiser(Denoiser):
 
         lambda is checked against what was trained, on the CPU only (a GPU would wait).
         """
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        lib = lib_of(alpha)
-        lam = lib.log(alpha) - lib.log(sigma)
+        log_alpha, log_sigma = self.schedule.logs(t)
+        lib, lam = lib_of(log_alpha), log_alpha - log_sigma
         if self.lam_range is not None:  # zero terminal SNR: the network saw that end as its lowest
             lam = lib.where(lam == -math.inf, self.lam_range[0], lam)
-            if not isinstance(lam, Tensor):
+            if isinstance(lam, float):
                 self._check_lam(lam, lam, t)
             elif lam.is_cpu and len(lam):
                 self._check_lam(lam.min().item(), lam.max().item(), "one of the batch")
-        return alpha, sigma, lib.clamp(lam, -FAR, FAR)
+        return lib.exp(log_alpha), lib.exp(log_sigma), lib.clamp(lam, -FAR, FAR)
 
     def _check_lam(self, smallest: float, largest: float, t: float | str) -> None:
         low, high = self.lam_range

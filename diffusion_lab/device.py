@@ -160,11 +160,13 @@ def check_time(t: float | Tensor) -> float | Tensor:
 
     Tensors are looked at on the CPU only (a GPU would wait).
     """
+    if isinstance(t, float) and 0.0 <= t <= 1.0:  # most calls by far end here
+        return t
     if isinstance(t, Tensor):
         if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= 1):
             raise ValueError(f"t must lie in [0, 1]; got values in [{t.min():g}, {t.max():g}]")
         return t.double()
-    if not isinstance(t, float | Real):  # float first: to ask for a Real takes long
+    if not isinstance(t, Real):
         raise ValueError(f"t must be a number or a tensor of times; got {type(t).__name__}")
     if not 0.0 <= t <= 1.0:
         raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t!r}")
@@ -181,6 +183,8 @@ def check_each(t: Tensor, like: Tensor) -> None:
 
 def check_times(t: float | Tensor, like: Tensor) -> None:
     """ValueError unless t is a number, or a tensor with one time for each datum of ``like``."""
+    if isinstance(t, float):
+        return
     if isinstance(t, Tensor) and (t.ndim != 1 or len(t) not in (1, len(like))):
         raise ValueError(
             f"t must be a float or a tensor of shape ({len(like)},), one time for each "

@@ -54,8 +54,7 @@ def grid(
             times = [last + (first - last) * (1 - i / (steps - 1)) ** power for i in range(steps)]
         if schedule.T is not None:
             times = _on_grid(times, schedule.T, first)
-        if times[-1] < last:
-            times = [max(t, last) for t in times]
+        times = [max(t, last) for t in times]
     else:
         # VE ends at its own sigma_min, which the last move reaches: no time of its own for it
         gaps = steps if last == 0.0 else max(steps - 1, 1)
@@ -87,9 +86,7 @@ def _on_grid(times: list[float], T: int, first: float) -> list[float]:
     return [i / T for i in whole]
 
 
-def _ends(
-    schedule: Schedule, lam_range: tuple[float, float] | None
-) -> tuple[float, float, float, float]:
+def _ends(schedule: Schedule, lam_range: tuple[float, float] | None) -> tuple[float, ...]:
     """(first, last, low, high): the times and lambdas between which a grid is laid.
 
     These are the schedule's own ends, cut where lambda is infinite, and then ``lam_range``. With

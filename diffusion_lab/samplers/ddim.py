@@ -26,7 +26,9 @@ def ddim(eta: float = 0.0) -> Step:
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        var = eta**2 * posterior(ask.schedule, t, s).var if eta else 0.0
+        if eta == 0:
+            return p.mix(x0=alpha_s, eps=sigma_s)
+        var = eta**2 * posterior(ask.schedule, t, s).var
         mean = p.mix(x0=alpha_s, eps=kept_noise(sigma_s, var))
         return mean if s == 0 else ask.add_noise(mean, var**0.5, s)
 

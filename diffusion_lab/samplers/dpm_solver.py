@@ -29,7 +29,7 @@ from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction
 from diffusion_lab.errors import share
-from diffusion_lab.samplers.exponential import phi, weights
+from diffusion_lab.samplers.exponential import lam_step, line, phi, rule, weights
 from diffusion_lab.walk import Ask, Step
 
 __all__ = ["dpm_solver", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "split_calls"]
@@ -47,13 +47,11 @@ def dpmpp_2m(lower_order_final: bool = False) -> Step:
         before = _past(ask, 1)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = _ahead_in_lambda(p, alpha_s, sigma_s)
+        h = lam_step(p, alpha_s, sigma_s)
         if not before or math.isinf(h) or (lower_order_final and ask.left == 1):
             return p.mix(x0=alpha_s, eps=sigma_s)
-        of_d = -alpha_s * math.expm1(-h)
-        share = h / (2 * (p.lam - before[0].lam))  # 1 / (2r); D's halves are added one by one
-        x_s = p.mix(x_t=sigma_s / p.sigma, x0=of_d * (1 + share))
-        return x_s.add_(before[0].x0, alpha=-of_d * share)
+        w = line(p, *before, h)
+        return rule(x, sigma_s / p.sigma, -alpha_s * math.expm1(-h), w, (p, *before))
 
     return step
 
@@ -72,11 +70,13 @@ def dpmpp_sde(eta: float = 1.0) -> Step:
         before = _past(ask, 1)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = _ahead_in_lambda(p, alpha_s, sigma_s)
-        d = _extrapolated(p, before[0], h) if before and not math.isinf(h) else p.x0
+        h = lam_step(p, alpha_s, sigma_s)
+        w = line(p, *before, h) if before and not math.isinf(h) else (1.0,)
         of_x = sigma_s / p.sigma * math.exp(-eta * h if eta else 0.0)
+        of_d = -alpha_s * math.expm1(-(1 + eta) * h)
+        mean = rule(x, of_x, of_d, w, (p, *before)[: len(w)])
         std = sigma_s * math.sqrt(-math.expm1(-2 * eta * h)) if eta and s > 0 else 0.0
-        return ask.add_noise(of_x * x - alpha_s * math.expm1(-(1 + eta) * h) * d, std, s)
+        return ask.add_noise(mean, std, s)
 
     return step
 
@@ -103,36 +103,23 @@ def dpmpp_3m(published: bool = False, lower_order_final: bool = False) -> Step:
         past = _past(ask, min(2, ask.left - 1) if lower_order_final else 2)
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = _ahead_in_lambda(p, alpha_s, sigma_s)
+        h = lam_step(p, alpha_s, sigma_s)
         if not past or math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         if len(past) == 1:
-            return (sigma_s / p.sigma) * x - alpha_s * math.expm1(-h) * _extrapolated(p, *past, h)
+            w = line(p, *past, h)
+            return rule(x, sigma_s / p.sigma, -alpha_s * math.expm1(-h), w, (p, *past))
         back = [p.lam - q.lam for q in past]
         w = weights((0.0, -back[0] / h, -back[1] / h), h)
         w = _half_second(w, back, h) if published else w
-        x_s = (sigma_s / p.sigma) * x
-        for weight, q in zip(w, (p, *past)):
-            x_s.add_(q.x0, alpha=alpha_s * h * weight)
-        return x_s
+        return rule(x, sigma_s / p.sigma, alpha_s * h, w, (p, *past))
 
     return step
-
-
-def _ahead_in_lambda(p: Prediction, alpha_s: float, sigma_s: float) -> float:
-    """h = lambda_s - lambda_t, infinite onto clean data and away from pure noise."""
-    return (math.log(alpha_s / sigma_s) if sigma_s else math.inf) - p.lam
 
 
 def _past(ask: Ask, most: float) -> list[Prediction]:
     """Up to ``most`` answers before, newest first; one at alpha = 0 has no place in lambda."""
     return [p for _, p in reversed(ask.history) if p.alpha > 0][: int(most)]
-
-
-def _extrapolated(p: Prediction, before: Prediction, h: float) -> Tensor:
-    """D, the straight line through two x0_hat at the middle of the step."""
-    share = h / (2 * (p.lam - before.lam))  # 1 / (2r)
-    return (1 + share) * p.x0 - share * before.x0
 
 
 def _half_second(w: Sequence[float], back: Sequence[float], h: float) -> tuple[float, ...]:
@@ -149,7 +136,7 @@ def dpmpp_2s() -> Step:
     def step(ask: Ask, x: Tensor, t: float, s: float) -> Tensor:
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = _ahead_in_lambda(p, alpha_s, sigma_s)
+        h = lam_step(p, alpha_s, sigma_s)
         if math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         middle = _ahead(ask, p, h / 2)
@@ -171,7 +158,7 @@ def dpm_solver(order: int | Mapping[float, int] = 2) -> Step:
         k = _order_at(order, t) if isinstance(order, Mapping) else order
         p = ask(x, t)
         alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-        h = _ahead_in_lambda(p, alpha_s, sigma_s)
+        h = lam_step(p, alpha_s, sigma_s)
         if k == 1 or math.isinf(h):
             return p.mix(x0=alpha_s, eps=sigma_s)
         if k == 2:  # the two terms in eps_hat(x_t) cancel where r = 1/2

@@ -16,8 +16,13 @@ multistep solvers of lesson 07 are such rules.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["phi", "weights"]
+from torch import Tensor
+
+from diffusion_lab.denoisers import Prediction
+
+__all__ = ["lam_step", "line", "phi", "rule", "weights"]
 
 
 def phi(k: int, z: float) -> float:
@@ -47,14 +52,42 @@ def weights(nodes: tuple[float, ...], h: float) -> tuple[float, ...]:
         nodes: n different tau_j.
         h: the step in lambda.
     """
-    moments = [math.factorial(k) * phi(k + 1, -h) for k in range(len(nodes))]
-    answer = []
-    for j, node in enumerate(nodes):
-        basis = [1.0]  # coefficients of the Lagrange polynomial of this node, lowest power first
-        for i, other in enumerate(nodes):
-            if i != j:
-                scale = 1 / (node - other)
-                times_tau = [0.0, *(c * scale for c in basis)]
-                basis = [a - other * scale * b for a, b in zip(times_tau, [*basis, 0.0])]
-        answer.append(sum(c * m for c, m in zip(basis, moments)))
-    return tuple(answer)
+    n = len(nodes)
+    # the moments int e^{-h(1-tau)} tau^k = k! phi_{k+1}(-h): the highest by its series, the others
+    # down from it, phi_k = z phi_{k+1} + 1/k!, which loses nothing
+    w = [phi(n, -h)]
+    for k in range(n - 1, 0, -1):
+        w.append(-h * w[-1] + 1 / math.factorial(k))
+    w = [math.factorial(k) * value for k, value in enumerate(reversed(w))]
+    # sum_j w_j tau_j^k = moment k, solved in place (Bjoerck & Pereyra 1970): first the moments of
+    # Newton's polynomials, then from these to the nodes
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, n - 1):
+            w[i] -= w[i + 1]
+    return tuple(w)
+
+
+def rule(
+    x: Tensor, of_x: float, scale: float, w: Sequence[float], nodes: Sequence[Prediction]
+) -> Tensor:
+    """of_x x + scale sum_j w_j x0_hat_j."""
+    y = of_x * x
+    for weight, p in zip(w, nodes, strict=True):
+        y.add_(p.x0, alpha=scale * weight)
+    return y
+
+
+def line(p: Prediction, before: Prediction, h: float) -> tuple[float, float]:
+    """Weights of x0_hat now and before: the line through both at the middle of the step (2M)."""
+    share = h / (2 * (p.lam - before.lam))  # 1 / (2r)
+    return 1 + share, -share
+
+
+def lam_step(p: Prediction, alpha_s: float, sigma_s: float) -> float:
+    """h = lambda_s - lambda_t, infinite onto clean data and away from pure noise."""
+    return (math.log(alpha_s / sigma_s) if sigma_s else math.inf) - p.lam

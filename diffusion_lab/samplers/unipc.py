@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from diffusion_lab.denoisers import Prediction
-from diffusion_lab.samplers.exponential import weights
+from diffusion_lab.samplers.exponential import lam_step, line, rule, weights
 from diffusion_lab.walk import Ask, Step
 
 __all__ = ["unipc"]
@@ -67,28 +67,17 @@ def _corrected(p: Prediction, past: Sequence[Prediction]) -> Tensor:
         w, scale = (0.5, 0.5), -math.expm1(-h)
     else:
         w, scale = weights((*((q.lam - start.lam) / h for q in past), 1.0), h), h
-    return _rule(start.x_t, p.sigma / start.sigma, p.alpha * scale, w, (*past, p))
+    return rule(start.x_t, p.sigma / start.sigma, p.alpha * scale, w, (*past, p))
 
 
 def _predicted(ask: Ask, p: Prediction, past: Sequence[Prediction], s: float) -> Tensor:
     """x_s from p and the answers before it."""
     alpha_s, sigma_s = ask.schedule.alpha_sigma(s)
-    h = ask.schedule.lam(s) - p.lam
+    h = lam_step(p, alpha_s, sigma_s)
     if not past or math.isinf(h):
         return p.mix(x0=alpha_s, eps=sigma_s)
     if len(past) == 1:  # B_2's short cut, which is 2M
-        share = h / (2 * (p.lam - past[0].lam))
-        w, scale = (1 + share, -share), -math.expm1(-h)
+        w, scale = line(p, past[0], h), -math.expm1(-h)
     else:
         w, scale = weights((0.0, *((q.lam - p.lam) / h for q in past)), h), h
-    return _rule(p.x_t, sigma_s / p.sigma, alpha_s * scale, w, (p, *past))
-
-
-def _rule(
-    x: Tensor, of_x: float, scale: float, w: Sequence[float], nodes: Sequence[Prediction]
-) -> Tensor:
-    """of_x x + scale sum_j w_j x0_hat_j."""
-    y = of_x * x
-    for weight, q in zip(w, nodes, strict=True):
-        y.add_(q.x0, alpha=scale * weight)
-    return y
+    return rule(p.x_t, sigma_s / p.sigma, alpha_s * scale, w, (p, *past))
