@@ -32,12 +32,13 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test lint test-package test-lessons lessons bench coverage mutants clean distclean
+.PHONY: help setup lab test lint test-package test-lessons test-browser lessons bench coverage mutants clean distclean
 
 help:
 	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
 	@echo "make test          install it and run all checks: style, package, lessons"
 	@echo "make test-package  the package's tests alone;  make test-lessons  the notebooks alone"
+	@echo "make test-browser  the lessons in JupyterLab in a real Chromium (not part of make test)"
 	@echo "make lessons       build the notebooks again from notebooks/source"
 	@echo "make bench         run the benchmarks and write their report"
 	@echo "make coverage      which lines of the core its tests reach: fails under 95%"
@@ -83,9 +84,19 @@ test-package: setup
 
 # Every cell of every lesson, learner's and solution version, at the smoke level.
 # One notebook must stay on one worker (loadfile): its cells share a kernel.
-test-lessons: setup
+test-# JupyterLab in a real Chromium, where there is one; not part of the continuous integration.
+test-browser: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/browser/lab.py
+
+lessons: setup
 	$(SEALED) DIFFUSION_LAB_LEVEL=smoke $(BIN)/python -m pytest $(NBVAL) \
 	  -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) notebooks
+
+# JupyterLab in a real Chromium, where there is one; not part of the continuous integration.
+test-browser: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/browser/lab.py
 
 lessons: setup
 	$(BIN)/diffusion-lab lesson build

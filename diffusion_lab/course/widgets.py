@@ -107,12 +107,12 @@ def _widget(control: Mapping[str, Any]) -> Any:
     if kind == "toggle":
         return ipywidgets.Checkbox(**options, indent=False, description=control["label"])
     said = control["label"] + (f" ({control['unit']})" if control["unit"] else "")
-    options |= {"description": said, "style": {"description_width": "14em"}, "tooltip": said}
+    options |= {"description": said, "style": {"description_width": "initial"}, "tooltip": said}
     if kind == "choice":
         return ipywidgets.Dropdown(**options, layout=ipywidgets.Layout(width="max-content"))
     whole = all(isinstance(options[key], int) for key in ("value", "min", "max", "step"))
     make = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    layout = ipywidgets.Layout(width="36em", max_width="100%")
+    layout = ipywidgets.Layout(width="36em", max_width="98%")
     return make(
         **options, continuous_update=False, readout_format="d" if whole else ".3g", layout=layout
     )
