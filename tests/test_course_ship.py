@@ -51,6 +51,10 @@ def test_a_finished_training_is_measured_registered_and_loaded(house, capsys):
     arguments = ["digits", "--from", str(house / "digits.safetensors"), "--metrics", "--n", "20"]
     assert ship.main(arguments) == 0, capsys.readouterr().err
 
+    card = (store.folder() / "checkpoints" / "digits.md").read_text()
+    assert (
+        "from **N = 20** drawn pictures" in card and "| steps | 6 of 16 pictures, seed 0 |" in card
+    )
     model = checkpoints.load("digits")
     before = checkpoints.load(house / "digits.safetensors")
     for (key, ours), theirs in zip(model.state_dict().items(), before.state_dict().values()):

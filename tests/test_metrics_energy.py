@@ -215,7 +215,7 @@ def test_samples_that_stop_by_themselves_give_a_fractional_nfe():
 def test_latency_and_throughput_are_medians_after_a_warm_up(monkeypatch):
     now, calls = [0.0], []
     clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 2 * now[0])
-    monkeypatch.setattr(costs, "time", clock)
+    monkeypatch.setattr(energy, "time", clock)
 
     def make(n: int) -> None:
         calls.append(n)

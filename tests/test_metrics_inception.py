@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from diffusion_lab.device import generator
@@ -19,9 +20,16 @@ def no_weights_around(monkeypatch):
     monkeypatch.delenv(inception.VARIABLE, raising=False)
 
 
-def tiny() -> nn.Module:
-    """Stands in for the network: the means of 3 x 2 tiles."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(6, 5))
+class Tiny(nn.Module):
+    """Stands in for the network: a linear map of the means of 3 x 2 tiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x):
+        tiles = nn.functional.adaptive_avg_pool2d(x.float() / 255, (2, 1))
+        return (self.linear(tiles.flatten(1)),)
 
 
 def test_without_weights_it_says_which_file_and_where_from(tmp_path, monkeypatch):
@@ -42,64 +50,61 @@ def test_another_file_is_refused_unopened(tmp_path, monkeypatch):
         inception.inception(path)
 
 
-def test_the_right_file_is_loaded(tmp_path, monkeypatch):
-    net = tiny()
+def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
-    torch.save(net.state_dict(), path)
+    path.write_bytes(b"any")
     monkeypatch.setattr(inception, "SHA256", sha256(path))
-    monkeypatch.setattr(inception, "build", tiny)
-    found = inception.inception(str(path))
-    assert torch.equal(found[2].weight, net[2].weight)
-    assert not found.training and not found[2].weight.requires_grad
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(DataError, match="pip install torch-fidelity"):
+        inception.inception(path)
 
 
-def test_pictures_are_rounded_made_coloured_and_resized():
+def test_pictures_are_rounded_and_made_coloured():
     x = torch.rand(2, 1, 8, 8, generator=generator(0)) * 2.2 - 1.1
     out = inception.prepare(x)
-    assert out.shape == (2, 3, 299, 299) and out.min() >= -1 and out.max() <= 1
+    assert out.shape == (2, 3, 8, 8) and out.dtype == torch.uint8
     assert torch.equal(out[:, 0], out[:, 2])
-    bytes_ = ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    same = F.interpolate(bytes_, size=(299, 299), mode="bilinear", align_corners=False)
-    assert torch.allclose(out[:, :1], same, atol=1e-6)
+    levels = ((x.clamp(-1, 1) + 1) * 127.5).round()
+    assert torch.equal(out[:, :1].float(), levels)
     # a difference of less than half a level is none
-    assert torch.equal(inception.prepare(bytes_ + 0.003), inception.prepare(bytes_ - 0.003))
+    exact = levels / 127.5 - 1
+    assert torch.equal(inception.prepare(exact + 0.003), inception.prepare(exact - 0.003))
+    colour = torch.rand(2, 3, 4, 4, generator=generator(1)) * 2 - 1
+    assert not torch.equal(*inception.prepare(colour)[:, :2].unbind(1))
     for shape in ((2, 2, 8, 8), (1, 8, 8)):
         with pytest.raises(ValueError, match="1 or 3"):
             inception.prepare(torch.zeros(shape))
 
 
-def test_pooling_branches_are_those_of_the_tensorflow_network():
-    models = pytest.importorskip("torchvision.models.inception")
-    torch.manual_seed(0)
-    x = torch.randn(1, 16, 5, 5)
-    plain, means, maxima = (models.InceptionA(16, pool_features=4).eval() for _ in range(3))
-    means.load_state_dict(plain.state_dict()), maxima.load_state_dict(plain.state_dict())
-    inception._repool(means, inception._mean)
-    inception._repool(maxima, inception._maximum)
-    with torch.no_grad():
-        a, b, c = plain(x), means(x), maxima(x)
-        assert torch.equal(a[:, :-4], b[:, :-4]) and torch.equal(a[:, :-4], c[:, :-4])
-        full = F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1) * 9
-        count = F.avg_pool2d(F.pad(torch.ones(1, 1, 5, 5), (1, 1, 1, 1)), 3, 1) * 9
-        assert torch.allclose(b[:, -4:], plain.branch_pool(full / count), atol=1e-6)
-        assert torch.equal(c[:, -4:], plain.branch_pool(F.max_pool2d(x, 3, 1, 1)))
-        assert torch.equal(a[..., 1:4, 1:4], b[..., 1:4, 1:4])  # only the edges differ
-        assert not torch.allclose(a[:, -4:], b[:, -4:])
-
-
 @pytest.mark.slow
-def test_the_network_has_the_shape_that_the_weights_need():
-    pytest.importorskip("torchvision.models.inception")
-    net = inception.build().eval()
-    assert net.fc.weight.shape == (1008, 2048)
-    numbers = sum(v.numel() for v in net.state_dict().values() if v.is_floating_point())
-    assert 0 < 95_628_359 - 4 * numbers < 100_000  # the size of the file, but for its names
-    out = inception.inception_features(torch.zeros(2, 1, 28, 28), net, batch=1)
-    assert out.shape == (2, 2048) and out.dtype == torch.float64 and torch.equal(out[0], out[1])
+def test_features_are_those_of_the_network_that_the_weights_are_from(tmp_path, monkeypatch):
+    """With made-up weights in a file of the right form, against pytorch-fid on 299 x 299."""
+    pytest.importorskip("torch_fidelity")
+    theirs = pytest.importorskip("pytorch_fid.inception")
+    from torchvision.models import Inception3
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: state)
+    state = Inception3(1008, aux_logits=False, init_weights=False).state_dict()
+    for name, value in state.items():
+        if "running" in name:  # features that differ between pictures
+            value.uniform_(0.05, 0.2)
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    monkeypatch.setattr(inception, "SHA256", sha256(path))
+    net = inception.inception(str(path))
+    peer = theirs.InceptionV3([3], resize_input=False, normalize_input=False).eval()
+    x = torch.randint(256, (2, 3, 299, 299), generator=generator(0))
+    ours = inception.inception_features(x / 127.5 - 1, net, batch=1)
+    with torch.no_grad():
+        expected = peer((x - 128) / 128)[0][:, :, 0, 0].double()
+    assert ours.shape == (2, 2048) and (expected[0] - expected[1]).norm() > 0.01
+    assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
 
 
 def test_the_pipeline_is_frechet_of_features(monkeypatch):
-    net = tiny()
+    net = Tiny()
     monkeypatch.setattr(inception, "inception", lambda weights, device: net)
     monkeypatch.setattr(inception, "FEWEST", 40)
     x = torch.rand(40, 1, 6, 6, generator=generator(1)) * 2 - 1

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from copy import deepcopy
 
 import pytest
 import torch
@@ -287,6 +288,23 @@ def test_the_average_of_a_ramp_of_weights_is_its_closed_form():
         ema.update(average, model, late)
     expected = n - 0.9 / 0.1 * (1 - 0.9**n)
     assert average.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_warm_average_is_that_of_torch():
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    gen = generator(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ours, ema, late = deepcopy(model), EMA(0.9), 10**6
+    theirs.update_parameters(model)  # its first update is a copy
+    for _ in range(5):
+        for value in (*model.parameters(), model[1].running_mean):
+            value.data.copy_(torch.randn(value.shape, generator=gen, dtype=torch.float64))
+        ema.update(ours, model, late)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], value, rtol=1e-12, atol=0), name
 
 
 def test_the_warm_up_of_the_average_forgets_the_start_as_a_product():

@@ -21,6 +21,7 @@ from torch import nn
 
 from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.bound import prior_term, vlb_term
+from diffusion_lab.course import cards
 from diffusion_lab.course.bench.shipped import draw
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import NetDenoiser
@@ -145,7 +146,10 @@ def bound_terms(model: NetDenoiser, recipe: Recipe, each: int = 4) -> dict[str, 
 
 
 def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) -> Path:
-    """Measure, save to ``data/checkpoints/NAME.safetensors`` and register; returns the path."""
+    """Measure, save to ``data/checkpoints/NAME.safetensors``, register, write its card.
+
+    Returns the path of the weights.
+    """
     recipe = recipes.get(name)
     model, about = open_model(name, file)
     made = about["command"]
@@ -170,6 +174,7 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
     made += " --out runs" if made.startswith("diffusion-lab train") and "&&" not in made else ""
     how = f"{made}; {command}"
     store.register(path, licence=LICENCE, source=DATA_SOURCE[recipe.data], recipe=how, **note)
+    cards.write(name)
     forget()
     return path
 

@@ -1,7 +1,7 @@
 """Makes the embedded data again, and prints its statistics.
 
 python -m diffusion_lab.data.build fashion --root DIR   data/fashion.npz from the four idx files
-python -m diffusion_lab.data.build stats [--root DIR]   the numbers of data/README.md
+python -m diffusion_lab.data.build stats [--root DIR]   the numbers of the data cards
 python -m diffusion_lab.data.build check                compares every file with data/index.json
 """
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -185,12 +184,6 @@ def measure(denoiser: Denoiser, run: Callable[[], Any], *, pictures: int) -> tup
     )
 
 
-def _wait(where: torch.device) -> None:
-    """A GPU answers before it has finished: wait for it."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-
-
 def _device(models: Sequence[nn.Module]) -> torch.device:
     parameters = (p for model in models for p in model.parameters())
     return next(parameters, torch.zeros((), device="cpu")).device
@@ -349,20 +342,17 @@ def timing(
     where = torch.device(device)
     for _ in range(warmup):
         make(pictures)
-    walls, cpus = [], []
-    for _ in range(repeats):
-        _wait(where)
-        cpu, wall = time.process_time(), time.perf_counter()
-        make(pictures)
-        _wait(where)
-        cpus.append(time.process_time() - cpu)
-        walls.append(time.perf_counter() - wall)
+    runs = [PowerMeter(where, watts=0) for _ in range(repeats)]
+    for spent in runs:
+        with spent:
+            make(pictures)
+    walls = [spent.seconds for spent in runs]
     return Timing(
         pictures,
         statistics.median(walls),
         min(walls),
         max(walls),
-        statistics.median(cpus),
+        statistics.median(spent.core_seconds for spent in runs),
         repeats,
         torch.get_num_threads(),
     )

@@ -16,7 +16,6 @@ with N: quote real pictures against real ones of the same numbers beside them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +52,10 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 def _radii(x: Tensor, k: int) -> Tensor:
     """Squared distance of each point to its k-th nearest other point, (N,)."""
-    found = []
-    for start in range(0, len(x), CHUNK):
-        d = _squared(x[start : start + CHUNK], x)
-        d.diagonal(start).fill_(math.inf)  # not itself
-        found.append(d.kthvalue(k, dim=1).values)
-    return torch.cat(found)
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, _ = NearestNeighbors(n_neighbors=k).fit(x.cpu()).kneighbors()  # of the others
+    return torch.from_numpy(distances[:, -1]).to(x).square()
 
 
 def neighbours(real: Tensor, made: Tensor, k: int = 3) -> Neighbours:

@@ -1,0 +1,46 @@
+"""Model cards: what the header of each shipped checkpoint says, as a page for people.
+
+    python -m diffusion_lab.course.cards      writes data/checkpoints/NAME.md for every model
+
+The sentences stand in ``model_card.md``, a Jinja template that huggingface_hub fills, so that a
+card and its weights can go to the Hub as they are. ``course.ship`` writes the card of what it
+ships; a test compares every card with its header.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusion_lab import checkpoints
+from diffusion_lab.data import store
+from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.files import write_atomically
+
+__all__ = ["card", "write"]
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+
+
+def card(name: str) -> str:
+    """The card of a shipped model, as Markdown below the metadata that the Hub reads."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    model = checkpoints.load(name, device="cpu")
+    draws = isinstance(model, NetDenoiser)
+    task = "unconditional-image-generation" if draws else "image-classification"
+    data = ModelCardData(license="mit", library_name="diffusion_lab", pipeline_tag=task)
+    file = f"checkpoints/{name}.safetensors"
+    said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
+    return f"{ModelCard.from_template(data, str(TEMPLATE), **said, draws=draws)}\n"
+
+
+def write(name: str) -> Path:
+    """Write the card of a shipped model beside its weights; returns the path."""
+    path = store.folder() / "checkpoints" / f"{name}.md"
+    write_atomically(path, card(name).encode())
+    return path
+
+
+if __name__ == "__main__":
+    for one in checkpoints.shipped():
+        print(write(one))

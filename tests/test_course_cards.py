@@ -1,0 +1,86 @@
+"""Model and data cards say what headers, index and data say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab import checkpoints, data
+from diffusion_lab.course import cards
+from diffusion_lab.data import store
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@pytest.mark.parametrize("name", checkpoints.shipped())
+def test_the_card_is_of_the_file_that_is_there(name):
+    stale = "python -m diffusion_lab.course.cards writes it again"
+    assert (DATA / "checkpoints" / f"{name}.md").read_text() == cards.card(name), stale
+
+
+def test_every_model_has_a_card_and_every_card_a_model():
+    found = sorted(path.stem for path in (DATA / "checkpoints").glob("*.md"))
+    assert found == checkpoints.shipped()
+    listed = re.findall(r"\]\(checkpoints/(.+?)\.md\)", (DATA / "README.md").read_text())
+    assert listed == found
+
+
+@pytest.mark.parametrize("name", checkpoints.shipped())
+def test_a_card_says_what_the_header_says(name):
+    """A template writes nothing for a name that is not there, so every value is looked for."""
+    card, about = cards.card(name), checkpoints.info(name)
+    recipe, found = about["recipe"], about["metrics"]
+    parameters, steps, n = about["parameters"], recipe["steps"], about["data"]["n"]
+    seconds, threads = about["cpu_seconds"], about["threads"]
+    said = [
+        f"{parameters:,} parameters",
+        f"{n:,} pictures",
+        about["data"]["hash"],
+        store.index()[f"checkpoints/{name}.safetensors"]["sha256"],
+        f"| {steps:,} of {recipe['batch']} pictures, seed {recipe['seed']} |",
+        f"| {seconds:,} core-seconds |",
+        f"| {about['machine']}, {threads} thread(s) |",
+        about["command"],
+        f"Measured on {found['machine']}.",
+    ]
+    if recipe["task"] == "classifier":
+        said += [f"**N = {found['test_pictures']:,}**", f"{100 * found['test_accuracy']:.2f}%"]
+    else:
+        low, high = about["denoiser"]["lam_range"]
+        said += [f"{low} to {high}", f"**N = {found['pictures']:,}**", f"{found['anchor_A']}."]
+        said += [f"`{recipe['schedule']['name']}`", f"`{about['denoiser']['kind']}`"]
+        for way in {"plain", "unguided", "guided"} & found.keys():
+            row = [found[way][key] for key in ("fd", "fd_in_A", "nfe", "core_seconds_per_1000")]
+            said.append(" | ".join(map(str, row)))
+    assert not [one for one in said if one not in card]
+    assert not re.search(
+        r"\|\s*\|\s*$|None|Undefined|\{\{", card.split("# ", 1)[1].replace("| | |", "")
+    )
+
+
+def test_a_card_changes_with_its_header(monkeypatch):
+    model = checkpoints.load("digits", device="cpu")
+    model.about["metrics"]["unguided"]["fd"], model.about["recipe"]["seed"] = 0.4242, 17
+    monkeypatch.setattr(checkpoints, "load", lambda name, device: model)
+    before, after = (DATA / "checkpoints" / "digits.md").read_text(), cards.card("digits")
+    assert "| 0.4242 |" in after and "seed 17" in after and after != before
+    model.about |= {"interim": True, "step": 1234, "metrics": {}}
+    after = cards.card("digits")
+    assert "after step 1,234 of a training" in after and "Not measured." in after
+
+
+def test_data_cards_say_what_the_index_and_the_data_say():
+    card, entry = (DATA / "fashion.md").read_text(), store.index()["fashion.npz"]
+    assert f"{entry['bytes']:,} bytes, sha256 `{entry['sha256']}`" in card
+    assert entry["recipe"] in card and entry["licence"].split(" (licenses")[0] in card
+    for name in data.CLASSES:
+        card = (DATA / f"{name}.md").read_text()
+        parts = [data.load(name, split) for split in ("train", "test")]
+        height, width = parts[0].x.shape[2:]
+        assert f"| {height} x {width}, one channel, {parts[0].levels} grey levels" in card
+        assert all(f"{len(part):,}" in card for part in parts)
+        assert f"[`{name}`]({name}.md)" in (DATA / "README.md").read_text()
+        for path in re.findall(r"\]\(((?!http)[^)]+)\)", card):
+            assert (DATA / path).is_file(), path
