@@ -63,6 +63,7 @@ _MEANING = {
     "working": "working: code, lesson and tests",
 }
 _ALL = "all families"
+SMALL = 8.8  # points: the smallest words of a map
 _LINE, _GAP, _HEAD = 1.0, 0.75, 1.55  # heights, in lines of text
 
 
@@ -85,7 +86,7 @@ def _of(choice: str) -> list[survey.Family]:
 def _head(axes: Axes, x: float, y: float, name: str, question: str, colour: str) -> float:
     """Write the head of a group with its first line at ``y``; returns where its boxes start."""
     axes.text(x + 0.02, y, name, size=11.5, weight="bold", color=colour, va="center")
-    axes.text(x + 0.02, y - 1.1, question, size=8.2, color="#444444", va="center")
+    axes.text(x + 0.02, y - 1.1, question, size=SMALL, color="#444444", va="center")
     return y - 1.85
 
 
@@ -111,7 +112,14 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
         )
     )
     axes.text(
-        x + 0.04, y - 0.85, one.title, color=colour, weight="bold", size=9, va="center", alpha=alpha
+        x + 0.04,
+        y - 0.85,
+        one.title,
+        color=colour,
+        weight="bold",
+        size=9.5,
+        va="center",
+        alpha=alpha,
     )
     for index, row in enumerate(rows):
         level = y - _HEAD - _LINE * (index + 0.4)
@@ -122,7 +130,7 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
             x + 0.12,
             level,
             row.name,
-            size=8.2,
+            size=SMALL,
             va="center",
             color="#222222",
             alpha=strong,
@@ -132,7 +140,7 @@ def _box(axes: Axes, one: survey.Family, x: float, y: float, colour: str, lit: s
             x + 0.91,
             level,
             row.lesson,
-            size=8,
+            size=SMALL,
             va="center",
             ha="right",
             color="#555555",
@@ -158,7 +166,7 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
     from matplotlib.lines import Line2D
 
     lit = _wanted(highlight)
-    figure = Figure(figsize=(11, 6.1), layout="constrained")
+    figure = Figure(figsize=(11, 7.0), layout="constrained")
     axes = figure.subplots()
     lowest = 0.0
     for x, (choice, question) in enumerate(_COLUMNS):
@@ -166,10 +174,8 @@ def map_figure(highlight: str | int | Iterable[int] | None = None) -> Figure:
         for one in _of(choice):
             y = _box(axes, one, x, y, _COLOURS[choice], lit) - _GAP
         if choice == "objective":
-            y = _head(axes, x, y - 0.9, "denoiser", "What predicts it? Shared by all.", "#5D5D5D")
-            y = _head(
-                axes, x, y - 0.9, "beside the six", "What is compared, at what cost?", "#5D5D5D"
-            )
+            y = _head(axes, x, y - 0.9, "denoiser", "What predicts it? For all.", "#5D5D5D")
+            y = _head(axes, x, y - 0.9, "beside the six", "Compared, at what cost?", "#5D5D5D")
             for one in _of(""):
                 y = _box(axes, one, x, y, "#5D5D5D", lit) - _GAP
         lowest = min(lowest, y)
@@ -200,7 +206,7 @@ def timeline_figure() -> Figure:
     sparse = [one for one in survey.timeline() if len(one[1]) <= 5]  # they share a column
     columns = [sparse, *([one] for one in survey.timeline() if len(one[1]) > 5)]
     colour = {one.key: _COLOURS[one.choice or "beside"] for one in survey.families()}
-    figure = Figure(figsize=(11, 5.0), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     axes = figure.subplots()
     lowest = 0.0
     for x, periods in enumerate(columns):
@@ -209,14 +215,19 @@ def timeline_figure() -> Figure:
             count = f"{len(rows)} system" + "s" * (len(rows) > 1)
             axes.plot([x, x + 0.94], [y - 0.7] * 2, "-", marker="", color="#444444", linewidth=1.8)
             axes.text(x, y, period, va="center", weight="bold", size=9)
-            axes.text(x + 0.94, y, count, va="center", ha="right", size=8, color="#444444")
+            axes.text(x + 0.94, y, count, va="center", ha="right", size=SMALL, color="#444444")
             for level, row in enumerate(rows):
                 place = y - 1.6 - level
                 axes.text(
-                    x, place, _MONTHS[row.paper.month], size=7.5, va="center", color="#666666"
+                    x,
+                    place,
+                    _MONTHS[row.paper.month],
+                    size=SMALL - 0.4,
+                    va="center",
+                    color="#666666",
                 )
                 axes.plot([x + 0.16], [place], "o", markersize=5, color=colour[row.family])
-                axes.text(x + 0.2, place, row.name, size=8.2, va="center", color="#222222")
+                axes.text(x + 0.2, place, row.name, size=SMALL, va="center", color="#222222")
             y -= len(rows) + 2.3
         lowest = min(lowest, y)
     for name, shade in _COLOURS.items():
@@ -225,9 +236,9 @@ def timeline_figure() -> Figure:
     axes.legend(
         loc="lower left",
         frameon=False,
-        fontsize=8.5,
+        fontsize=SMALL,
         title="what it mainly changes",
-        title_fontsize=8.5,
+        title_fontsize=SMALL,
         alignment="left",
     )
     axes.set_xlim(-0.05, len(columns))
@@ -283,7 +294,7 @@ def classes_figure() -> Figure:
         for x, name in enumerate(written, start=1):
             for line, words in enumerate(written[name]):
                 axes.text(
-                    x + 0.02, y - 0.65 - line, words, size=8.2, va="center", color=_COLOURS[name]
+                    x + 0.02, y - 0.65 - line, words, size=SMALL, va="center", color=_COLOURS[name]
                 )
         y -= max(map(len, written.values())) + 0.3
     axes.set_xlim(-0.02, 6)
