@@ -35,16 +35,26 @@ __all__ = [
 
 
 def device() -> torch.device:
-    """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it."""
+    """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it.
+
+    Apple's ``mps`` is taken where it is asked for by name and torch has it, and never by itself: it
+    knows no float64, in which times and schedules are computed. Walks whose times are plain numbers
+    draw there (all samplers but emsde); training and what calls a denoiser at a tensor of times
+    does not. Raises ValueError for what is no device, or not in this torch.
+    """
     name = os.environ.get("DIFFUSION_LAB_DEVICE") or (
         "cuda" if torch.cuda.is_available() else "cpu"
     )
     try:
-        return torch.device(name)
+        found = torch.device(name)
     except RuntimeError as error:
         raise ValueError(
-            f"the variable DIFFUSION_LAB_DEVICE names no device: {name!r}. Known: cpu, cuda, cuda:0"
+            f"the variable DIFFUSION_LAB_DEVICE names no device: {name!r}. Known: cpu, cuda, "
+            "cuda:0, mps"
         ) from error
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("the variable DIFFUSION_LAB_DEVICE is mps, which torch has not got here")
+    return found
 
 
 def processes() -> int:

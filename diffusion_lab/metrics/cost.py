@@ -189,6 +189,8 @@ def _wait(where: torch.device) -> None:
     """A GPU answers before it has finished: wait for it."""
     if where.type == "cuda":
         torch.cuda.synchronize(where)
+    elif where.type == "mps":
+        torch.mps.synchronize()
 
 
 def _device(models: Sequence[nn.Module]) -> torch.device:
