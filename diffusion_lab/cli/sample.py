@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.denoisers import NetDenoiser
+    from diffusion_lab.walk import State
 
 __all__ = ["sample_command"]
 
 MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
 STEPS = 100_000  # of one walk: a grid of more takes minutes before the first call
+MOVING = 100  # pictures of one GIF: the whole walk is kept
 SHEET = 5_000  # pictures of one PNG: more cannot be looked at, and take gigabytes to lay out
 
 
@@ -41,11 +43,13 @@ def _device(name: str | None) -> torch.device | None:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is no device: cpu, cuda or cuda:0") from error
+        raise ValueError(f"--device {name!r} is no device: cpu, cuda, cuda:0 or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name!r} is not supported: cpu or cuda")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: torch has not got it here")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name!r} is not supported: cpu, cuda or mps")
     return device
 
 
@@ -137,7 +141,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, Any]) -> Any:
-    """(labels or None, columns of the picture); takes the scale away where it has no meaning."""
+    """(labels or None, columns of the picture, words above them).
+
+    Takes the scale away where it has no meaning.
+    """
     import torch
 
     from diffusion_lab.data import CLASSES
@@ -149,17 +156,22 @@ def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, A
         if given.scale is not None:
             raise ValueError(f"{given.model} was trained without classes: leave --scale out")
         settings.pop("scale", None)
-        return None, None
+        return None, None, ()
     if given.labels == "none":
         if given.scale is not None:
             raise ValueError("without a class there is nothing to be guided to: leave --scale out")
         settings.pop("scale", None)
-        return None, None
-    if given.label is None:
-        return torch.arange(given.n) % classes, classes
+        return None, None, ()
     about = model.about.get("data", {})
-    names = CLASSES.get(str(about.get("name")) if isinstance(about, dict) else "", ())
-    return torch.full((given.n,), _label(given.label, classes, names)), None
+    about = about if isinstance(about, dict) else {}
+    names = CLASSES.get(str(about.get("name")), about.get("classes", ()))
+    if not isinstance(names, list | tuple) or len(names) != classes:
+        names = ()
+    names = tuple(map(str, names))
+    if given.label is None:
+        return torch.arange(given.n) % classes, classes, names[: given.n]
+    one = _label(given.label, classes, names)
+    return torch.full((given.n,), one), None, names[one : one + 1]
 
 
 def _label(given: str, classes: int, names: Sequence[str]) -> int:
@@ -183,21 +195,24 @@ def _sample(given: argparse.Namespace) -> int:
         raise ValueError(f"--n is at most {MOST:,}; got {given.n:,}: draw several files by --seed")
     if given.steps is not None and whole("--steps", given.steps) > STEPS:
         raise ValueError(f"--steps is at most {STEPS:,}; got {given.steps:,}")
-    if given.out is None and given.save is None:
+    if given.out is None and given.save is None and given.gif is None:
         given.out = "samples.png"
     if given.out is not None and given.n > SHEET:
         raise ValueError(
             f"a PNG holds at most {SHEET:,} pictures; got {given.n:,}: --save FILE.npz without "
             "--out keeps them as numbers"
         )
+    if given.gif is not None and given.n > MOVING:
+        raise ValueError(f"a GIF holds at most {MOVING} pictures; got {given.n:,}")
     given.set = dict(map(_setting, given.set))
     if os.path.isdir(given.model):
         raise ValueError(f"--model: {given.model} is a folder; name a .safetensors file in it")
     out = writable(given.out, ".png", "--out")
     save = writable(given.save, ".npz", "--save")
+    gif = writable(given.gif, ".gif", "--gif")
 
-    from diffusion_lab import checkpoints
-    from diffusion_lab.course import plots
+    from diffusion_lab import checkpoints, pictures
+    from diffusion_lab.about import VERSION
     from diffusion_lab.generate import generate
     from diffusion_lab.training.recipes import RECIPES
 
@@ -211,18 +226,29 @@ def _sample(given: argparse.Namespace) -> int:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
     best = _best(model.about, given.model)
     settings = _sampler(given, best)
-    label, columns = _labels(given, model, settings)
+    label, columns, heads = _labels(given, model, settings)
     bar = sys.stderr.isatty() and not given.json
     cpu = time.process_time()
-    drawn = generate(model, given.n, label=label, seed=given.seed, bar=bar, **settings)
+    options = {"seed": given.seed, "bar": bar, "keep": gif is not None, **settings}
+    drawn = generate(model, given.n, label=label, **options)
     cpu = time.process_time() - cpu
 
     if save is not None:
         make_folder(save)
         _save(save, drawn.x, label)
+    zoom = 2 if model.shape[-1] >= 16 else 6
     if out is not None:
         make_folder(out)
-        plots.save_grid(out, drawn.x, columns=columns, zoom=2 if model.shape[-1] >= 16 else 6)
+        command = _command(given, settings, "out")
+        notes = {"Software": f"{PROGRAM} {VERSION}", "Command": command}
+        pictures.save_grid(out, drawn.x, columns=columns, zoom=zoom, heads=heads, notes=notes)
+    if gif is not None:
+        make_folder(gif)
+        sheets = [
+            pictures.headed(pictures.picture(x, columns=columns, zoom=zoom), heads)
+            for x in _frames(drawn.path, model)
+        ]
+        pictures.save_gif(gif, sheets, note=_command(given, settings, "gif"))
     done = {
         "model": given.model,
         **settings,
@@ -233,6 +259,7 @@ def _sample(given: argparse.Namespace) -> int:
         "cpu_seconds": round(cpu, 3),
         "out": None if out is None else str(out),
         "save": None if save is None else str(save),
+        "gif": None if gif is None else str(gif),
     }
     if given.json:
         print(json.dumps(done, indent=2))
@@ -252,9 +279,36 @@ def _sample(given: argparse.Namespace) -> int:
             f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
             f"{settings['sampler']} may want more: --steps"
         )
-    for file in filter(None, (out, save)):
+    for file in filter(None, (out, save, gif)):
         print(file)
     return 0
+
+
+def _command(given: argparse.Namespace, settings: dict[str, Any], file: str) -> str:
+    """What draws the same again, with every setting of the model's recipe spelt out."""
+    from diffusion_lab.training.header import quoted
+
+    words = [PROGRAM, "sample", "--model", given.model]
+    for name in ("sampler", "steps", "scale", "spacing"):
+        value = settings.get(name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    for name, value in settings.items():
+        if name not in FITS:
+            words += ["--set", f"{name}={value}"]
+    for name in ("n", "seed", "label", "labels", "device", file):
+        value = getattr(given, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    return quoted(words)
+
+
+def _frames(path: Sequence[State], model: NetDenoiser) -> Iterator[Tensor]:
+    """The pictures on the way, at most 60 times, as if alpha^2 + sigma^2 were 1 at each."""
+    import torch
+
+    for i in sorted({round(j * (len(path) - 1) / 59) for j in range(60)}):
+        time = torch.as_tensor(path[i].s, dtype=torch.float64, device="cpu")
+        alpha, sigma = model.schedule.alpha_sigma(time)
+        yield path[i].x.cpu() / torch.hypot(alpha, sigma).reshape(-1, 1, 1, 1)
 
 
 def _rel(settings: dict[str, Any]) -> str:
@@ -303,6 +357,7 @@ def sample_command(commands: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")
     parser.add_argument("--save", metavar="NPZ", help="samples, uint8 (N, H, W, C), and labels")
+    parser.add_argument("--gif", metavar="GIF", help="the walk from noise to picture, moving")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--label", help="draw one class only: its number or name")
     which.add_argument(
@@ -320,5 +375,5 @@ def sample_command(commands: Subparsers) -> None:
     parser.add_argument(
         "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
     )
-    parser.add_argument("--device", help="cpu or cuda; the best there is if not given")
+    parser.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
     add_json(parser)

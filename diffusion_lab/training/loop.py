@@ -262,7 +262,7 @@ def train(
     def note(means: Sequence[float]) -> None:
         if log is not None:
             with _undivided():  # a line and the memory of it
-                log.write(done, means, learning_rate(recipe, done - 1, steps, recipe.lr), seconds)
+                log.write(done, means, optimisers[0].param_groups[0]["lr"], seconds)
 
     def loop() -> Iterator[Progress]:
         nonlocal seconds, total, counted, ours
