@@ -6,11 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["headed", "picture", "pixels", "save_gif", "save_grid"]
+if TYPE_CHECKING:
+    from diffusion_lab.schedules import Schedule
+    from diffusion_lab.walk import State
+
+__all__ = ["frames", "headed", "picture", "pixels", "save_gif", "save_grid"]
 
 
 def pixels(images: Any, name: str = "images") -> np.ndarray:
@@ -79,32 +83,51 @@ def headed(sheet: np.ndarray, heads: Sequence[str]) -> np.ndarray:
     return np.concatenate([np.asarray(band), sheet])
 
 
+def frames(path: Sequence[State], schedule: Schedule, most: int = 60) -> list[np.ndarray]:
+    """The states of a walk as pictures (N, C, H, W), at most so many, the first and last of them.
+
+    Divided by sqrt(alpha^2 + sigma^2), so that noise has the spread of data at every time.
+    """
+    import torch
+
+    found = []
+    for i in sorted({round(j * (len(path) - 1) / (most - 1)) for j in range(most)}):
+        time = torch.as_tensor(path[i].s, dtype=torch.float64, device="cpu")
+        spread = torch.hypot(*schedule.alpha_sigma(time)).reshape(-1, 1, 1, 1)
+        found.append((path[i].x.cpu() / spread).numpy())
+    return found
+
+
 def save_gif(
     path: str | PathLike[str],
-    sheets: Sequence[np.ndarray],
+    images: Sequence[Any],
     *,
     seconds: float = 3.0,
+    heads: Sequence[str] = (),
     note: str = "",
+    **options: Any,
 ) -> None:
-    """Write sheets (H, W, 3) of one size as a moving picture that begins again and again.
+    """Write pictures (N, C, H, W) after one another, as a moving picture that begins again.
 
-    It moves for ``seconds`` and then rests on the last sheet for half as long; ``note`` is the
-    comment inside. Sheets without a colour keep every level.
+    It moves for ``seconds`` and then rests on the last for half as long; ``note`` is the comment
+    inside, ``heads`` are words above the columns; other options as ``picture``. What has no colour
+    keeps every level.
     """
     from PIL import Image
 
     from diffusion_lab.files import write_atomically
 
+    sheets = [headed(picture(one, **options), heads) for one in images]
     grey = all((sheet == sheet[..., :1]).all() for sheet in sheets)
-    frames = [Image.fromarray(sheet).convert("L" if grey else "RGB") for sheet in sheets]
-    each = max(20, round(1000 * seconds / len(frames)))  # milliseconds
+    made = [Image.fromarray(sheet).convert("L" if grey else "RGB") for sheet in sheets]
+    each = max(20, round(1000 * seconds / len(made)))  # milliseconds
     buffer = io.BytesIO()
-    frames[0].save(
+    made[0].save(
         buffer,
         format="GIF",
         save_all=True,
-        append_images=frames[1:],
-        duration=[each] * (len(frames) - 1) + [each + round(500 * seconds)],
+        append_images=made[1:],
+        duration=[each] * (len(made) - 1) + [each + round(500 * seconds)],
         loop=0,
         comment=note.encode(),
     )

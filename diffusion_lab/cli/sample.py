@@ -10,12 +10,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, writable
+from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, names, writable
 from diffusion_lab.errors import CheckpointError, check_arguments, did_you_mean, unknown, whole
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.denoisers import NetDenoiser
-    from diffusion_lab.walk import State
 
 __all__ = ["sample_command"]
 
@@ -34,23 +33,11 @@ SHEET = 5_000  # pictures of one PNG: more cannot be looked at, and take gigabyt
 
 
 def _device(name: str | None) -> torch.device | None:
-    import torch
+    from diffusion_lab.device import device
 
-    if name is None:
-        if os.environ.get("DIFFUSION_LAB_DEVICE") == "meta":
-            raise ValueError("DIFFUSION_LAB_DEVICE is meta, which cannot draw: take cpu or cuda")
-        return None
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is no device: cpu, cuda, cuda:0 or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: torch has not got it here")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"--device {name!r} is not supported: cpu, cuda or mps")
-    return device
+    if name is None and os.environ.get("DIFFUSION_LAB_DEVICE") == "meta":
+        raise ValueError("DIFFUSION_LAB_DEVICE is meta, which cannot draw: take cpu or cuda")
+    return None if name is None else device(name, "--device")
 
 
 def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +177,13 @@ def _label(given: str, classes: int, names: Sequence[str]) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab sample
+    diffusion-lab sample --model digits --n 100 --gif walk.gif
+    diffusion-lab sample --sampler ddim --steps 20 --set eta=0.5 --label sneaker
+    diffusion-lab sample --model runs/digits.safetensors --n 1000 --save samples.npz
+    """
     whole("--n", given.n)
     if given.n > MOST:
         raise ValueError(f"--n is at most {MOST:,}; got {given.n:,}: draw several files by --seed")
@@ -244,11 +238,9 @@ def _sample(given: argparse.Namespace) -> int:
         pictures.save_grid(out, drawn.x, columns=columns, zoom=zoom, heads=heads, notes=notes)
     if gif is not None:
         make_folder(gif)
-        sheets = [
-            pictures.headed(pictures.picture(x, columns=columns, zoom=zoom), heads)
-            for x in _frames(drawn.path, model)
-        ]
-        pictures.save_gif(gif, sheets, note=_command(given, settings, "gif"))
+        frames = pictures.frames(drawn.path, model.schedule)
+        note = _command(given, settings, "gif")
+        pictures.save_gif(gif, frames, columns=columns, zoom=zoom, heads=heads, note=note)
     done = {
         "model": given.model,
         **settings,
@@ -301,16 +293,6 @@ def _command(given: argparse.Namespace, settings: dict[str, Any], file: str) -> 
     return quoted(words)
 
 
-def _frames(path: Sequence[State], model: NetDenoiser) -> Iterator[Tensor]:
-    """The pictures on the way, at most 60 times, as if alpha^2 + sigma^2 were 1 at each."""
-    import torch
-
-    for i in sorted({round(j * (len(path) - 1) / 59) for j in range(60)}):
-        time = torch.as_tensor(path[i].s, dtype=torch.float64, device="cpu")
-        alpha, sigma = model.schedule.alpha_sigma(time)
-        yield path[i].x.cpu() / torch.hypot(alpha, sigma).reshape(-1, 1, 1, 1)
-
-
 def _rel(settings: dict[str, Any]) -> str:
     """The relative tolerance that emsde worked with."""
     from diffusion_lab.samplers import emsde
@@ -344,36 +326,36 @@ def sample_command(commands: Subparsers) -> None:
         "sample",
         _sample,
         "Draw pictures with a trained model. What is not given is what draws the model's best "
-        "pictures, as its recipe says; a model with classes draws one class a column.",
+        "pictures, as its recipe says; a model with classes draws one class a column. The PNG "
+        "holds the command that draws it again.",
     )
-    parser.add_argument(
-        "--model", default="fashion", help="a shipped name, or a .safetensors file (fashion)"
-    )
-    parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
-    parser.add_argument(
-        "--steps", type=int, help="steps from noise to picture (emsde: --set rel=... instead)"
-    )
-    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
-    parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")
-    parser.add_argument("--save", metavar="NPZ", help="samples, uint8 (N, H, W, C), and labels")
-    parser.add_argument("--gif", metavar="GIF", help="the walk from noise to picture, moving")
+    words = "a shipped name, or a .safetensors file (fashion)"
+    model = parser.add_argument("--model", default="fashion", help=words)
+    model.completer = names("diffusion_lab.checkpoints:shipped")
+    words = "how to walk back, such as ddim; a wrong name lists all"
+    walk = parser.add_argument("--sampler", help=words)
+    walk.completer = names("diffusion_lab.generate:SAMPLERS")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--label", help="draw one class only: its number or name")
-    which.add_argument(
-        "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
+    for to, option, kind, metavar, words in (
+        (parser, "--steps", int, None, "from noise to picture (emsde: --set rel=... instead)"),
+        (parser, "--seed", int, None, "of the noise (0)"),
+        (parser, "--out", str, "PNG", "the picture (samples.png if no other file is named)"),
+        (parser, "--save", str, "NPZ", "samples, uint8 (N, H, W, C), and labels"),
+        (parser, "--gif", str, "GIF", "the walk from noise to picture, moving"),
+        (which, "--label", str, None, "draw one class only: its number or name"),
+        (parser, "--scale", float, None, "guidance: 1 conditional, 0 unconditional"),
+        (parser, "--device", str, None, "cpu, cuda or mps; the best there is if not given"),
+    ):
+        to.add_argument(option, type=kind, metavar=metavar, help=words)
+    parser.set_defaults(seed=0)
+    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
+    words = "of the time grid: uniform, linspace, quadratic, lambda, karras"
+    parser.add_argument("--spacing", help=words)
+    words = "all classes in turn (default), or no class"
+    which.add_argument("--labels", choices=["all", "none"], help=words)
+    words = (
+        "an argument of the sampler, once for each: ddim eta=0.5, dpm-solver order=3, ddpm "
+        "variance=large, emsde rel=0.02; a wrong name lists all"
     )
-    parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the sampler, once for each: ddim eta=0.5, dpm-solver order=3, ddpm "
-        "variance=large, emsde rel=0.02; a wrong name lists all",
-    )
-    parser.add_argument(
-        "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
-    )
-    parser.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=words)
     add_json(parser)
