@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 from diffusion_lab.cli.base import Subparsers, add, add_json, laid_out
@@ -16,13 +16,6 @@ __all__ = ["doctor_command"]
 PACKAGES = (
     "torch torchvision numpy accelerate matplotlib ipywidgets jupyterlab nbclient tensorboard"
 )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _asked(question: object) -> str:
@@ -51,12 +44,13 @@ def _doctor(given: argparse.Namespace) -> int:
         names = [store.path(name).name for name in store.index()]
         return f"{store.folder()}: {len(names)} files, all as they were shipped"
 
+    installed = {one.name: one.version for one in distributions()}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
     gpu += ", mps" if torch.backends.mps.is_available() else ", no mps"
     found = {
         "diffusion_lab": f"{VERSION} in {Path(diffusion_lab.__file__).parent}",
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        **{name: _version(name) for name in PACKAGES.split()},
+        **{name: installed.get(name, "not installed") for name in PACKAGES.split()},
         "device": _asked(lambda: f"{device.device()} ({gpu})"),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "level": _asked(lambda: f"{lessons.level()} of {', '.join(lessons.LEVELS)}"),

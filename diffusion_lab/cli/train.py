@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train_command"]
 
+FLAGS = ("data_full", "tensorboard")  # that a resumed training is given again
+
 
 def _list_recipes(as_json: bool) -> int:
     from diffusion_lab.training.recipes import RECIPES
@@ -100,10 +102,8 @@ def _command(given: argparse.Namespace) -> str:
         words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
     for change in getattr(given, "set", []):
         words += ["--set", change]
-    words += ["--data-full"] * given.data_full + ["--tensorboard"] * getattr(
-        given, "tensorboard", False
-    )
-    return quoted([*words, "--resume"])
+    flags = [f"--{one.replace('_', '-')}" for one in FLAGS if getattr(given, one, False)]
+    return quoted([*words, *flags, "--resume"])
 
 
 def _data(given: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Dataset | None]:
