@@ -14,7 +14,7 @@ def _plot(given: argparse.Namespace) -> int:
     """Examples:
 
     diffusion-lab plot runs/fashion.log.csv
-    diffusion-lab plot runs/digits.log.csv other/digits.log.csv --out both.png --scale log
+    diffusion-lab plot runs/digits.log.csv more/digits.log.csv --scale log
     """
     import numpy as np
 
