@@ -495,10 +495,7 @@ def test_the_gif_shows_the_walk(model, tmp_path, capsys):
     assert np.array_equal(frames[-1][24:], pictures.picture(x, columns=10, zoom=6))
     noise = (frames[0][24:72, :48, 0][::6, ::6] / 127.5 - 1).std()
     assert 0.6 < noise < 0.9  # of standard noise cut to [-1, 1]: 0.72, whatever the schedule
-    assert run(capsys, *drawn, "--gif", gif)[0] == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["x.npz", "walk.gif"] or not (
-        tmp_path / "samples.png"
-    ).exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["walk.gif", "x.npz"]
 
 
 def test_a_long_walk_becomes_sixty_frames():

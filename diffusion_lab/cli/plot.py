@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffusion_lab.cli.base import Subparsers, add, make_folder, writable
+from diffusion_lab.cli.base import Subparsers, add, writable
 
 __all__ = ["plot_command"]
 
@@ -26,13 +26,13 @@ def _plot(given: argparse.Namespace) -> int:
     for name in given.logs:
         try:
             log = np.genfromtxt(name, delimiter=",", names=True, usecols=("step", "loss"), ndmin=1)
+            if not log.size:
+                raise ValueError("no line")
             ax.plot(*(log[x] for x in log.dtype.names), label=name, markevery=len(log) // 8 or 1)
         except (ValueError, IndexError) as error:
             raise ValueError(f"{name} is no log of a training, or holds no step yet") from error
     ax.set(xlabel="optimiser step", ylabel="loss, mean since the last report", yscale=given.scale)
-    if len(given.logs) > 1:
-        ax.legend()
-    make_folder(out)
+    ax.legend()
     write_atomically(out, plots.png(fig))
     print(out)
     return 0

@@ -182,7 +182,7 @@ def _sample(given: argparse.Namespace) -> int:
     diffusion-lab sample
     diffusion-lab sample --model digits --n 100 --gif walk.gif
     diffusion-lab sample --sampler ddim --steps 20 --set eta=0.5 --label sneaker
-    diffusion-lab sample --model runs/digits.safetensors --n 1000 --save samples.npz
+    diffusion-lab sample --model runs/digits.safetensors --save samples.npz
     """
     whole("--n", given.n)
     if given.n > MOST:
