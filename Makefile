@@ -3,7 +3,7 @@
 #
 # The set-up is remembered by a stamp file: a second run starts at once.
 # Other Python:      make lab PYTHON=python3.12
-# No browser:        make lab LAB_ARGS=--no-browser
+# No browser:        make lab LAB_ARGS=--no-browser        (anything that JupyterLab takes)
 
 MIN_PYTHON := 3, 11
 # The first interpreter that is new enough; PYTHON=... overrides it.
@@ -64,13 +64,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/jupyter labextension disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1 || true
 	@touch $@
 
-# The file browser shows the whole repository. Idle threads of torch sleep: spinning, they slow
-# everything down where a core is shared.
+# A working copy of the lesson, in my/; the file browser shows the whole repository.
 lab: setup
-	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/jupyter lab \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
-	  --LabApp.extension_manager=readonly --ServerApp.root_dir=. \
-	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+	$(BIN)/diffusion-lab lesson open 00 -- $(LAB_ARGS)
 
 test: lint test-package test-lessons
 

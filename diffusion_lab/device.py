@@ -34,17 +34,38 @@ __all__ = [
 ]
 
 
-def device() -> torch.device:
-    """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it."""
-    name = os.environ.get("DIFFUSION_LAB_DEVICE") or (
-        "cuda" if torch.cuda.is_available() else "cpu"
-    )
+def device(name: str | None = None, option: str = "the device") -> torch.device:
+    """CUDA if there is one, else the CPU; the variable ``DIFFUSION_LAB_DEVICE`` overrides it.
+
+    Apple's ``mps`` is taken where it is asked for by name and torch has it, and never by itself: it
+    knows no float64, in which times and schedules are computed. Walks whose times are plain numbers
+    draw there (all samplers but emsde); training, and what calls a denoiser at a tensor of times,
+    does not work.
+
+    Args:
+        name: a device that a person asked for by ``option``, which messages name; one to compute
+            on, so not ``meta``. None stands for the choice above.
+
+    Raises ValueError for what is no device, or not there.
+    """
+    asked = name is not None
+    if name is None:
+        option, name = "the variable DIFFUSION_LAB_DEVICE", os.environ.get("DIFFUSION_LAB_DEVICE")
+        name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        found = torch.device(name)
     except RuntimeError as error:
         raise ValueError(
-            f"the variable DIFFUSION_LAB_DEVICE names no device: {name!r}. Known: cpu, cuda, cuda:0"
+            f"{option} names no device: {name!r}. Known: cpu, cuda, cuda:0, mps"
         ) from error
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"{option} is {name!r}, which torch has not got here")
+    count = torch.cuda.device_count()
+    if asked and found.type == "cuda" and (found.index or 0) >= count:
+        raise ValueError(f"{option} is {name!r}: torch sees {count} CUDA devices")
+    if asked and found.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"{option} {name!r} is not supported: cpu, cuda or mps")
+    return found
 
 
 def processes() -> int:

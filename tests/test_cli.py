@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab import checkpoints, cli, data, training
+from diffusion_lab import checkpoints, cli, data, pictures, training
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.generate import SAMPLERS, generate
 from diffusion_lab.grids import SPACINGS
@@ -85,7 +85,9 @@ def model(tmp_path_factory) -> Path:
 
 
 # ---- help and errors ----------------------------------------------------------------------------
-@pytest.mark.parametrize("command", ["survey", "train", "sample", "bench", "lesson"])
+@pytest.mark.parametrize(
+    "command", ["survey", "train", "plot", "sample", "bench", "lesson", "doctor"]
+)
 def test_help(command, capsys):
     status, out, err = run(capsys, command, "--help")
     assert status == 0
@@ -143,8 +145,14 @@ REFUSED = [
     ("sample --model folder.png", "--model: folder.png is a folder"),
     ("sample --n 5001", "a PNG holds at most 5,000 pictures; got 5,001: --save FILE.npz"),
     ("sample --n 1000001 --save a.npz", "--n is at most 1,000,000; got 1,000,001"),
-    ("sample --device cpuu", "is no device"),
+    ("sample --device cpuu", "--device names no device: 'cpuu'"),
     ("sample --device meta", "not supported"),
+    ("sample --device mps", "--device is 'mps', which torch has not got here"),
+    ("sample --gif walk.png", "--gif must end in .gif"),
+    ("sample --n 101 --gif walk.gif", "a GIF holds at most 100 pictures; got 101"),
+    ("plot gone.log.csv", "gone.log.csv not found"),
+    ("plot taken", "taken is no log of a training, or holds no step yet"),
+    ("plot old.npz --out loss.jpg", "--out must end in .png"),
     ("train", "which recipe?"),
     ("train fashon", "Did you mean 'fashion'"),
     ("train digits --steps 0", "--steps must be a whole number >= 1"),
@@ -256,7 +264,7 @@ def test_a_closed_stdout_and_stderr_do_not_matter(tmp_path):
     command = 'exec "$@" >&- 2>&-'
     done = subprocess.run(["sh", "-c", command, "sh", *SHELL, tmp_path / "x.png"], check=False)
     assert done.returncode == 0
-    assert Image.open(tmp_path / "x.png").size == (56, 56)
+    assert Image.open(tmp_path / "x.png").size == (56, 24 + 56)  # a word above the picture
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -314,7 +322,9 @@ def test_sample_writes_what_generate_draws(model, tmp_path, capsys):
     assert arrays["labels"].dtype == np.int64
     assert arrays["labels"].tolist() == label.tolist()
     sheet = np.asarray(Image.open(io.BytesIO(png.read_bytes())))
-    assert sheet.shape == (2 * 48 + 1, 10 * 48 + 9, 3)  # a class a column, each pixel 6 x 6
+    # a class a column, each pixel 6 x 6, below a line of words
+    assert sheet.shape == (24 + 2 * 48 + 1, 10 * 48 + 9, 3)
+    assert np.array_equal(sheet[24:], pictures.picture(drawn.x, columns=10, zoom=6))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -431,6 +441,76 @@ def test_sample_says_which_folder_it_made(tiny, capsys):
     assert run(capsys, *command)[2] == ""  # it is there now
 
 
+def test_the_picture_says_how_it_is_drawn_again(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--sampler", "ddim", "--steps", 3, "--set", "eta=0.5", "--n", 12, "--seed", 4)
+    assert run(capsys, "sample", "--model", model, *words, "--out", "a.png")[0] == 0
+    inside = Image.open("a.png").info
+    assert inside["Software"].startswith("diffusion-lab ")
+    program, *command = shlex.split(inside["Command"])
+    assert program == "diffusion-lab" and {"--scale", "--spacing", "eta=0.5"} <= {*command}
+    before = digest(Path("a.png"))
+    Path("a.png").unlink()
+    assert run(capsys, *command)[0] == 0 and digest(Path("a.png")) == before
+    for words in (("--label", "7"), ("--labels", "none")):
+        run(capsys, "sample", "--model", model, "--n", 2, *words, "--out", "b.png")
+        assert " ".join(words) in Image.open("b.png").info["Command"]
+
+
+def test_class_names_stand_above_their_columns(model, tmp_path, capsys):
+    png = tmp_path / "x.png"
+    said = []
+    for words in (["--n", 10], ["--n", 10, "--label", 7], ["--n", 10, "--labels", "none"]):
+        run(capsys, "sample", "--model", model, *words, "--out", png)
+        said.append(np.asarray(Image.open(png)))
+    dark = said[0][:24].min(axis=(0, 2)) < 128  # ink, by columns of pixels
+    assert [bool(dark[i * 49 : i * 49 + 48].any()) for i in range(10)] == [True] * 10
+    assert not dark[::49].any()  # none between two columns
+    ink = np.flatnonzero(said[1][:24].min(axis=(0, 2)) < 128)
+    assert abs(ink.mean() - said[1].shape[1] / 2) < 3  # one name stands in the middle
+    assert said[2].shape[0] == said[1].shape[0] - 24  # no class, no name
+
+
+def test_a_name_that_is_too_long_is_cut_short():
+    sheet = np.zeros((4, 80, 3), np.uint8)
+    made = pictures.headed(sheet, ["bag", "a very long name of a class"])
+    ink = made[:-4].min(axis=(0, 2)) < 128
+    assert ink[:40].any() and ink[40:].any() and not ink[[0, 38, 39, 40, 79]].any()
+    assert np.array_equal(made[-4:], sheet) and made.shape[1:] == (80, 3)
+
+
+def test_the_gif_shows_the_walk(model, tmp_path, capsys):
+    gif, npz = tmp_path / "walk.gif", tmp_path / "x.npz"
+    drawn = ("sample", "--model", model, "--n", 12, "--steps", 4, "--seed", 3)
+    status, out, _ = run(capsys, *drawn, "--gif", gif, "--save", npz, "--json")
+    assert status == 0 and json.loads(out)["gif"] == str(gif) and json.loads(out)["out"] is None
+    moving = Image.open(gif)
+    assert moving.n_frames == 5 and moving.info["loop"] == 0  # the noise and four steps
+    assert "--gif" in moving.info["comment"].decode()
+    frames = []
+    for i in range(5):
+        moving.seek(i)
+        frames.append(np.asarray(moving.convert("RGB")))
+    x = torch.from_numpy(np.load(npz)["samples"].transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1
+    assert np.array_equal(frames[-1][24:], pictures.picture(x, columns=10, zoom=6))
+    noise = (frames[0][24:72, :48, 0][::6, ::6] / 127.5 - 1).std()
+    assert 0.6 < noise < 0.9  # of standard noise cut to [-1, 1]: 0.72, whatever the schedule
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["walk.gif", "x.npz"]
+
+
+def test_a_long_walk_becomes_sixty_frames():
+    class At:
+        x, s = torch.ones(1, 1, 2, 2), 0.5
+
+    class Louder:
+        def alpha_sigma(self, t):
+            return 3.0 * torch.ones_like(t), 4.0 * torch.ones_like(t)
+
+    found = pictures.frames([At] * 200, Louder())
+    assert len(found) == 60 and float(found[0][0, 0, 0, 0]) == pytest.approx(0.2)
+    assert len(pictures.frames([At] * 7, Louder())) == 7
+
+
 # ---- train --------------------------------------------------------------------------------------
 def test_list(capsys):
     status, out, _ = run(capsys, "train", "--list")
@@ -469,6 +549,7 @@ def test_train_then_sample(tiny, capsys):
     assert "made/tiny.state.safetensors was for --resume" in out
     assert "tiny: 100%" in err  # the bar
     assert sorted(path.name for path in Path("made").iterdir()) == [
+        "tiny.log.csv",
         "tiny.preview_3.png",
         "tiny.preview_6.png",
         "tiny.safetensors",
@@ -498,6 +579,45 @@ def test_train_json_and_seed(tiny, capsys):
     assert same == [True, False]
     command = checkpoints.info(told[2]["path"])["command"]
     assert command == "diffusion-lab train tiny --steps 2 --seed 1"
+
+
+def test_the_loss_is_plotted(tiny, capsys):
+    for seed in (0, 1):
+        assert run(capsys, "train", "tiny", "--steps", 60, "--seed", seed, "--out", seed)[0] == 0
+    status, out, err = run(capsys, "plot", "0/tiny.log.csv")
+    assert (status, out, err) == (0, "loss.png\n", "")
+    both = ("plot", "0/tiny.log.csv", "1/tiny.log.csv", "--out", "new/b.png", "--scale", "log")
+    assert run(capsys, *both)[:2] == (0, f"{Path('new', 'b.png')}\n")
+    assert digest(Path("loss.png")) != digest(Path("new/b.png"))
+    assert Image.open("new/b.png").size[0] > 500
+    Path("0/tiny.log.csv").write_text("step,loss,lr,cpu_seconds,time\n")
+    assert "holds no step yet" in run(capsys, "plot", "0/tiny.log.csv")[2]
+
+
+def test_what_is_plotted_is_the_log(tiny, capsys, monkeypatch):
+    from diffusion_lab.course import plots
+
+    Path("x.log.csv").write_text(
+        "step,loss,lr,cpu_seconds,time\n50,0.5,1e-3,1.0,now\n100,0.25,1e-3,2.0,now\n"
+    )
+    seen = []
+    monkeypatch.setattr(plots, "png", lambda fig: seen.append(fig) or b"")
+    assert run(capsys, "plot", "x.log.csv")[0] == 0
+    (line,) = seen[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[50, 0.5], [100, 0.25]]
+
+
+def test_tensorboard_is_asked_for_and_asked_for_again(tiny, capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(training, "fit", lambda *a, **k: given.append(k) or _stop())
+    monkeypatch.setattr(states, "saved_step", lambda *_: 4)
+    status, _, err = run(capsys, "train", "tiny", "--out", "x", "--tensorboard")
+    assert status == 130 and given[0]["tensorboard"] is True
+    assert err.strip().endswith("train tiny --out x --tensorboard --resume")
+
+
+def _stop():
+    raise KeyboardInterrupt
 
 
 def test_resume_goes_on_and_equals_the_uninterrupted(tiny, capsys):
@@ -741,7 +861,13 @@ def test_commands_are_quoted_for_the_shell_of_their_paths(monkeypatch):
     from diffusion_lab.training import header
 
     done = {"recipe": "digits", "steps": 10, "parameters": 5, "loss": 0.1, "processes": 1}
-    done |= {"path": "runs\\digits.safetensors", "cpu_seconds": 1.0, "seconds": 1.0, "state": "s"}
+    done |= {
+        "path": "runs\\digits.safetensors",
+        "cpu_seconds": 1.0,
+        "seconds": 1.0,
+        "state": "s",
+        "log": "l",
+    }
     assert train._told(done).splitlines()[-1].endswith("--model runs\\digits.safetensors")
     given = {"recipe": "digits", "steps": None, "seed": None, "threads": None}
     given |= {"preview_every": None, "data_full": False}

@@ -1,9 +1,10 @@
-"""The commands `survey` and `lesson`: what they print, and how they refuse."""
+"""The commands `survey`, `lesson list` and `doctor`: what they print, and how they refuse."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab import cli
-from diffusion_lab.cli import lesson as cli_lesson
 from diffusion_lab.course import building, lessons, survey, survey_check
 
 
@@ -114,10 +114,138 @@ def test_a_wrong_option_alone_is_still_an_error(capsys):
 
 
 def test_survey_help_names_all_families():
-    help_text = " ".join(
-        cli._parser()._subparsers._group_actions[0].choices["survey"].epilog.split()
-    )
-    assert help_text == f"Families: {', '.join(one.key for one in survey.families())}."
+    epilog = cli._parser()._subparsers._group_actions[0].choices["survey"].epilog
+    told = " ".join(epilog.split("\n\n")[0].split())
+    assert told == f"Families: {', '.join(one.key for one in survey.families())}."
+
+
+def parsers(parser):
+    """A parser and those of its commands."""
+    yield parser
+    for action in (parser._subparsers and parser._subparsers._group_actions) or ():
+        for one in action.choices.values():
+            yield from parsers(one)
+
+
+def test_every_command_shows_examples_that_can_be_typed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for parser in parsers(cli._parser()):
+        lines = parser.format_help().splitlines()
+        shown = [line for line in lines if line.startswith("  diffusion-lab ")]
+        assert max(map(len, lines)) <= 80
+        assert bool(shown) == (parser.prog not in ("diffusion-lab", "diffusion-lab lesson"))
+        for line in shown:
+            _, *words = shlex.split(line)
+            assert line.split()[: len(parser.prog.split())] == parser.prog.split()
+            words = words[: words.index("--")] if "--" in words else words
+            assert cli._parser().parse_known_args(words)[1] == []
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_survey_fits_its_columns(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = _run(capsys, "survey")[1]
+    assert max(map(len, out.splitlines())) <= width
+    rows = out.splitlines()[2:72]
+    assert [row.split()[0] for row in rows] == [str(n) for n in range(1, 71)]
+    assert ("J. Song, Meng, Ermon 2020" in out) == (width >= 100) and "2010.02502" in out
+    assert ("…" in out) == (width == 100)
+    for name in ("DDIM", "13"):
+        out = _run(capsys, "survey", name)[1]
+        assert max(map(len, out.splitlines())) <= width
+    assert "\033" not in out
+
+
+def test_survey_written_to_a_file_is_not_cut(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = _run(capsys, "survey")[1]
+    assert "De Bortoli, Thornton, Heng, Doucet 2021" in out and "…" not in out
+    assert "tests/test_peers.py::test_ddim," in _run(capsys, "survey", "DDIM")[1]
+
+
+def test_arxiv_numbers_are_links_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    plain = _run(capsys, "survey", "DDIM")[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    link = "\033]8;;https://arxiv.org/abs/2010.02502\033\\2010.02502\033]8;;\033\\"
+    shown = _run(capsys, "survey", "DDIM")[1]
+    assert shown.count(link) == 1 and shown.replace(link, "2010.02502") == plain
+
+
+def test_tables_wrap_their_last_column(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["train", "--list"], ["lesson", "list"], ["doctor"]):
+        out = _run(capsys, *words)[1].split("\n\n")[0]
+        assert max(map(len, out.splitlines())) <= 80 or words == ["doctor"], out
+
+
+def completed(line: str) -> list[str]:
+    """What argcomplete offers for a line, as a shell asks for it."""
+    from io import StringIO
+
+    import argcomplete
+
+    found = StringIO()
+    words = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line}
+    words |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    before = dict(os.environ)
+    os.environ.update(words)
+    try:
+        with pytest.raises(SystemExit):
+            argcomplete.autocomplete(cli._parser(), exit_method=sys.exit, output_stream=found)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return found.getvalue().split("\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("diffusion-lab sur", {"survey"}),
+        ("diffusion-lab survey DD", {"DDIM", "DDPM", "DDRM", "DDGAN"}),
+        ("diffusion-lab lesson check 0", {f"0{i}" for i in range(9)}),
+        ("diffusion-lab sample --sampler dd", {"ddim", "ddpm"}),
+        ("diffusion-lab sample --model fashion-v", {"fashion-vp1000"}),
+        ("diffusion-lab train digits-", {"digits-features"}),
+    ],
+)
+def test_a_shell_completes(line, offered):
+    found = {word.strip() for word in completed(line)}
+    assert offered <= found
+    assert all(word.startswith(line.split()[-1]) for word in found)
+
+
+def test_main_completes_when_a_shell_asks(monkeypatch):
+    import argcomplete
+
+    asked = []
+    monkeypatch.setattr(argcomplete, "autocomplete", lambda parser: asked.append(parser.prog))
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    cli.main(["survey", "DDIM"])
+    assert asked == ["diffusion-lab"]
+
+
+def test_doctor_tells_and_notices(capsys, monkeypatch):
+    import torch
+
+    from diffusion_lab import about
+    from diffusion_lab.data import store
+
+    monkeypatch.setenv("DIFFUSION_LAB_OFFLINE", "1")
+    monkeypatch.setenv("DIFFUSION_LAB_LEVEL", "smoke")
+    status, out, _ = _run(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["torch"] == torch.__version__.split("+")[0]
+    assert found["diffusion_lab"].startswith(f"{about.VERSION} in ")
+    assert found["threads"].startswith(f"{torch.get_num_threads()} of ")
+    assert found["level"].startswith("smoke of ") and found["network"] == "refused"
+    assert str(store.folder()) in found["data"]
+    monkeypatch.setenv("DIFFUSION_LAB_LEVEL", "smok")
+    monkeypatch.delenv("DIFFUSION_LAB_OFFLINE")
+    status, out, _ = _run(capsys, "doctor")
+    assert status == 1 and "wrong: " in out and "Did you mean 'smoke'" in " ".join(out.split())
+    assert out.splitlines()[-1].split() == ["network", "allowed"]
 
 
 def test_survey_check_passes_and_reports(capsys, monkeypatch):
@@ -152,88 +280,6 @@ def test_lesson_list(installed, capsys):
     listed = json.loads(_run(capsys, "lesson", "list", "--json")[1])
     assert [one["number"] for one in listed] == [one.number for one in survey.lessons()]
     assert [one["number"] for one in listed if one["ready"]] == ["00"]
-
-
-def test_lesson_open_copies_an_installed_lesson_and_keeps_a_copy(installed, capsys):
-    copy = installed / "00_start_here.ipynb"
-    assert _run(capsys, "lesson", "open", "0", "--no-open")[:2] == (0, f"{copy}\n")
-    assert copy.read_text() == '{"cells": []}'
-    copy.write_text("my work")
-    status, out, err = _run(capsys, "lesson", "open", "00", "--no-open")
-    assert (status, out) == (0, f"{copy}\n") and "kept as it is" in err
-    assert copy.read_text() == "my work"
-    assert [path.name for path in installed.iterdir()] == [copy.name]
-
-
-def test_lesson_open_leaves_nothing_behind_on_a_full_disk(installed, capsys, monkeypatch):
-    def full(_: object, target: Path) -> None:
-        Path(target).write_text("{")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cli_lesson.shutil, "copyfile", full)
-    status, _, err = _run(capsys, "lesson", "open", "--no-open")
-    assert status == 2 and "No space left" in err
-    assert list(installed.iterdir()) == []
-
-
-def test_lesson_open_in_the_repository_opens_the_lesson_itself(installed, capsys, monkeypatch):
-    home = installed / "notebooks"
-    home.mkdir()
-    (home / "00_start_here.ipynb").write_text("{}")
-    monkeypatch.setattr(lessons, "folder", lambda: home)
-    assert _run(capsys, "lesson", "open", "--no-open")[1] == f"{home / '00_start_here.ipynb'}\n"
-    assert [path.name for path in installed.iterdir()] == ["notebooks"]
-
-
-def test_lesson_print_path_copies_nothing(installed, capsys):
-    status, out, _ = _run(capsys, "lesson", "open", "--print-path")
-    assert status == 0 and out.strip().endswith("_notebooks/00_start_here.ipynb")
-    assert list(installed.iterdir()) == []
-
-
-@pytest.fixture
-def started(monkeypatch) -> list[list[str]]:
-    """The commands that would have started JupyterLab."""
-    pytest.importorskip("jupyterlab")
-    commands: list[list[str]] = []
-
-    def start(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(cli_lesson.subprocess, "run", start)
-    return commands
-
-
-def test_lesson_open_starts_jupyterlab_without_the_network(installed, capsys, started):
-    assert _run(capsys, "lesson", "open")[0] == 0
-    assert _run(capsys, "lesson", "open", "--no-browser")[0] == 0
-    command, quiet = started
-    assert quiet == [*command, "--no-browser"]
-    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert f"--ServerApp.root_dir={installed}" in command
-    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
-    from jupyterlab.labapp import LabApp
-
-    options = [word.split("=")[0] for word in command[3:] if "root_dir" not in word]
-    traits = {option.removeprefix("--LabApp.") for option in options}
-    assert {"news_url", "check_for_updates_class"} <= traits <= set(LabApp.class_trait_names())
-
-
-def test_lesson_open_shows_the_whole_repository(installed, capsys, started, monkeypatch):
-    home = installed / "notebooks"
-    home.mkdir()
-    (home / "00_start_here.ipynb").write_text("{}")
-    monkeypatch.setattr(lessons, "folder", lambda: home)
-    assert _run(capsys, "lesson", "open", "0")[0] == 0
-    assert f"--ServerApp.root_dir={installed}" in started[0]
-    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in started[0]
-
-
-def test_lesson_open_without_jupyterlab_says_what_to_install(installed, capsys, monkeypatch):
-    monkeypatch.setattr(cli_lesson.importlib.util, "find_spec", lambda name: None)
-    status, _, err = _run(capsys, "lesson", "open")
-    assert status == 2 and "pip install jupyterlab" in err
 
 
 def test_lesson_build_hands_its_arguments_on(capsys, monkeypatch):

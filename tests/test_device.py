@@ -42,6 +42,33 @@ def test_the_variable_chooses_the_device(monkeypatch):
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def test_mps_is_taken_where_it_is_asked_for_and_there(monkeypatch):
+    """Never by itself: it has no float64, in which the times of a training are."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("DIFFUSION_LAB_DEVICE", raising=False)
+    assert device().type == "cpu"
+    monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "mps")
+    assert device().type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="DIFFUSION_LAB_DEVICE is 'mps', which torch has not got"):
+        device()
+
+
+def test_a_device_that_a_person_names_is_one_to_compute_on(monkeypatch):
+    monkeypatch.setenv("DIFFUSION_LAB_DEVICE", "meta")
+    assert device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device("cuda:0").index == 0
+    for name, why in (
+        ("cuda:1", "--device is 'cuda:1': torch sees 1 CUDA devices"),
+        ("meta", "--device 'meta' is not supported: cpu, cuda or mps"),
+        ("cpuu", "--device names no device: 'cpuu'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            device(name, "--device")
+
+
 def test_of_several_processes_the_first_one_talks(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert first_process()

@@ -127,13 +127,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
         assert run.returncode == -signal.SIGKILL, "it ended before it was killed"
         seen += [line.split() for line in [*lines, *rest]]
         left = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-        assert left == {"digits.state.safetensors"}
+        assert left == {"digits.log.csv", "digits.state.safetensors"}
         checkpoints.load_tensors(out / "digits.state.safetensors")  # whole, whenever the kill came
     found = {int(step): float(loss) for step, loss in seen}
     found |= dict(curve(recipe, out=out, resume=True, **calm))
     assert found == dict(expected)
     same(state_of(recipe, out)[0], state_of(recipe, tmp_path / "whole")[0])
     assert {path.name for path in out.iterdir()} == {
+        "digits.log.csv",
         "digits.state.safetensors",
         "digits.safetensors",
     }
@@ -197,7 +198,8 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left.*Nothing was half-written; free some space"):
         curve(TINY, out=tmp_path, resume=True)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["digits.state.safetensors"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"digits.log.csv", "digits.state.safetensors"}
     assert states.state_file(TINY, tmp_path).read_bytes() == before
     whole = curve(TINY, out=tmp_path / "whole")
     assert curve(TINY, out=tmp_path, resume=True) == whole

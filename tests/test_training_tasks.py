@@ -277,6 +277,7 @@ def test_a_killed_training_of_two_models_goes_on_as_if_nothing_had_happened(tmp_
     same(final(tmp_path / "killed"), final(tmp_path / "whole"))
     same(state(tmp_path / "killed")[0], state(tmp_path / "whole")[0])
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        "gan.log.csv",
         "gan.safetensors",
         "gan.state.safetensors",
     }
@@ -678,6 +679,7 @@ def test_a_lock_is_removed_once(tmp_path):
 
 def test_only_what_a_kill_leaves_is_cleared_away(tmp_path):
     left = [".digits.state.safetensors.0badcafe.tmp", ".digits.safetensors.00000000.tmp"]
+    left += [".digits.log.csv.12345678.tmp"]
     notes = [".digits.my-notes.tmp", ".digits.state.safetensors.notes.tmp", ".digits.0badcafe.tmp"]
     for name in (*left, *notes):
         (tmp_path / name).write_text("")

@@ -16,7 +16,9 @@ from typing import TextIO
 
 from diffusion_lab.cli.base import PROGRAM, Parser, Subparsers, say_error, shows_help
 from diffusion_lab.cli.bench import bench_command
+from diffusion_lab.cli.doctor import doctor_command
 from diffusion_lab.cli.lesson import lesson_command
+from diffusion_lab.cli.plot import plot_command
 from diffusion_lab.cli.sample import sample_command
 from diffusion_lab.cli.survey import survey_command
 from diffusion_lab.cli.train import train_command
@@ -33,9 +35,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     survey_command,
     train_command,
+    plot_command,
     sample_command,
     bench_command,
     lesson_command,
+    doctor_command,
 )
 """The commands, in the order of the help. A new one gets a file like theirs, ``cli/NAME.py``."""
 
@@ -46,6 +50,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM,
         description="Efficient diffusion models for vision: the course's map, lessons and models.",
+        epilog="Each COMMAND --help ends with examples. Completion in bash and zsh:\n\n"
+        f'eval "$(register-python-argcomplete {PROGRAM})"',
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     parser.set_defaults(run=shows_help(parser), parser=parser)
@@ -64,8 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows '?'
     # Idle threads of torch sleep: spinning, they slow everything down where a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    rest = words.index("--") if words[:2] == ["lesson", "open"] and "--" in words else len(words)
     try:
-        given, extra = _parser().parse_known_args(arguments)
+        parser = _parser()
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
+        given, extra = parser.parse_known_args(words[:rest])
+        given.jupyter = words[rest + 1 :]
     except SystemExit:  # of --help and --version too, which print
         full = _no_room()
         if full is None:

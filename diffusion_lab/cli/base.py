@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import pkgutil
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +24,13 @@ __all__ = [
     "Subparsers",
     "add",
     "add_json",
+    "laid_out",
+    "linked",
     "make_folder",
+    "names",
     "say_error",
     "shows_help",
+    "width",
     "writable",
 ]
 
@@ -36,8 +44,63 @@ def say_error(message: object) -> None:
     print(f"{PROGRAM}: error: {message}", file=sys.stderr)
 
 
+class _Help(argparse.HelpFormatter):
+    """What is to be typed stands as it is, a command a line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        typed = (PROGRAM, "eval ")
+        return "\n\n".join(
+            textwrap.indent(p, "  ") if p.startswith(typed) else fill(p, width, indent)
+            for p in text.split("\n\n")
+        )
+
+
+def names(place: str) -> Callable[..., list[str]]:
+    """What a shell completes: the names in ``module:NAME``, a collection or a function giving one.
+
+    It is imported when somebody asks for it.
+    """
+
+    def complete(**_: object) -> list[str]:
+        found = pkgutil.resolve_name(place)
+        return [getattr(one, "name", one) for one in (found() if callable(found) else found)]
+
+    return complete
+
+
+def width() -> int | None:
+    """Columns of the terminal, or of the variable COLUMNS; None where a file or pipe is written."""
+    shown = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return shutil.get_terminal_size().columns if shown else None
+
+
+def laid_out(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows in columns, those of ``right`` to the right; the last one wraps to the width."""
+    spans = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    left = sum(spans) + 2 * len(spans)
+    lines = []
+    for *cells, last in rows:
+        padded = [
+            c.rjust(n) if i in right else c.ljust(n) for i, (c, n) in enumerate(zip(cells, spans))
+        ]
+        room = max(20, (width() or 10**6) - left)
+        text = textwrap.wrap(last, room, break_on_hyphens=False) or [""]
+        lines += ["  ".join([*padded, text[0]]).rstrip(), *(" " * left + more for more in text[1:])]
+    return "\n".join(lines)
+
+
+def linked(text: str) -> str:
+    """On a terminal, arXiv numbers that can be clicked (OSC 8)."""
+    link = "\033]8;;https://arxiv.org/abs/\\g<0>\033\\\\\\g<0>\033]8;;\033\\\\"
+    return re.sub(r"\b\d{4}\.\d{5}\b", link, text) if sys.stdout.isatty() else text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors look like those of the commands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help} | options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -52,9 +115,13 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(extra)}" + (f".{hint}" if hint else ""))
 
 
-def add(commands: Subparsers, name: str, run: Run, summary: str, **more: Any) -> Parser:
-    """Add a command that calls ``run(arguments) -> exit status``; returns its parser."""
-    parser = commands.add_parser(name, help=summary, description=summary, **more)
+def add(commands: Subparsers, name: str, run: Run, summary: str, epilog: str = "") -> Parser:
+    """Add a command that calls ``run(arguments) -> exit status``; returns its parser.
+
+    The help ends with ``epilog`` and with the docstring of ``run``, which shows examples.
+    """
+    words = "\n\n".join(filter(None, (epilog, inspect.getdoc(run))))
+    parser = commands.add_parser(name, help=summary, description=summary, epilog=words)
     parser.set_defaults(run=run, parser=parser)
     return parser
 

@@ -13,6 +13,11 @@ __all__ = ["bench_command"]
 
 
 def _bench(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab bench overhead shipped
+    diffusion-lab bench samplers --n 500 --out runs/race
+    """
     from diffusion_lab.course import bench
 
     options = {
@@ -56,24 +61,14 @@ def bench_command(commands: Subparsers) -> None:
         "down as it comes and go on where they were stopped; all is everything.",
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="which ones; see below")
-    parser.add_argument(
-        "--quick", action="store_true", help="only show that they run; writes nothing without --out"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="of report.md and results.json (default: benchmarks)"
-    )
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="of the long ones: measure again what was measured here",
-    )
-    parser.add_argument(
-        "--budgets",
-        type=float,
-        nargs="+",
-        metavar="S",
-        help="long ones: core-seconds (108 216 540; peers: 108)",
-    )
+    words = "only show that they run; writes nothing without --out"
+    parser.add_argument("--quick", action="store_true", help=words)
+    words = "of report.md and results.json (default: benchmarks)"
+    parser.add_argument("--out", metavar="DIR", help=words)
+    words = "of the long ones: measure again what was measured here"
+    parser.add_argument("--fresh", action="store_true", help=words)
+    words = "long ones: core-seconds (108 216 540; peers: 108)"
+    parser.add_argument("--budgets", type=float, nargs="+", metavar="S", help=words)
     parser.add_argument("--seeds", type=int, nargs="+", help="long ones: a training each (0 1 2)")
     parser.add_argument("--n", type=int, help="long ones: pictures to compare (5000; peers: 500)")
     add_json(parser)

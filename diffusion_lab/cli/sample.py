@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, writable
+from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, make_folder, names, writable
 from diffusion_lab.errors import CheckpointError, check_arguments, did_you_mean, unknown, whole
 
 if TYPE_CHECKING:
@@ -28,25 +28,16 @@ __all__ = ["sample_command"]
 
 MOST = 1_000_000  # pictures of one command: 3 GB of Fashion-MNIST's size
 STEPS = 100_000  # of one walk: a grid of more takes minutes before the first call
+MOVING = 100  # pictures of one GIF: the whole walk is kept
 SHEET = 5_000  # pictures of one PNG: more cannot be looked at, and take gigabytes to lay out
 
 
 def _device(name: str | None) -> torch.device | None:
-    import torch
+    from diffusion_lab.device import device
 
-    if name is None:
-        if os.environ.get("DIFFUSION_LAB_DEVICE") == "meta":
-            raise ValueError("DIFFUSION_LAB_DEVICE is meta, which cannot draw: take cpu or cuda")
-        return None
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is no device: cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name!r} is not supported: cpu or cuda")
-    return device
+    if name is None and os.environ.get("DIFFUSION_LAB_DEVICE") == "meta":
+        raise ValueError("DIFFUSION_LAB_DEVICE is meta, which cannot draw: take cpu or cuda")
+    return None if name is None else device(name, "--device")
 
 
 def _sampler(given: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +128,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, Any]) -> Any:
-    """(labels or None, columns of the picture); takes the scale away where it has no meaning."""
+    """(labels or None, columns of the picture, words above them).
+
+    Takes the scale away where it has no meaning.
+    """
     import torch
 
     from diffusion_lab.data import CLASSES
@@ -149,17 +143,22 @@ def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, A
         if given.scale is not None:
             raise ValueError(f"{given.model} was trained without classes: leave --scale out")
         settings.pop("scale", None)
-        return None, None
+        return None, None, ()
     if given.labels == "none":
         if given.scale is not None:
             raise ValueError("without a class there is nothing to be guided to: leave --scale out")
         settings.pop("scale", None)
-        return None, None
-    if given.label is None:
-        return torch.arange(given.n) % classes, classes
+        return None, None, ()
     about = model.about.get("data", {})
-    names = CLASSES.get(str(about.get("name")) if isinstance(about, dict) else "", ())
-    return torch.full((given.n,), _label(given.label, classes, names)), None
+    about = about if isinstance(about, dict) else {}
+    names = CLASSES.get(str(about.get("name")), about.get("classes", ()))
+    if not isinstance(names, list | tuple) or len(names) != classes:
+        names = ()
+    names = tuple(map(str, names))
+    if given.label is None:
+        return torch.arange(given.n) % classes, classes, names[: given.n]
+    one = _label(given.label, classes, names)
+    return torch.full((given.n,), one), None, names[one : one + 1]
 
 
 def _label(given: str, classes: int, names: Sequence[str]) -> int:
@@ -178,26 +177,36 @@ def _label(given: str, classes: int, names: Sequence[str]) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab sample
+    diffusion-lab sample --model digits --n 100 --gif walk.gif
+    diffusion-lab sample --sampler ddim --steps 20 --set eta=0.5 --label sneaker
+    diffusion-lab sample --model runs/digits.safetensors --save samples.npz
+    """
     whole("--n", given.n)
     if given.n > MOST:
         raise ValueError(f"--n is at most {MOST:,}; got {given.n:,}: draw several files by --seed")
     if given.steps is not None and whole("--steps", given.steps) > STEPS:
         raise ValueError(f"--steps is at most {STEPS:,}; got {given.steps:,}")
-    if given.out is None and given.save is None:
+    if given.out is None and given.save is None and given.gif is None:
         given.out = "samples.png"
     if given.out is not None and given.n > SHEET:
         raise ValueError(
             f"a PNG holds at most {SHEET:,} pictures; got {given.n:,}: --save FILE.npz without "
             "--out keeps them as numbers"
         )
+    if given.gif is not None and given.n > MOVING:
+        raise ValueError(f"a GIF holds at most {MOVING} pictures; got {given.n:,}")
     given.set = dict(map(_setting, given.set))
     if os.path.isdir(given.model):
         raise ValueError(f"--model: {given.model} is a folder; name a .safetensors file in it")
     out = writable(given.out, ".png", "--out")
     save = writable(given.save, ".npz", "--save")
+    gif = writable(given.gif, ".gif", "--gif")
 
-    from diffusion_lab import checkpoints
-    from diffusion_lab.course import plots
+    from diffusion_lab import checkpoints, pictures
+    from diffusion_lab.about import VERSION
     from diffusion_lab.generate import generate
     from diffusion_lab.training.recipes import RECIPES
 
@@ -211,18 +220,27 @@ def _sample(given: argparse.Namespace) -> int:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
     best = _best(model.about, given.model)
     settings = _sampler(given, best)
-    label, columns = _labels(given, model, settings)
+    label, columns, heads = _labels(given, model, settings)
     bar = sys.stderr.isatty() and not given.json
     cpu = time.process_time()
-    drawn = generate(model, given.n, label=label, seed=given.seed, bar=bar, **settings)
+    options = {"seed": given.seed, "bar": bar, "keep": gif is not None, **settings}
+    drawn = generate(model, given.n, label=label, **options)
     cpu = time.process_time() - cpu
 
     if save is not None:
         make_folder(save)
         _save(save, drawn.x, label)
+    zoom = 2 if model.shape[-1] >= 16 else 6
     if out is not None:
         make_folder(out)
-        plots.save_grid(out, drawn.x, columns=columns, zoom=2 if model.shape[-1] >= 16 else 6)
+        command = _command(given, settings, "out")
+        notes = {"Software": f"{PROGRAM} {VERSION}", "Command": command}
+        pictures.save_grid(out, drawn.x, columns=columns, zoom=zoom, heads=heads, notes=notes)
+    if gif is not None:
+        make_folder(gif)
+        frames = pictures.frames(drawn.path, model.schedule)
+        note = _command(given, settings, "gif")
+        pictures.save_gif(gif, frames, columns=columns, zoom=zoom, heads=heads, note=note)
     done = {
         "model": given.model,
         **settings,
@@ -233,6 +251,7 @@ def _sample(given: argparse.Namespace) -> int:
         "cpu_seconds": round(cpu, 3),
         "out": None if out is None else str(out),
         "save": None if save is None else str(save),
+        "gif": None if gif is None else str(gif),
     }
     if given.json:
         print(json.dumps(done, indent=2))
@@ -252,9 +271,26 @@ def _sample(given: argparse.Namespace) -> int:
             f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
             f"{settings['sampler']} may want more: --steps"
         )
-    for file in filter(None, (out, save)):
+    for file in filter(None, (out, save, gif)):
         print(file)
     return 0
+
+
+def _command(given: argparse.Namespace, settings: dict[str, Any], file: str) -> str:
+    """What draws the same again, with every setting of the model's recipe spelt out."""
+    from diffusion_lab.training.header import quoted
+
+    words = [PROGRAM, "sample", "--model", given.model]
+    for name in ("sampler", "steps", "scale", "spacing"):
+        value = settings.get(name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    for name, value in settings.items():
+        if name not in FITS:
+            words += ["--set", f"{name}={value}"]
+    for name in ("n", "seed", "label", "labels", "device", file):
+        value = getattr(given, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    return quoted(words)
 
 
 def _rel(settings: dict[str, Any]) -> str:
@@ -290,35 +326,36 @@ def sample_command(commands: Subparsers) -> None:
         "sample",
         _sample,
         "Draw pictures with a trained model. What is not given is what draws the model's best "
-        "pictures, as its recipe says; a model with classes draws one class a column.",
+        "pictures, as its recipe says; a model with classes draws one class a column. The PNG "
+        "holds the command that draws it again.",
     )
-    parser.add_argument(
-        "--model", default="fashion", help="a shipped name, or a .safetensors file (fashion)"
-    )
-    parser.add_argument("--sampler", help="how to walk back, such as ddim; a wrong name lists all")
-    parser.add_argument(
-        "--steps", type=int, help="steps from noise to picture (emsde: --set rel=... instead)"
-    )
-    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
-    parser.add_argument("--out", metavar="PNG", help="the picture (samples.png without --save)")
-    parser.add_argument("--save", metavar="NPZ", help="samples, uint8 (N, H, W, C), and labels")
+    words = "a shipped name, or a .safetensors file (fashion)"
+    model = parser.add_argument("--model", default="fashion", help=words)
+    model.completer = names("diffusion_lab.checkpoints:shipped")
+    words = "how to walk back, such as ddim; a wrong name lists all"
+    walk = parser.add_argument("--sampler", help=words)
+    walk.completer = names("diffusion_lab.generate:SAMPLERS")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--label", help="draw one class only: its number or name")
-    which.add_argument(
-        "--labels", choices=["all", "none"], help="all classes in turn (default), or no class"
+    for to, option, kind, metavar, words in (
+        (parser, "--steps", int, None, "from noise to picture (emsde: --set rel=... instead)"),
+        (parser, "--seed", int, None, "of the noise (0)"),
+        (parser, "--out", str, "PNG", "the picture (samples.png if no other file is named)"),
+        (parser, "--save", str, "NPZ", "samples, uint8 (N, H, W, C), and labels"),
+        (parser, "--gif", str, "GIF", "the walk from noise to picture, moving"),
+        (which, "--label", str, None, "draw one class only: its number or name"),
+        (parser, "--scale", float, None, "guidance: 1 conditional, 0 unconditional"),
+        (parser, "--device", str, None, "cpu, cuda or mps; the best there is if not given"),
+    ):
+        to.add_argument(option, type=kind, metavar=metavar, help=words)
+    parser.set_defaults(seed=0)
+    parser.add_argument("--n", type=int, default=60, help="how many pictures (60)")
+    words = "of the time grid: uniform, linspace, quadratic, lambda, karras"
+    parser.add_argument("--spacing", help=words)
+    words = "all classes in turn (default), or no class"
+    which.add_argument("--labels", choices=["all", "none"], help=words)
+    words = (
+        "an argument of the sampler, once for each: ddim eta=0.5, dpm-solver order=3, ddpm "
+        "variance=large, emsde rel=0.02; a wrong name lists all"
     )
-    parser.add_argument("--scale", type=float, help="guidance: 1 conditional, 0 unconditional")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the sampler, once for each: ddim eta=0.5, dpm-solver order=3, ddpm "
-        "variance=large, emsde rel=0.02; a wrong name lists all",
-    )
-    parser.add_argument(
-        "--spacing", help="of the time grid: uniform, linspace, quadratic, lambda, karras"
-    )
-    parser.add_argument("--device", help="cpu or cuda; the best there is if not given")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=words)
     add_json(parser)

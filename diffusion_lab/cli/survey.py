@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 
-from diffusion_lab.cli.base import Subparsers, add, add_json
+from diffusion_lab.cli.base import Subparsers, add, add_json, linked, names, width
 
 __all__ = ["survey_command"]
 
 
 def _survey(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab survey
+    diffusion-lab survey DDIM
+    diffusion-lab survey --family samplers --state working
+    diffusion-lab survey --lesson 05 --json
+    """
     from diffusion_lab.course import survey, survey_check
 
     if given.system is not None:
@@ -32,9 +39,9 @@ def _survey(given: argparse.Namespace) -> int:
     if given.json:
         print(survey.to_json(rows))
     elif given.system is not None:
-        print(survey.describe(rows[0]))
+        print(linked(survey.describe(rows[0], width())))
     else:
-        print(survey.table(rows))
+        print(linked(survey.table(rows, width())))
     return 0
 
 
@@ -48,15 +55,12 @@ def survey_command(commands: Subparsers) -> None:
         epilog="Families: core, samplers, scheduling, sde, noise, discrete, latent, pyramid, "
         "guidance, restoration, mixing, distillation, retrieval, video, metrics, comparators, map.",
     )
-    parser.add_argument(
-        "system", nargs="?", help="a number or name: print all that the map knows about it"
-    )
+    words = "a number or name: print all that the map knows about it"
+    system = parser.add_argument("system", nargs="?", help=words)
+    system.completer = names("diffusion_lab.course.survey:rows")
     parser.add_argument("--family", help="only this family, such as samplers")
     parser.add_argument("--state", help="only this state: planned, partial or working")
     parser.add_argument("--lesson", help="only the systems of this lesson, such as 05")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="hold each row to its state; status 1 if one has not earned it (in the repository)",
-    )
+    words = "hold each row to its state; status 1 if one has not earned it (in the repository)"
+    parser.add_argument("--check", action="store_true", help=words)
     add_json(parser)

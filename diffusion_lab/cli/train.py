@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, writable
+from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, laid_out, names, writable
 from diffusion_lab.errors import CheckpointError, whole
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from diffusion_lab.training.recipes import Recipe
 
 __all__ = ["train_command"]
+
+FLAGS = ("data_full", "tensorboard")  # that a resumed training is given again
 
 
 def _list_recipes(as_json: bool) -> int:
@@ -31,18 +33,12 @@ def _list_recipes(as_json: bool) -> int:
         listed = [recipe.as_dict() | costs[name] for name, recipe in RECIPES.items()]
         print(json.dumps(listed, indent=2))
         return 0
-    width = max(map(len, RECIPES))
-    print(f"{'recipe':<{width}}   steps  parameters  core-seconds  what it makes")
+    rows = [("recipe", "steps", "parameters", "core-seconds", "what it makes")]
     for name, recipe in RECIPES.items():
-        parameters, seconds = (
-            "-" if value is None else f"{value:,.0f}" for value in costs[name].values()
-        )
-        print(
-            f"{name:<{width}}  {recipe.steps:>6,}  {parameters:>10}  {seconds:>12}  {recipe.about}"
-        )
-    print(
-        "\ncore-seconds: what the shipped model took, as its checkpoint records ('-': none shipped)"
-    )
+        numbers = ("-" if value is None else f"{value:,.0f}" for value in costs[name].values())
+        rows.append((name, f"{recipe.steps:,}", *numbers, recipe.about))
+    print(laid_out(rows, right=(1, 2, 3)))
+    print("\ncore-seconds: what the shipped model took, as its checkpoint says ('-': none shipped)")
     return 0
 
 
@@ -106,7 +102,8 @@ def _command(given: argparse.Namespace) -> str:
         words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
     for change in getattr(given, "set", []):
         words += ["--set", change]
-    return quoted([*words, *["--data-full"] * given.data_full, "--resume"])
+    flags = [f"--{one.replace('_', '-')}" for one in FLAGS if getattr(given, one, False)]
+    return quoted([*words, *flags, "--resume"])
 
 
 def _data(given: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Dataset | None]:
@@ -144,6 +141,13 @@ def _threads(threads: int) -> None:
 
 
 def _train(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab train --list
+    diffusion-lab train digits --steps 500 --preview-every 100
+    diffusion-lab train digits --steps 500 --preview-every 100 --resume
+    diffusion-lab train fashion --data my-pictures --size 28 --set lr=1e-3
+    """
     if given.list:
         return _list_recipes(given.json)
     for option in ("steps", "threads", "preview_every", "keep_best"):
@@ -201,6 +205,7 @@ def _train(given: argparse.Namespace) -> int:
             init=given.init,
             preview_every=given.preview_every,
             best_every=given.keep_best,
+            tensorboard=given.tensorboard,
             watch=watch,
         )
     except KeyboardInterrupt:
@@ -220,6 +225,7 @@ def _train(given: argparse.Namespace) -> int:
             "recipe": recipe.name,
             "path": str(file),
             "state": str(state),
+            "log": str(out / f"{recipe.name}.log.csv"),
             "steps": last.steps,
             "seed": recipe.seed,
             "loss": last.loss,
@@ -270,6 +276,7 @@ def _told(done: dict[str, Any]) -> str:
     if "best" in done:
         best = done["best"]
         text += f"\n{best['path']} is the best, at step {best['step']:,}: {best['distance']:.4f}"
+    text += f"\nits loss: {quoted([PROGRAM, 'plot', done['log']])}"
     text += f"\n{done['state']} was for --resume: the model does not need it, delete it at will"
     if not done["recipe"].endswith("-features"):
         text += f"\ndraw with it: {quoted([PROGRAM, 'sample', '--model', done['path']])}"
@@ -284,51 +291,34 @@ def train_command(commands: Subparsers) -> None:
         _train,
         "Train a recipe from nothing and save the model. A training that was stopped goes on with "
         "--resume, bit for bit as if it had never stopped (with as many threads and processes).",
-        epilog="On two processes: torchrun --nproc-per-node 2 -m diffusion_lab.cli train RECIPE "
-        "(both draw the same batch and take a half each, so the loss curve stays the same).",
+        epilog="The loss goes to NAME.log.csv in --out: 'plot' draws it. On two processes: "
+        "torchrun --nproc-per-node 2 -m diffusion_lab.cli train RECIPE (both draw the same batch "
+        "and take a half each, so the loss curve stays the same).",
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name that --list shows")
-    parser.add_argument("--list", action="store_true", help="list the recipes and what they cost")
-    parser.add_argument("--steps", type=int, help="optimiser steps; the recipe's own if not given")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder (default: runs)")
+    recipe = parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name of --list")
+    recipe.completer = names("diffusion_lab.training.recipes:RECIPES")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the state saved in --out; the other options must be given as before, but "
-        "that larger --steps train longer",
-    )
-    again.add_argument(
-        "--fresh", action="store_true", help="begin again over what --out holds of this recipe"
-    )
-    parser.add_argument("--seed", type=int, help="of the weights, batches and noise")
-    parser.add_argument(
-        "--data-full", action="store_true", help="the whole data set, not the embedded part"
-    )
-    parser.add_argument(
-        "--data", metavar="FOLDER", help="train on the pictures in a folder; subfolders are classes"
-    )
-    parser.add_argument(
-        "--size", type=int, help="of the pictures of --data: height and width they are scaled to"
-    )
-    parser.add_argument(
-        "--from", dest="init", metavar="MODEL", help="start from a model's weights: a name or file"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe, such as lr=1e-3 or precision=bf16; again for another",
-    )
-    parser.add_argument("--threads", type=int, help="threads of each process")
-    parser.add_argument(
-        "--preview-every", type=int, metavar="K", help="save pictures to --out every K steps"
-    )
-    parser.add_argument(
-        "--keep-best",
-        type=int,
-        metavar="K",
-        help="measure the model every K steps, and keep the best in --out as NAME.best.safetensors",
-    )
+    for to, option, words in (
+        (parser, "--list", "list the recipes and what they cost"),
+        (again, "--resume", "go on from the state in --out, same options or more --steps"),
+        (again, "--fresh", "begin again over what --out holds of this recipe"),
+        (parser, "--data-full", "the whole data set, not the embedded part"),
+        (parser, "--tensorboard", "losses for TensorBoard too, in NAME.tensorboard in --out"),
+    ):
+        to.add_argument(option, action="store_true", help=words)
+    for option, kind, metavar, words in (
+        ("--steps", int, None, "optimiser steps; the recipe's own if not given"),
+        ("--seed", int, None, "of the weights, batches and noise"),
+        ("--data", str, "FOLDER", "train on the pictures in a folder; subfolders are classes"),
+        ("--size", int, None, "of the pictures of --data: height and width they are scaled to"),
+        ("--threads", int, None, "threads of each process"),
+        ("--preview-every", int, "K", "save pictures to --out every K steps"),
+        ("--keep-best", int, "K", "measure every K steps, keep the best as NAME.best.safetensors"),
+    ):
+        parser.add_argument(option, type=kind, metavar=metavar, help=words)
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder (default: runs)")
+    words = "start from a model's weights: a name or file"
+    parser.add_argument("--from", dest="init", metavar="MODEL", help=words)
+    words = "change a field of the recipe, such as lr=1e-3 or precision=bf16; again for another"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=words)
     add_json(parser)

@@ -121,13 +121,14 @@ def imported(name: str, home: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------- running
-def execute(notebook: Any, *, at: str = "live") -> Any:
+def execute(notebook: Any, *, at: str = "live", patient: bool = True) -> Any:
     """Run a notebook in this environment's own kernel at a level, and tidy what it left.
 
     It runs in an empty temporary folder: a lesson must not depend on where it is. Raises
     ``nbclient.exceptions.CellExecutionError`` when a cell raises,
     ``nbclient.exceptions.CellTimeoutError`` when one takes more than 15 minutes, and
-    KeyboardInterrupt on Ctrl-C, which nbclient would tell as the death of the kernel.
+    KeyboardInterrupt on Ctrl-C, which nbclient would tell as the death of the kernel. Not
+    ``patient``, it goes on after a cell that raises, and after one that takes two minutes.
     """
     from nbclient import NotebookClient
 
@@ -154,7 +155,9 @@ def execute(notebook: Any, *, at: str = "live") -> Any:
     with tempfile.TemporaryDirectory() as empty:
         client = NotebookClient(
             notebook,
-            timeout=900,
+            timeout=900 if patient else 120,
+            allow_errors=not patient,
+            interrupt_on_timeout=not patient,
             kernel_name="python3",
             record_timing=False,
             on_notebook_start=listen,

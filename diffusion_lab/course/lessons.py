@@ -19,6 +19,7 @@ __all__ = [
     "find",
     "folder",
     "level",
+    "minutes",
     "names",
     "pick",
     "ready",
@@ -121,6 +122,13 @@ def names(home: Path | None = None) -> list[str]:
 def ready() -> list[str]:
     """The lessons that can be opened now: those of ``names`` whose notebook is built."""
     return sorted(path.stem for path in folder().glob("[0-9][0-9]_*.ipynb"))
+
+
+def minutes() -> dict[str, float]:
+    """How long a lesson runs on two cores, by its full name, where it was measured."""
+    path = folder() / "measured.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: round(one["seconds"] / 60, 1) for name, one in known.items()}
 
 
 def resolve(lesson: str | int, home: Path | None = None) -> str:

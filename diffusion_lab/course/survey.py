@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 from diffusion_lab.errors import did_you_mean, unknown
@@ -306,8 +306,11 @@ def timeline() -> list[tuple[str, list[Row]]]:
 # What people read -------------------------------------------------------------------------------
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as a plain-text table, with a last line that counts the states."""
+def table(rows: Iterable[Row], width: int | None = None) -> str:
+    """The rows as a plain-text table, with a last line that counts the states.
+
+    In ``width`` columns (76 or more) the authors are cut short or left out.
+    """
     rows = list(rows)
     head = ("no", "system", "paper", "arXiv", "family", "lesson", "state")
     lines = [
@@ -323,11 +326,22 @@ def table(rows: Iterable[Row]) -> str:
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    if width is not None:
+        room = max(5, widths[2] + width - sum(widths) - 2 * (len(widths) - 1))
+        lines = [(*line[:2], _by(line[2], room), *line[3:]) for line in lines]
+        widths[2] = min(widths[2], room)
     text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (head, tuple("-" * width for width in widths), *lines)
     ]
     return "\n".join([*text, "", counts(rows)])
+
+
+def _by(text: str, room: int) -> str:
+    """Authors and year in as many letters; the year alone where there is no room for a name."""
+    if len(text) <= room:
+        return text
+    return text[-4:] if room < 15 else shorten(text[:-5], room - 5, placeholder="…") + text[-5:]
 
 
 def counts(rows: Iterable[Row]) -> str:
@@ -362,8 +376,8 @@ def classes_table(width: int = 92) -> str:
     return "\n".join(lines)
 
 
-def describe(row: Row) -> str:
-    """Everything the map knows about one system, as plain text."""
+def describe(row: Row, width: int | None = None) -> str:
+    """Everything the map knows about one system, as plain text, in as many columns."""
     kin = family(row.family)
     where = {"I": "Table I", "II": "Table II", "III": "Table III"}
     place = " and ".join(where.get(one, f"its {one}") for one in row.table)
@@ -387,6 +401,9 @@ def describe(row: Row) -> str:
         ("tests", ", ".join(row.tests)),
     ]
     lines = [f"{key:<7} {value}" for key, value in facts if value]
+    if width is not None:  # names of tests are long: they may stand on a line of their own
+        options = {"subsequent_indent": " " * 8, "break_on_hyphens": False}
+        lines = [fill(line.replace("::", " "), width, **options) for line in lines]
     what = "" if row.kind == "system" else "; a reference, no system of its own"
     return "\n".join([f"{row.name} (row {row.number} of the map{what})", *lines])
 

@@ -185,6 +185,8 @@ class PowerMeter:
         """A GPU answers before it has finished: wait for it."""
         if self.device.type == "cuda" and torch.cuda.is_available():
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     @property
     def _gpu(self) -> bool:

@@ -24,7 +24,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from diffusion_lab.files import sha256
 from diffusion_lab.training import resume as states
 from diffusion_lab.training import tasks
 from diffusion_lab.training.header import about
+from diffusion_lab.training.log import Log
 from diffusion_lab.training.recipes import ADDED, Recipe, get
 from diffusion_lab.training.resume import Run
 
@@ -115,11 +116,13 @@ def train(
     preview_every: int | None = None,
     best_every: int | None = None,
     stop_at: int | None = None,
+    tensorboard: bool = False,
 ) -> Iterator[Progress]:
     """Train, yielding a Progress every ``report_every`` steps and at the end.
 
-    With ``out`` (a folder) the state is saved there every ``save_every`` steps and on Ctrl-C, and
-    the finished model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state, to a
+    With ``out`` (a folder) the state is saved there every ``save_every`` steps and on Ctrl-C, the
+    loss of every report in ``out/NAME.log.csv`` (with ``tensorboard`` for that too), and the
+    finished model as ``out/NAME.safetensors``; ``resume`` goes on from the saved state, to a
     later end than it was to have where ``steps`` is given and larger. ``init`` starts from the
     weights of a model or of a checkpoint, by name or path (what is resumed has its own). ``task``
     is a class of one's own, in place of the recipe's (see ``tasks.Task``). With ``preview_every``
@@ -205,6 +208,7 @@ def train(
                 + ("Load the finished model" if start >= steps else "Raise stop_at")
                 + f", or {states.AGAIN}"
             )
+        log = None if lock is None else Log(recipe, out, start, len(optimisers), tensorboard)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -255,6 +259,11 @@ def train(
             head |= {"total": total.tolist(), "counted": counted}
         return head
 
+    def note(means: Sequence[float]) -> None:
+        if log is not None:
+            with _undivided():  # a line and the memory of it
+                log.write(done, means, optimisers[0].param_groups[0]["lr"], seconds)
+
     def loop() -> Iterator[Progress]:
         nonlocal seconds, total, counted, ours
         saved = start
@@ -277,6 +286,8 @@ def train(
                 means = tuple((total / counted).tolist())
                 _check_finite(sum(means), models, average, recipe, done)
                 seconds += time.process_time() - clock
+                if reports:
+                    note(means)
                 if main and measures:
                     with _own_precision(where):
                         distance = job.distance(average)
@@ -302,6 +313,8 @@ def train(
         except KeyboardInterrupt:  # an older state, of another run, is kept until this one reports
             if main and ours and done > saved:
                 seconds += time.process_time() - clock
+                if ranks == 1 and counted and done % report_every == 0:  # it was about to report
+                    note((total / counted).tolist())
                 states.keep(run, out, head_of(done))
             raise
         finally:
@@ -348,8 +361,8 @@ def _processes() -> tuple[int, int, torch.device]:
     processes()
     where = device()
     try:
-        torch.zeros(1, device=where).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # of a torch without CUDA
+        torch.zeros(1, dtype=torch.float64, device=where).item()  # as times are: mps knows none
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # or without CUDA
         raise ValueError(
             f"it cannot be trained on the device {str(where)!r} (DIFFUSION_LAB_DEVICE): "
             f"{str(error).splitlines()[0]}"

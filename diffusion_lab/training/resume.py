@@ -281,7 +281,8 @@ class Lock:
         self.file.write(str(os.getpid()))
         self.file.flush()
         left = re.compile(
-            rf"\.{re.escape(recipe.name)}\.((state|best)\.)?safetensors\.[0-9a-f]{{8}}\.tmp"
+            rf"\.{re.escape(recipe.name)}\.(((state|best)\.)?safetensors|log\.csv)"
+            r"\.[0-9a-f]{8}\.tmp"
         )
         for part in self.path.parent.iterdir():  # what a kill left of a file
             if left.fullmatch(part.name):
