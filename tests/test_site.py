@@ -167,8 +167,9 @@ def test_the_reference_has_every_public_function_and_class(root, pages):
     spec = importlib.util.spec_from_file_location("build", root / "site" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
+    there = set().union(*(page.ids for name, page in pages.items() if name.startswith("api/")))
     missing, count = [], 0
-    for room, names in build.modules().items():
+    for names in build.modules().values():
         for name in names:
             module = importlib.import_module(name)
             for word in getattr(module, "__all__", ()):
@@ -176,8 +177,8 @@ def test_the_reference_has_every_public_function_and_class(root, pages):
                 if inspect.isroutine(thing) or inspect.isclass(thing):
                     count += 1
                     place = f"{thing.__module__}.{thing.__qualname__}"
-                    if place not in pages[f"api/{room}.html"].ids:
-                        missing.append(f"{room}: {place}")
+                    if place not in there:
+                        missing.append(place)
     assert not missing
     assert count > 150
 
