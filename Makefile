@@ -12,7 +12,7 @@ PYTHON ?= $(or $(shell for p in python3 python python3.13 python3.12 python3.11;
   && { echo $$p; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,peers
+EXTRAS := dev,peers,site
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
@@ -32,7 +32,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test lint test-package test-lessons test-browser lessons bench coverage mutants clean distclean
+.PHONY: help setup lab test lint test-package test-lessons test-browser lessons site bench coverage mutants clean distclean
 
 help:
 	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
@@ -40,6 +40,7 @@ help:
 	@echo "make test-package  the package's tests alone;  make test-lessons  the notebooks alone"
 	@echo "make test-browser  the lessons in JupyterLab in a real Chromium (not part of make test)"
 	@echo "make lessons       build the notebooks again from notebooks/source"
+	@echo "make site          the lessons and the reference as web pages in build/site, from what is stored"
 	@echo "make bench         run the benchmarks and write their report"
 	@echo "make coverage      which lines of the core its tests reach: fails under 95%"
 	@echo "make mutants       put the classic slips into the package: does a test notice each?"
@@ -97,13 +98,18 @@ test-browser: setup
 lessons: setup
 	$(BIN)/diffusion-lab lesson build
 
+# Nothing is run and nothing is fetched; a warning is an error.
+site: setup
+	$(SEALED) $(BIN)/python site/build.py
+	@echo "open build/site/index.html"
+
 bench: setup
 	$(BIN)/diffusion-lab bench
 
 # The core, line by line and branch by branch, by the tests that are about it.
 CORE := schedules forward denoisers exact objectives bound walk grids generate checkpoints pictures \
   device errors files samplers scheduling scores guidance nets metrics data training
-ELSEWHERE := course_% cli% environment install layout mutants offline readme
+ELSEWHERE := course_% cli% environment install layout mutants offline readme site
 coverage: setup
 	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  $(CORE:%=--cov=diffusion_lab.%) --cov-report=term-missing:skip-covered --cov-report=html \

@@ -112,6 +112,8 @@ def _working_copy(number: str, reset: bool = False) -> Path:
         write_atomically(copy, original.read_bytes())
         made[copy.name] = sha256(copy)
         write_atomically(record, json.dumps(made, indent=1).encode())
+    for page in found.parent.glob("*.md"):  # notation and such, where the lessons' links look
+        write_atomically(mine / page.name, page.read_bytes())
     return mine / found.name
 
 

@@ -18,7 +18,7 @@ def _survey(given: argparse.Namespace) -> int:
     diffusion-lab survey --family samplers --state working
     diffusion-lab survey --lesson 05 --json
     """
-    from diffusion_lab.course import survey, survey_check
+    from diffusion_lab.course import bibliography, survey, survey_check
 
     if given.system is not None:
         filters = [f"--{name}" for name in ("family", "state", "lesson") if getattr(given, name)]
@@ -36,7 +36,11 @@ def _survey(given: argparse.Namespace) -> int:
             lines = [f"{name}: {one}" for name, found in problems.items() for one in found]
             print("\n".join(lines) or f"{len(rows)} rows checked: each has earned its state")
         return 1 if problems else 0
-    if given.json:
+    if given.bibtex:
+        some = len(rows) < len(survey.rows())
+        papers = [paper for row in rows for paper in (row.paper, *row.also)]
+        print(bibliography.bibtex(papers if some else None), end="")
+    elif given.json:
         print(survey.to_json(rows))
     elif given.system is not None:
         print(linked(survey.describe(rows[0], width())))
@@ -63,4 +67,9 @@ def survey_command(commands: Subparsers) -> None:
     parser.add_argument("--lesson", help="only the systems of this lesson, such as 05")
     words = "hold each row to its state; status 1 if one has not earned it (in the repository)"
     parser.add_argument("--check", action="store_true", help=words)
+    parser.add_argument(
+        "--bibtex",
+        action="store_true",
+        help="print the papers as BibTeX; without a choice, with what the lessons cite besides",
+    )
     add_json(parser)

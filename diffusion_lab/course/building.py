@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.course import bibliography
 from diffusion_lab.course.cells import as_notebook, digest, tidy
 from diffusion_lab.course.lessons import (
     KINDS,
@@ -279,4 +280,6 @@ def update(
             start = time.perf_counter()
             build(name, at=at, measure=measure)
             print(f"{name}: both notebooks built in {time.perf_counter() - start:.0f} s")
+    if not check:
+        bibliography.write()
     return status

@@ -44,6 +44,7 @@ __all__ = [
     "find",
     "lesson",
     "lessons",
+    "paper",
     "rows",
     "table",
     "timeline",
@@ -190,6 +191,11 @@ def _families() -> tuple[Family, ...]:
 @cache
 def _lessons() -> tuple[Lesson, ...]:
     return tuple(Lesson(**raw) for raw in _data()["lessons"])
+
+
+def paper() -> Paper:
+    """The survey itself."""
+    return Paper(**_data()["survey"])
 
 
 def families() -> list[Family]:
