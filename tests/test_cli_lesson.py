@@ -256,3 +256,13 @@ def test_a_real_lesson_is_scored(kind, right, capsys):
     status, out, _ = run(capsys, "lesson", "check", "01", "--file", path)
     assert status == (right == 0)
     assert out.splitlines()[-1] == f"{right} of 6 right, 0 not yet, {6 - right} not attempted"
+
+
+# ---- export -------------------------------------------------------------------------------------
+def test_a_lesson_is_exported_whole_or_not_at_all(home, capsys):
+    status, out, _ = run(capsys, "lesson", "export", "01", "--out", "new/page.html")
+    assert status == 0 and out == f"wrote {Path('new/page.html')}\n"
+    assert "b = 1" in re.sub(r"<[^>]*>", "", Path("new/page.html").read_text(encoding="utf-8"))
+    status, _, err = run(capsys, "lesson", "export", "01", "--out", "page.pdf")
+    assert status == 2 and "--out must end in .html" in err
+    assert [path.name for path in Path.cwd().iterdir()] == ["new"]

@@ -14,7 +14,17 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion_lab.cli.base import PROGRAM, Subparsers, add, add_json, laid_out, names, shows_help
+from diffusion_lab.cli.base import (
+    PROGRAM,
+    Subparsers,
+    add,
+    add_json,
+    laid_out,
+    make_folder,
+    names,
+    shows_help,
+    writable,
+)
 
 __all__ = ["lesson_command"]
 
@@ -209,9 +219,27 @@ def _lesson_build(given: argparse.Namespace) -> int:
     return building.update(given.numbers, at=given.level, check=given.check, measure=given.measure)
 
 
+def _lesson_export(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab lesson export 05
+    diffusion-lab lesson export 05 --out page.html
+    """
+    if importlib.util.find_spec("nbconvert") is None:
+        raise ValueError("a notebook is exported by nbconvert, which is not here: pip install it")
+    from diffusion_lab.course.exporting import export
+
+    found = _notebook(given.number)
+    out = writable(given.out or f"{found.stem}.html", ".html", "--out")
+    make_folder(out)
+    export(found.stem, out)
+    print(f"wrote {out}")
+    return 0
+
+
 def lesson_command(commands: Subparsers) -> None:
     """Add ``lesson`` and its actions."""
-    words = "List, open, check or build the lessons."
+    words = "List, open, check, export or build the lessons."
     told = "Each ACTION --help ends with examples."
     parser = commands.add_parser("lesson", help=words, description=words, epilog=told)
     parser.set_defaults(run=shows_help(parser), parser=parser)
@@ -244,6 +272,14 @@ def lesson_command(commands: Subparsers) -> None:
     _number(checking)
     checking.add_argument("--file", metavar="IPYNB", help="this notebook, and not the copy in my")
     add_json(checking)
+    exporting = add(
+        actions,
+        "export",
+        _lesson_export,
+        "Write a lesson with its outputs as one HTML page, in which every figure has its alt text.",
+    )
+    _number(exporting)
+    exporting.add_argument("--out", metavar="HTML", help="the file; NN_topic.html if not given")
     building = add(
         actions,
         "build",
