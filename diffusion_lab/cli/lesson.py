@@ -1,4 +1,4 @@
-"""The command ``lesson``: lessons are listed, opened in JupyterLab, and built."""
+"""The command ``lesson``: lessons are listed, opened in JupyterLab, built, and assigned."""
 
 from __future__ import annotations
 
@@ -128,12 +128,24 @@ def _lesson_build(given: argparse.Namespace) -> int:
     return building.update(given.numbers, at=given.level, check=given.check, measure=given.measure)
 
 
+def _lesson_assign(given: argparse.Namespace) -> int:
+    if importlib.util.find_spec("nbgrader") is None:
+        raise ValueError(
+            "nbgrader is not installed in this environment; in the repository: "
+            f'{Path(sys.executable).name} -m pip install -c constraints.txt -e ".[teach]"'
+        )
+    from diffusion_lab.course import teaching
+
+    print(teaching.assign(given.number, Path(given.course).expanduser(), given.seed))
+    return 0
+
+
 def lesson_command(commands: Subparsers) -> None:
     """Add ``lesson`` and its actions."""
     parser = commands.add_parser(
         "lesson",
-        help="List, open or build the lessons.",
-        description="List, open or build the lessons.",
+        help="List, open, build or assign the lessons.",
+        description="List, open, build or assign the lessons.",
     )
     parser.set_defaults(run=shows_help(parser), parser=parser)
     actions = parser.add_subparsers(metavar="ACTION")
@@ -169,3 +181,14 @@ def lesson_command(commands: Subparsers) -> None:
     )
     building.add_argument("--level", default="live", choices=["smoke", "live", "full"])
     building.add_argument("--measure", action="store_true", help="measure the running time again")
+    assigning = add(
+        actions,
+        "assign",
+        _lesson_assign,
+        "For teachers: release a lesson in the folder of an nbgrader course (see TEACHING.md).",
+    )
+    assigning.add_argument("number", metavar="NN", help="the lesson")
+    assigning.add_argument("--course", required=True, metavar="FOLDER", help="made if missing")
+    assigning.add_argument(
+        "--seed", type=int, default=1, help="of the numbers that hidden tests try (1 or more)"
+    )

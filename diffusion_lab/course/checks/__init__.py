@@ -20,13 +20,15 @@ and a lesson asks ``check.forward_mean(my_function)``. The answer is printed: ``
 is compared with the reference by the largest absolute error over all probes; when it is wrong, it
 is compared with each recorded slip, so that the slip can be named. ``probes`` draws from a CPU
 generator, so ``check.forward_mean.hidden(my_function, seed=7)`` tries other numbers, and raises
-``AssertionError`` unless they are right: that is what a grader calls.
+``AssertionError`` unless they are right: that is what a grader calls. (The check itself raises only
+while ``nbgrader validate`` runs the notebook.)
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -114,6 +116,8 @@ class Task:
     def __call__(self, answer: Any) -> Result:
         found = self.result(answer)
         print(found)
+        if "NBGRADER_VALIDATING" in os.environ and not found.ok:
+            raise AssertionError(str(found))  # nbgrader counts a cell that raises nothing as right
         return found
 
     def hidden(self, answer: Any, seed: int = 1) -> None:
