@@ -12,7 +12,7 @@ PYTHON ?= $(or $(shell for p in python3 python python3.13 python3.12 python3.11;
   && { echo $$p; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,peers
+EXTRAS := dev,peers,teach
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
@@ -32,13 +32,14 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test lint test-package test-lessons lessons bench coverage mutants clean distclean
+.PHONY: help setup lab test lint test-package test-lessons lessons slides bench coverage mutants clean distclean
 
 help:
 	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
 	@echo "make test          install it and run all checks: style, package, lessons"
 	@echo "make test-package  the package's tests alone;  make test-lessons  the notebooks alone"
 	@echo "make lessons       build the notebooks again from notebooks/source"
+	@echo "make slides        write the slides of the lessons that have some, for teachers"
 	@echo "make bench         run the benchmarks and write their report"
 	@echo "make coverage      which lines of the core its tests reach: fails under 95%"
 	@echo "make mutants       put the classic slips into the package: does a test notice each?"
@@ -89,6 +90,9 @@ test-lessons: setup
 
 lessons: setup
 	$(BIN)/diffusion-lab lesson build
+
+slides: setup
+	$(BIN)/python -m teaching.slides
 
 bench: setup
 	$(BIN)/diffusion-lab bench

@@ -137,7 +137,7 @@ def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     read = jupytext.reads(text, fmt={"extension": ".py", "format_name": "percent"})
-    cells = list(read.cells)
+    cells = [cell for cell in read.cells if cell.cell_type != "raw"]  # those are slides
     opening = 1 if cells and cells[0].cell_type == "markdown" else 0
     cells[opening:opening] = [
         new_markdown_cell(COLAB_TEXT, metadata={"name": "colab-text"}),
