@@ -362,15 +362,16 @@ class NetDenoiser(Denoiser):
 
         lambda is checked against what was trained, on the CPU only (a GPU would wait).
         """
-        log_alpha, log_sigma = self.schedule.logs(t)
-        lib, lam = lib_of(log_alpha), log_alpha - log_sigma
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        lib = lib_of(alpha)
+        lam = lib.log(alpha) - lib.log(sigma)
         if self.lam_range is not None:  # zero terminal SNR: the network saw that end as its lowest
             lam = lib.where(lam == -math.inf, self.lam_range[0], lam)
             if isinstance(lam, float):
                 self._check_lam(lam, lam, t)
             elif lam.is_cpu and len(lam):
                 self._check_lam(lam.min().item(), lam.max().item(), "one of the batch")
-        return lib.exp(log_alpha), lib.exp(log_sigma), lib.clamp(lam, -FAR, FAR)
+        return alpha, sigma, lib.clamp(lam, -FAR, FAR)
 
     def _check_lam(self, smallest: float, largest: float, t: float | str) -> None:
         low, high = self.lam_range

@@ -12,12 +12,12 @@ need no second copy of the loop. ``relay`` joins walks: a cascade, a pyramid.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,6 @@ from diffusion_lab.schedules import Schedule
 __all__ = ["Ask", "Noise", "Result", "State", "Step", "check_grid", "gaussian", "relay", "sample"]
 __all__ += ["walk"]
 
-NOTHING = contextlib.nullcontext()
 KEPT = 4  # answers that multistep methods may look back on
 # (number of the draw, like) -> noise of that shape; one with an argument ``s`` is told the time
 # that the step leads to (noise whose law depends on the level)
@@ -206,7 +205,7 @@ def walk(
         while (s := after(state)) is not None:
             ask.i = state.i
             # inside the loop, not around the yield: the switch would leak into the caller
-            with NOTHING if torch.is_grad_enabled() == grad else torch.set_grad_enabled(grad):
+            with nullcontext() if torch.is_grad_enabled() == grad else torch.set_grad_enabled(grad):
                 moved = step(ask, state.x, state.s, s)
                 moved = moved if project is None else project(moved, s)
             pred = ask.history[-1][1] if ask.history else None

@@ -37,12 +37,12 @@ def root() -> Path:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict | None]]:
     """What figures and widgets would show in a notebook: (bundle, metadata) of each."""
-    from diffusion_lab.course import plots, widgets
+    from diffusion_lab.course import showing, widgets
 
     seen: list[tuple[dict, dict | None]] = []
-    for module in (plots, widgets):
+    for module in (showing, widgets):
         monkeypatch.setattr(
-            module, "_display", lambda bundle, metadata=None: seen.append((bundle, metadata))
+            module, "display", lambda bundle, metadata=None: seen.append((bundle, metadata))
         )
     return seen
 

@@ -40,7 +40,52 @@ def test_right(capsys):
 
 def test_slip_is_named_with_its_hint(capsys):
     assert mean(lambda x, a: x * a**2).status == "not yet"
-    assert capsys.readouterr().out == f"not yet: {SLIP} Hint: look at the root.\n"
+    assert mean(lambda x, a: x * a**2).message == f"{SLIP} Hint: look at the root."
+    assert capsys.readouterr().out.endswith(f"not yet: {SLIP} Hint: look at the root.\n")
+
+
+def test_the_hint_comes_with_the_second_refusal(capsys):
+    @judge(hint="think.")
+    def positive(value):
+        return None if value > 0 else "it is not positive."
+
+    for answer in (-1, ..., -2, 1):
+        positive(answer)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "not yet: it is not positive."
+    assert said[1].startswith("not attempted yet: ")
+    assert said[2] == "not yet: it is not positive. Hint: think."
+    assert said[3] == "right: well done."
+
+
+def test_the_three_answers_look_different_and_are_escaped(shown, monkeypatch):
+    from diffusion_lab.course import showing
+
+    @judge(hint="set `a`.")
+    def small(value):
+        return None if value < 1 else "a < 1 is wanted, not `a`."
+
+    monkeypatch.setattr(showing, "in_notebook", lambda: True)
+    for answer in (0, 2, ...):
+        small(answer)
+    marks = [bundle["text/html"] for bundle, _ in shown]
+    for sign, mark in zip(("✓ right:", "✗ not yet:", "○ not attempted"), marks, strict=True):
+        assert sign in mark
+    assert len({mark.split("solid ")[1].split(";")[0] for mark in marks}) == 3
+    assert "a &lt; 1 is wanted, not <code>a</code>." in marks[1]
+    assert shown[1][0]["text/plain"] == "not yet: a < 1 is wanted, not `a`."
+
+
+def test_the_score_counts_what_was_run_last(capsys):
+    from types import SimpleNamespace
+
+    from diffusion_lab.course.checks import score
+
+    lesson = SimpleNamespace(a=number(1.0), b=number(2.0), c=number(3.0), other=4)
+    lesson.a(0.0), lesson.a(1.0), lesson.b(1.0)
+    capsys.readouterr()
+    score(lesson)
+    assert capsys.readouterr().out == "1 of 3 right, 1 not yet, 1 not attempted yet\n"
 
 
 @pytest.mark.parametrize("stub", [None, ..., lambda x, a: None, lambda x, a: ...])

@@ -9,6 +9,7 @@ The second half proves the machinery on a tiny lesson: each fault is put in, and
 from __future__ import annotations
 
 import base64
+import html
 import importlib.util
 import os
 import re
@@ -149,8 +150,11 @@ def output_faults(notebook) -> list[str]:
         for out in images(cell):
             if not out.metadata.get("image/png", {}).get("alt", "").strip():
                 found.append(f"{name}: a figure has no alt text")
-            if not any(o.get("name") == "stdout" and o.text.strip() for o in cell.outputs):
-                found.append(f"{name}: a figure has no caption")
+            below = cell.outputs[cell.outputs.index(out) + 1 :][:1]
+            said = below[0].get("data", {}).get("text/html", "") if below else ""
+            alt = html.escape(out.metadata.get("image/png", {}).get("alt", ""))
+            if not (said.startswith("<p><em>") and f"</summary>{alt}</details>" in said):
+                found.append(f"{name}: a figure has no caption and description below it")
         local = re.search(r"/(home|root|tmp|Users|work)/\w|0x[0-9a-f]{9,}", printed(cell))
         if local:
             found.append(f"{name}: prints a local path or address: {local[0]}")

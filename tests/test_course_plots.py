@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion_lab.course import plots
 
@@ -118,8 +120,9 @@ def test_show_stores_alt_prints_caption_and_closes(shown, capsys):
     fig = plots.lines([0, 1], {"a": [0, 1], "b": [1, 0]}, xlabel="time t", ylabel="alpha")
     plots.show(fig, alt="two crossing lines", caption="They cross at one half.")
     ((bundle, metadata),) = shown
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert metadata == {"image/png": {"alt": "two crossing lines"}}
+    stored = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert stored.mode == "P" and stored.width == 2 * 4.2 * 96 // 1
+    assert metadata == {"image/png": {"alt": "two crossing lines", "width": stored.width // 2}}
     assert capsys.readouterr().out == "They cross at one half.\n"
     assert open_figures() == before
 

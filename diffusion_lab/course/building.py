@@ -49,6 +49,7 @@ from diffusion_lab.course.lessons import (
     resolve,
     write_costs,
 )
+from diffusion_lab.course.linking import minutes
 from diffusion_lab.errors import unknown
 
 __all__ = ["build", "convert", "drift", "execute", "imported", "source_text", "stale", "update"]
@@ -72,7 +73,9 @@ def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) 
     """
     home = home or folder()
     name = resolve(lesson, home)
-    return as_notebook(name, source_text(name, home), kind, measured_time(name, home))
+    text = source_text(name, home)
+    time = f"{measured_time(name, home)}; {minutes(text)}"
+    return as_notebook(name, text, kind, time, names(home), home)
 
 
 def source_text(name: str, home: Path) -> str:
@@ -90,7 +93,7 @@ def measured_time(name: str, home: Path) -> str:
         return "not measured yet"
     seconds = max(1, round(entry["seconds"]))
     words = f"about {seconds} s" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
-    return f"{words} on {entry['cores']} CPU cores (measured when this page was built)"
+    return f"{words} of computing on {entry['cores']} CPU cores (measured)"
 
 
 def _measured(home: Path) -> dict[str, Any]:
@@ -230,6 +233,7 @@ def drift(lesson: str | int, home: Path | None = None) -> list[str]:
         stored, fresh = nbformat.read(path, as_version=4), convert(name, kind, home)
         where = f"{kind} {name}"
         stored.metadata.get("diffusion_lab", {}).pop("imports_sha256", None)
+        stored.metadata.pop("language_info", None)  # which Python ran it
         if stored.metadata != fresh.metadata:
             found.append(f"{where}: built from another source (its hash or metadata differs)")
         if len(stored.cells) != len(fresh.cells):

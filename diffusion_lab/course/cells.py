@@ -10,7 +10,11 @@ import ast
 import hashlib
 import re
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from diffusion_lab.course.linking import contents, leads, linked
 
 __all__ = [
     "CHECKED",
@@ -30,7 +34,7 @@ COLAB_TEXT = (
     "*On Google Colab the next cell installs the course. Anywhere else it finds the course "
     "installed and does nothing.*"
 )
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
+SCORE = "from diffusion_lab.course.checks import score\n\nscore(check)"
 
 _REGION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<body>.*?)^[ \t]*### END SOLUTION[^\n]*"
@@ -41,6 +45,7 @@ _WRITTEN = re.compile(
     r"^<!-- BEGIN SOLUTION -->[ \t]*\n.*?^<!-- END SOLUTION -->[ \t]*$", re.MULTILINE | re.DOTALL
 )
 _CHECK = re.compile(r"^check\.(?P<task>\w+)\((?P<given>.*)\)[ \t]*;?[ \t]*$", re.MULTILINE)
+_CHECKS = re.compile(r"^from diffusion_lab\.course\.checks import \w+ as check$", re.MULTILINE)
 _BAR = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|\?it|it \[\d\d:\d\d")
 _WIDGET = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 
@@ -124,14 +129,20 @@ def colab_cell() -> str:
     )
 
 
-def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
+def as_notebook(
+    name: str, text: str, kind: str, time: str, lessons: Sequence[str], home: Path
+) -> Any:
     """The notebook of a lesson, not yet run; see ``building.convert``.
+
+    The Colab cell, the lines that lead to other lessons, and the score are put in here.
 
     Args:
         name: the lesson, as ``01_topic``.
         text: its source, in jupytext's percent format.
         kind: ``learner`` or ``solution``.
         time: the words that stand for ``{{time}}``.
+        lessons: the names of all lessons, in course order.
+        home: their folder.
     """
     import jupytext
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -139,10 +150,18 @@ def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
     read = jupytext.reads(text, fmt={"extension": ".py", "format_name": "percent"})
     cells = [cell for cell in read.cells if cell.cell_type != "raw"]  # those are slides
     opening = 1 if cells and cells[0].cell_type == "markdown" else 0
+    way = leads(name, lessons, home, "../" if kind == "solution" else "")
     cells[opening:opening] = [
-        new_markdown_cell(COLAB_TEXT, metadata={"name": "colab-text"}),
+        new_markdown_cell(f"{way}\n\n{COLAB_TEXT}".strip(), metadata={"name": "colab-text"}),
         new_code_cell(colab_cell(), metadata={"name": "colab", "tags": ["colab"]}),
     ]
+    if _CHECKS.search(text):
+        cells += [
+            new_markdown_cell("## Your score", metadata={"name": "score-text"}),
+            new_code_cell(SCORE, metadata={"name": "score"}),
+        ]
+    if way:
+        cells.append(new_markdown_cell(way, metadata={"name": "way-on"}))
     done, seen = [], set()
     for index, cell in enumerate(cells):
         label = cell.metadata.get("name") or f"{cell.cell_type}-{index}"
@@ -150,6 +169,8 @@ def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
             raise ValueError(f"{name}: two cells are named {label!r}; give each its own name")
         seen.add(label)
         body = cell.source.replace("{{time}}", time)
+        if cell.cell_type == "markdown":
+            body = linked(body.replace("{{contents}}", contents(lessons)), name, lessons)
         tags = set(cell.metadata.get("tags", []))
         grading = nbgrader(cell.cell_type, body, label, int(cell.metadata.get("points", 1)))
         metadata: dict[str, Any] = {"name": label} | ({"nbgrader": grading} if grading else {})
@@ -157,6 +178,8 @@ def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
             tags.add(CHECKED)  # what a check says is compared whenever the lesson is tested
         if tags:
             metadata["tags"] = sorted(tags)
+        if "hide-input" in tags:  # folded in JupyterLab and, by the tag, on the site
+            metadata["jupyter"] = {"source_hidden": True}
         try:
             body = for_learner(body) if kind == "learner" else for_teacher(body)
         except (ValueError, SyntaxError) as error:
@@ -167,10 +190,13 @@ def as_notebook(name: str, text: str, kind: str, time: str) -> Any:
 
 
 def _about(name: str, text: str, kind: str) -> dict[str, Any]:
-    """The notebook's metadata: the kernel without its version, and what it was built from."""
+    """The notebook's metadata, as JupyterLab writes them, and what it was built from.
+
+    What says which Python ran it is added when it has run.
+    """
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     return {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": dict(LANGUAGE),
+        "kernelspec": kernel,
         "diffusion_lab": {
             "lesson": name,
             "kind": kind,
@@ -191,7 +217,6 @@ def tidy(notebook: Any) -> Any:
     Outputs and execution counts stay. Works in place and returns the notebook.
     """
     notebook.metadata.pop("widgets", None)
-    notebook.metadata["language_info"] = dict(LANGUAGE)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue

@@ -64,18 +64,16 @@ def cost_row(lesson: str | int, *rows: dict[str, Any]) -> None:
     measured ("FD / A", "N"). All rows of one call have the same columns, else ``ValueError``. At
     the level smoke they are shown only: what it measures belongs in no table.
     """
-    if not rows or any(list(row) != list(rows[0]) for row in rows):
-        raise ValueError(f"rows of one table need the same columns: {[list(r) for r in rows]}")
-    from diffusion_lab.course.plots import _display
+    from diffusion_lab.course.showing import show_table
 
     rows = tuple({"lesson": f"{int(lesson):02d}"} | row for row in rows)
-    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    text = "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
-        for line in cells
-    )
-    _display({"text/plain": text} | ({} if level() == "smoke" else {COST: list(rows)}))
+    # 836.0 becomes 836 as in JavaScript, so that JupyterLab saves what is stored
+    plain = [{k: int(v) if _whole(v) else v for k, v in row.items()} for row in rows]
+    show_table(rows, more={} if level() == "smoke" else {COST: plain})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def cost_rows(home: Path | None = None) -> list[dict[str, Any]]:

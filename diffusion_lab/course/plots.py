@@ -2,19 +2,19 @@
 
 Every function takes pictures as ``(N, C, H, W)`` in [-1, 1] with C = 1 (grey) or 3 (colour), and
 returns a matplotlib figure that nobody else holds; ``show(fig, alt=..., caption=...)`` displays
-it. Colours are the eight of Okabe and Ito, which colour-blind readers can tell apart; lines also
-differ in marker and dash. matplotlib is imported when the first figure is drawn.
+it. Colours are the eight of Okabe and Ito, which colour-blind readers can tell apart, the light
+ones darkened until each has a contrast of 3 with white; lines also differ in marker and dash.
+matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffusion_lab.course.showing import DPI, Live, png, show, show_table
 from diffusion_lab.pictures import picture, pixels, save_grid
 
 if TYPE_CHECKING:
@@ -34,15 +34,16 @@ __all__ = [
     "save_grid",
     "scatter",
     "show",
+    "show_table",
     "strip",
     "training",
     "use_style",
 ]
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+COLOURS = ("#0072B2", "#C98200", "#009E73", "#C46A9B", "#2E9BD6", "#C25400", "#000000", "#9A8F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PAGE = 900  # pixels of a page's width
 DASHES = ("-", "--", "-.", ":", "-", "--", "-.", ":")
-DPI = 96
 
 
 # ------------------------------------------------------------------------------------- style
@@ -87,82 +88,45 @@ def axes(
     return plt.subplots(rows, columns, figsize=shape, sharex=share, sharey=share)
 
 
-# ------------------------------------------------------------------------------------- showing
-def png(fig: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same figure (no version, no date inside)."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+# ------------------------------------------------------------------------------------- pictures
+def _zoom(width: int, columns: int, size: float) -> float:
+    """Pixels of the page for one of a picture: whole; halves where ``columns`` fill the page."""
+    fits = PAGE / (columns * width)
+    wanted = max(1, round(size * DPI / width))
+    return wanted if wanted <= fits else max(0.5, int(2 * fits) / 2)
 
 
-def show(fig: Figure, *, alt: str, caption: str) -> None:
-    """Display a figure with its alt text, print its caption below, and close it.
+def _places(
+    shape: tuple[int, int],
+    width: float,
+    height: float,
+    *,
+    left: float = 0,
+    above: float = 0,
+    gap: float = 3,
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, each exactly (width, height) pixels of the page: none is smeared.
 
-    ``alt`` says what the figure looks like, for those who cannot see it; ``caption`` says what to
-    take from it. Both must hold words: an empty one is a ``ValueError``.
+    ``above`` is the room over the first row, ``gap`` over the others, ``left`` before the first
+    column.
     """
     import matplotlib.pyplot as plt
 
-    bundle, metadata = mime(png(fig), alt=alt, caption=caption)
-    plt.close(fig)
-    _display(bundle, metadata)
-    print(caption)
+    use_style()
+    rows, columns = shape
+    across, down = left + columns * (width + 3), above + rows * (height + gap) - gap + 3
+    fig = plt.figure(figsize=(across / DPI, down / DPI), layout="none")
+    made = np.empty(shape, object)
+    for i, j in np.ndindex(shape):
+        x, y = left + j * (width + 3), above + i * (height + gap) + height
+        made[i, j] = fig.add_axes((x / across, 1 - y / down, width / across, height / down))
+    return fig, made
 
 
-def mime(data: bytes, *, alt: str, caption: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """The display bundle and metadata of a PNG that carries its alt text."""
-    for name, words in (("alt", alt), ("caption", caption)):
-        if not isinstance(words, str) or not words.strip():
-            raise ValueError(f"{name} must say something about the figure, {words!r} was given")
-    text = base64.b64encode(data).decode("ascii")
-    return {"image/png": text, "text/plain": f"[figure: {alt}]"}, {"image/png": {"alt": alt}}
+def _lines(words: Sequence[str]) -> int:
+    return 1 + max(word.count("\n") for word in words)
 
 
-def _display(bundle: dict[str, Any], metadata: dict[str, Any] | None = None, **options: Any) -> Any:
-    """Show a bundle where there is a notebook; with ``display_id=True`` returns its handle."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:  # a plain script: there is nothing to show it on
-        return None
-    if get_ipython() is None:
-        return None
-    return display(bundle, metadata=metadata or {}, raw=True, **options)
-
-
-class Live:
-    """One figure that is drawn again and again while something runs::
-
-        view = Live(alt="...", caption="...")
-        for ...:
-            view.draw(fig)  # replaces what stood there
-        view.close()  # prints the caption below
-
-    What is stored is the last figure, with its alt text.
-    """
-
-    def __init__(self, *, alt: str, caption: str) -> None:
-        self.alt, self.caption = alt, caption
-        self.handle: Any = None
-        mime(b"", alt=alt, caption=caption)  # words that are missing are found before the work
-
-    def draw(self, fig: Figure) -> None:
-        """Show ``fig`` in the place of the one before, and close it."""
-        import matplotlib.pyplot as plt
-
-        bundle, metadata = mime(png(fig), alt=self.alt, caption=self.caption)
-        plt.close(fig)
-        if self.handle is None:
-            self.handle = _display(bundle, metadata, display_id=True)
-        else:
-            self.handle.update(bundle, metadata=metadata, raw=True)
-
-    def close(self) -> None:
-        """Nothing more will be drawn: print the caption."""
-        print(self.caption)
-
-
-# ------------------------------------------------------------------------------------- pictures
 def grid(
     images: Any,
     *,
@@ -172,18 +136,16 @@ def grid(
     title: str = "",
     size: float = 0.75,
 ) -> Figure:
-    """A grid of pictures ``(N, C, H, W)`` in [-1, 1], each ``size`` inches, each with a title.
+    """A grid of pictures ``(N, C, H, W)`` in [-1, 1], each about ``size`` inches, with a title.
 
+    A pixel of a picture is a whole number of pixels of the page (halves where the page is full).
     Without ``titles`` the pictures are one image, drawn fast; ``heads`` are words above its
     columns.
     """
-    import matplotlib.pyplot as plt
-
     array = pixels(images)
-    count = len(array)
+    count, height, width, _ = array.shape
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
-    rows = -(-count // columns)
-    use_style()
+    rows, zoom = -(-count // columns), _zoom(width, columns, size)
     if heads is not None and (titles is not None or len(heads) != columns):
         raise ValueError(
             f"heads are words above the {columns} columns of a grid without titles, "
@@ -191,8 +153,8 @@ def grid(
         )
     if titles is None:
         sheet = picture(images, columns=columns)
-        room = 0.3 * bool(title) + 0.25 * bool(heads)
-        fig, ax = plt.subplots(figsize=(columns * size, rows * size + room))
+        room = 26 * bool(title) + 18 * bool(heads)
+        fig, ((ax,),) = _places((1, 1), zoom * sheet.shape[1], zoom * sheet.shape[0], above=room)
         ax.imshow(sheet, interpolation="nearest")
         ax.set_axis_off()
         ax.set_title(title, pad=20 if heads else None)
@@ -200,14 +162,15 @@ def grid(
         return fig
     if len(titles) != count:
         raise ValueError(f"{count} pictures need {count} titles, {len(titles)} were given")
-    shape = (columns * size, rows * (size + 0.25) + (0.3 if title else 0))
-    fig, cells = plt.subplots(rows, columns, figsize=shape, squeeze=False)
+    gap = 4 + 14 * _lines(titles)
+    room = {"above": gap + 26 * bool(title), "gap": gap}
+    fig, cells = _places((rows, columns), zoom * width, zoom * height, **room)
+    fig.suptitle(title)
     for index, ax in enumerate(cells.flat):
         ax.set_axis_off()
         if index < count:
             ax.imshow(array[index].repeat(3 // array.shape[3], axis=2), interpolation="nearest")
-            ax.set_title(titles[index], fontsize=9)
-    fig.suptitle(title)
+            ax.set_title(titles[index], fontsize=9, pad=3)
     return fig
 
 
@@ -229,8 +192,6 @@ def strip(
 
     ``titles`` stand above the N columns (times, say), ``labels`` before the rows.
     """
-    import matplotlib.pyplot as plt
-
     arrays = [pixels(row, f"rows[{i}]") for i, row in enumerate(rows)]
     if not arrays or len({len(array) for array in arrays}) > 1:
         raise ValueError(f"rows need the same number of pictures, {[len(a) for a in arrays]} given")
@@ -238,9 +199,12 @@ def strip(
     for name, words, wanted in (("titles", titles, count), ("labels", labels, len(arrays))):
         if words is not None and len(words) != wanted:
             raise ValueError(f"{wanted} {name} are needed, {len(words)} were given")
-    use_style()
-    shape = (count * size + (0.9 if labels else 0), len(arrays) * size + (0.3 if titles else 0))
-    fig, cells = plt.subplots(len(arrays), count, figsize=shape, squeeze=False)
+    _, height, width, _ = arrays[0].shape
+    zoom = _zoom(width, count, size)
+    longest = max(len(line) for word in labels or [""] for line in word.split("\n"))
+    room = {"left": 14 + 7.5 * longest if labels else 0}
+    room["above"] = 4 + 14 * _lines(titles) if titles else 0
+    fig, cells = _places((len(arrays), count), zoom * width, zoom * height, **room)
     for i, array in enumerate(arrays):
         for j, ax in enumerate(cells[i]):
             ax.imshow(array[j].repeat(3 // array.shape[3], axis=2), interpolation="nearest")
@@ -248,7 +212,7 @@ def strip(
             ax.spines[:].set_visible(False)
             ax.grid(False)
             if titles and i == 0:
-                ax.set_title(titles[j], fontsize=9)
+                ax.set_title(titles[j], fontsize=9, pad=3)
             if labels and j == 0:
                 ax.set_ylabel(labels[i], rotation=0, ha="right", va="center", fontsize=9)
     return fig
@@ -306,14 +270,14 @@ def training(
 
     use_style()
     rows = -(-len(images) // columns)
-    shape = (3.4 + 0.62 * columns, max(2.6, 0.62 * rows + 0.4))
-    fig, (left, right) = plt.subplots(1, 2, figsize=shape, width_ratios=[3.4, 0.62 * columns])
+    shape = (3.2 + 0.7 * columns, max(2.6, 0.7 * rows + 0.4))
+    fig, (left, right) = plt.subplots(1, 2, figsize=shape, width_ratios=[3.2, 0.7 * columns])
     lines(steps, {"loss": losses}, xlabel="optimiser step", ylabel="training loss", ax=left)
     sheet = picture(images, columns=columns)
     right.imshow(sheet, interpolation="nearest")
     right.set_axis_off()
     right.set_title(title, pad=20 if heads else None)
-    _heads(right, sheet.shape[1], heads, 7)
+    _heads(right, sheet.shape[1], heads, 8)
     return fig
 
 

@@ -39,7 +39,7 @@ _COLUMNS = (
 
 _COLOURS = {
     "data": "#0072B2",
-    "process": "#D55E00",
+    "process": "#B84C00",
     "objective": "#5D5D5D",
     "sampler": "#00785A",
     "steering": "#9A4F84",

@@ -10,12 +10,12 @@
         caption="Half of the contrast is gone long before t = 1.",
     )
 
-The cell has three outputs: the widget, a PNG of the first figure, and the caption. While the widget
-is alive it hides that figure, since it draws its own (in JupyterLab and Jupyter Notebook; a front
-end that knows no such rule shows both). A notebook that is opened again, a code host
-or a printer has no live widget (JupyterLab then says "model not found" in its place), and shows
-the figure, with its alt text. Every control has a text label with its unit. A slider redraws when
-it is let go, not on the way; while ``draw`` works, "drawing ..." stands under the controls.
+The cell has three outputs: the widget, a PNG of the first figure, and the words below it. While the
+widget is alive it hides that figure, since it draws its own (in JupyterLab and Jupyter Notebook; a
+front end that knows no such rule shows both). A notebook that is opened again, a code host or a
+printer has no live widget, and shows the figure, with its alt text. Every control has a name with
+its unit, which screen readers say too. A slider redraws when it is let go, not on the way; while
+``draw`` works, "drawing ..." stands under the controls.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_lab.course.plots import _array, _display, mime, picture, png, strip
+from diffusion_lab.course.plots import _array, strip
+from diffusion_lab.course.showing import DENSE, display, mime, png, width, words
 from diffusion_lab.errors import unknown
+from diffusion_lab.pictures import picture
 
 __all__ = ["Explorer", "choice", "explore", "player", "slider", "toggle"]
 
@@ -41,6 +43,28 @@ HIDE_STILL = (
     f"<style>.jp-OutputArea-child:has(.{ALIVE}) + .jp-OutputArea-child {{ display: none; }}</style>"
 )
 """Lives in the widget and hides the output after it; without the widget the still is shown."""
+
+NAMES = """
+export default { render({ el }) {
+  const name = () => {
+    const box = el.closest(".ALIVE");
+    if (!box) return void setTimeout(name, 100);
+    for (const handle of box.querySelectorAll("[role=slider]"))
+      handle.setAttribute(
+        "aria-label", handle.closest(".widget-slider").querySelector(".widget-label").textContent);
+    ["play or pause", "stop", "play again and again"].forEach((word, i) => {
+      for (const button of box.querySelectorAll(`.widget-play button:nth-of-type(${i + 1})`)) {
+        button.setAttribute("aria-label", word);
+        button.title = word;
+      }
+    });
+  };
+  name();
+  setTimeout(name, 500);  // the other controls may be drawn after this one
+  setTimeout(name, 3000);
+} };
+""".replace("ALIVE", ALIVE)
+"""Names for what ipywidgets leaves nameless: the handles of sliders, the buttons of a player."""
 
 BUSY = '<span role="status">drawing ...</span>'
 IDLE = '<span role="status"></span>'
@@ -79,14 +103,16 @@ def toggle(label: str, value: bool = False) -> dict[str, Any]:
 def _widget(control: Mapping[str, Any]) -> Any:
     import ipywidgets
 
-    kind, options = control["kind"], control["options"]
-    if kind == "choice":
-        return ipywidgets.Dropdown(**options)
+    kind, options = control["kind"], dict(control["options"])
     if kind == "toggle":
         return ipywidgets.Checkbox(**options, indent=False, description=control["label"])
+    said = control["label"] + (f" ({control['unit']})" if control["unit"] else "")
+    options |= {"description": said, "style": {"description_width": "14em"}, "tooltip": said}
+    if kind == "choice":
+        return ipywidgets.Dropdown(**options, layout=ipywidgets.Layout(width="max-content"))
     whole = all(isinstance(options[key], int) for key in ("value", "min", "max", "step"))
     make = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    layout = ipywidgets.Layout(width="22em")
+    layout = ipywidgets.Layout(width="36em", max_width="100%")
     return make(
         **options, continuous_update=False, readout_format="d" if whole else ".3g", layout=layout
     )
@@ -107,33 +133,28 @@ class Explorer:
         alt: Words,
         caption: Words,
     ) -> None:
+        import anywidget
         import ipywidgets
 
         self.draw, self.alt, self.caption = draw, alt, caption
         self.redraws, self.data, self.error = 0, b"", ""
         self.controls = {name: _widget(control) for name, control in controls.items()}
-        rows = []
-        for name, control in controls.items():
-            words = control["label"] + (f" ({control['unit']})" if control["unit"] else "")
-            label = ipywidgets.Label(words, layout=ipywidgets.Layout(width="14em"))
-            widget = self.controls[name]
-            widget.tooltip = words
-            rows.append(
-                ipywidgets.HBox([widget] if control["kind"] == "toggle" else [label, widget])
-            )
+        for widget in self.controls.values():
             widget.observe(self._moved, names="value")
         self.quick = False
         self.busy = ipywidgets.HTML(IDLE, layout=ipywidgets.Layout(height="1.8em"))
         self.screen = ipywidgets.HTML()
         hide = ipywidgets.HTML(HIDE_STILL, layout=ipywidgets.Layout(display="none"))
-        self.box = ipywidgets.VBox([*rows, self.busy, self.screen, hide])
+        named = anywidget.AnyWidget(_esm=NAMES, layout=ipywidgets.Layout(display="none"))
+        rows = self.controls.values()
+        self.box = ipywidgets.VBox([*rows, self.busy, self.screen, hide, named])
         self.box.add_class(ALIVE)
         self.still: tuple[bytes, str] | None = None
         self._put(self._drawn())
 
     @property
     def children(self) -> tuple[Any, ...]:
-        """The widgets: a row for each control, the words "drawing ...", the drawing, its style."""
+        """The widgets: the controls, the words "drawing ...", the drawing, its style and names."""
         return self.box.children
 
     @property
@@ -155,6 +176,7 @@ class Explorer:
 
     def _drawn(self) -> bytes:
         made = self.draw(**self.values)
+        self.dense = 1 if isinstance(made, bytes) else DENSE
         if isinstance(made, bytes):
             return made
         if not hasattr(made, "savefig"):
@@ -169,7 +191,8 @@ class Explorer:
         self.data = data
         self.redraws += 1
         code, alt = base64.b64encode(data).decode("ascii"), html.escape(self.words(self.alt))
-        self.screen.value = f'<img alt="{alt}" src="data:image/png;base64,{code}">'
+        size = f'width="{width(data) // self.dense}" style="max-width: 100%; height: auto"'
+        self.screen.value = f'<img alt="{alt}" {size} src="data:image/png;base64,{code}">'
 
     def _moved(self, change: Mapping[str, Any]) -> None:
         try:
@@ -189,10 +212,10 @@ class Explorer:
         caption = self.words(self.caption)
         bundle, metadata = mime(data, alt=alt, caption=caption)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        words = "[controls: run this cell to use them]"
-        _display({"application/vnd.jupyter.widget-view+json": view, "text/plain": words})
-        _display(bundle, metadata)
-        print(caption)
+        said = "[controls: run this cell to use them]"
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": said})
+        display(bundle, metadata)
+        words(alt, caption)
 
 
 def explore(

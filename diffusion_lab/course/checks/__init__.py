@@ -15,8 +15,9 @@ One file a lesson holds its checks::
 
     half_life = number(0.5, tolerance=0.01, slips={0.25: "abar where its root belongs?"})
 
-and a lesson asks ``check.forward_mean(my_function)``. The answer is printed: ``right: ...``,
-``not yet: <what is likely wrong> Hint: ...`` or ``not attempted yet: ...`` for a stub. A function
+and a lesson asks ``check.forward_mean(my_function)``. The answer is shown: ``right: ...``,
+``not yet: <what is likely wrong>`` (from the second time on with ``Hint: ...``) or ``not attempted
+yet: ...`` for a stub; ``score(check)`` counts them. A function
 is compared with the reference by the largest absolute error over all probes; when it is wrong, it
 is compared with each recorded slip, so that the slip can be named. ``probes`` draws from a CPU
 generator, so ``check.forward_mean.hidden(my_function, seed=7)`` tries other numbers, and raises
@@ -26,9 +27,11 @@ while ``nbgrader validate`` runs the notebook.)
 
 from __future__ import annotations
 
+import html
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,6 +41,7 @@ from typing import Any
 
 from diffusion_lab.course.checks.comparing import difference, numeric
 from diffusion_lab.course.checks.reading import complete, edited
+from diffusion_lab.course.showing import both
 
 __all__ = [
     "EMPTY",
@@ -50,10 +54,12 @@ __all__ = [
     "hidden",
     "judge",
     "number",
+    "score",
     "tasks",
 ]
 
 RIGHT, WRONG, OPEN = "right", "not yet", "not attempted yet"
+SIGNS = {RIGHT: ("✓", "#00875F"), WRONG: ("✗", "#C25400"), OPEN: ("○", "#767676")}
 Probes = Callable[[Any], Sequence[tuple[Any, ...]]]
 
 
@@ -63,6 +69,7 @@ class Result:
 
     status: str
     message: str
+    hint: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,7 +83,16 @@ class Result:
         return ""
 
     def _ipython_display_(self) -> None:
-        """Show nothing: the check has printed its answer already."""
+        """Show nothing: the check has shown its answer already."""
+
+    def show(self, *, hint: bool) -> None:
+        """A box with a sign and a colour, or a line where there are none; with or without hint."""
+        message = self.message if hint else self.message.removesuffix(f" Hint: {self.hint}")
+        sign, colour = SIGNS[self.status]
+        style = f"border-left: 0.4em solid {colour}; padding: 0.2em 0.8em"
+        said = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(message))
+        head = f"<b>{sign} {self.status}:</b>"
+        both(f'<div style="{style}">{head} {said}</div>', f"{self.status}: {message}")
 
 
 class Task:
@@ -98,6 +114,8 @@ class Task:
         self.judged, self.right, self.hint = judged, right, hint
         self.slips: Mapping[Any, str] = slips or {}
         self.audit = audit
+        self.last = OPEN  # what was found last, and how often it was "not yet"
+        self.refused = 0
 
     def result(self, answer: Any, seed: int = 0) -> Result:
         """The ``Result`` for an answer, without printing it."""
@@ -111,11 +129,12 @@ class Task:
             reason = f"checking it raised {type(error).__name__}: {str(error).rstrip('.')}."
         if reason is None:
             return Result(RIGHT, self.right)
-        return Result(WRONG, f"{reason} Hint: {self.hint}" if self.hint else reason)
+        return Result(WRONG, f"{reason} Hint: {self.hint}" if self.hint else reason, self.hint)
 
     def __call__(self, answer: Any) -> Result:
         found = self.result(answer)
-        print(found)
+        self.last, self.refused = found.status, self.refused + (found.status == WRONG)
+        found.show(hint=self.refused > 1)
         if "NBGRADER_VALIDATING" in os.environ and not found.ok:
             raise AssertionError(str(found))  # nbgrader counts a cell that raises nothing as right
         return found
@@ -346,6 +365,16 @@ def tasks(lesson: ModuleType | str) -> dict[str, Task]:
     if isinstance(lesson, str):
         lesson = import_module(f"diffusion_lab.course.checks.{lesson}")
     return {name: task for name, task in vars(lesson).items() if isinstance(task, Task)}
+
+
+def score(lesson: ModuleType | str) -> None:
+    """Show how many checks of a lesson are right, as they were last run here."""
+    found = [task.last for task in tasks(lesson).values()]
+    count = {status: found.count(status) for status in SIGNS}
+    rest = [f"{count[status]} {status}" for status in (WRONG, OPEN) if count[status]]
+    text = ", ".join([f"{count[RIGHT]} of {len(found)} right", *rest])
+    signs = " ".join(SIGNS[status][0] for status in found)
+    both(f"<p><b>{text}</b> &ensp; {signs}</p>", text)
 
 
 def hidden(task: str, answer: Any, seed: int) -> None:
