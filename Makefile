@@ -90,6 +90,7 @@ test-lessons: setup
 
 lessons: setup
 	$(BIN)/diffusion-lab lesson build
+	$(BIN)/python -m teaching.page
 
 slides: setup
 	$(BIN)/python -m teaching.slides
