@@ -169,8 +169,9 @@ def test_three_submissions_are_graded_by_command(name, tmp_path):
         path.parent.mkdir(parents=True)
         nbformat.write(notebook, path)
 
+    first = name == "01_destroying_data"  # what nbgrader alone does is tried once
     for line in TYPED:
-        if line.startswith("nbgrader "):
+        if line.startswith("nbgrader ") and (first or "feedback" not in line):
             typed(line, course, name)
     rows = {row["student_id"]: row for row in csv.DictReader((course / "grades.csv").open())}
     got = {student: float(row["score"]) for student, row in rows.items()}
@@ -178,9 +179,8 @@ def test_three_submissions_are_graded_by_command(name, tmp_path):
     assert 0 < got["half"] < got["right"] == float(rows["half"]["max_score"])
     graded = (course / "autograded" / "right" / name / f"{name}.ipynb").read_text()
     assert graded.count(f", seed={SEED})") == len(asked)
-    assert (course / "feedback" / "half" / name / f"{name}.html").is_file()
-
-    if name == "01_destroying_data":
+    if first:
+        assert (course / "feedback" / "half" / name / f"{name}.html").is_file()
         line = re.search(r"`(nbgrader validate [^`]*)`", PAGE)[1]
         said = typed(line, course / "submitted" / "untouched" / name, name)
         assert f"VALIDATION FAILED ON {len(asked)} CELL(S)" in said
