@@ -12,7 +12,7 @@ PYTHON ?= $(or $(shell for p in python3 python python3.13 python3.12 python3.11;
   && { echo $$p; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,peers,site
+EXTRAS := dev,peers,site,teach
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
@@ -32,7 +32,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test lint test-package test-lessons test-browser lessons site bench coverage mutants clean distclean
+.PHONY: help setup lab test lint test-package test-lessons test-browser lessons site slides bench coverage mutants clean distclean
 
 help:
 	@echo "make lab           install the course in $(VENV) and open JupyterLab on lesson 00"
@@ -41,6 +41,7 @@ help:
 	@echo "make test-browser  the lessons in JupyterLab in a real Chromium (not part of make test)"
 	@echo "make lessons       build the notebooks again from notebooks/source"
 	@echo "make site          the lessons and the reference as web pages in build/site, from what is stored"
+	@echo "make slides        write the slides of the lessons that have some, for teachers"
 	@echo "make bench         run the benchmarks and write their report"
 	@echo "make coverage      which lines of the core its tests reach: fails under 95%"
 	@echo "make mutants       put the classic slips into the package: does a test notice each?"
@@ -97,6 +98,10 @@ test-browser: setup
 
 lessons: setup
 	$(BIN)/diffusion-lab lesson build
+	$(BIN)/python -m teaching.page
+
+slides: setup
+	$(BIN)/python -m teaching.slides
 
 # Nothing is run and nothing is fetched; a warning is an error.
 site: setup

@@ -1,4 +1,4 @@
-"""The command ``lesson``: lessons are listed, opened in JupyterLab, checked, and built."""
+"""The command ``lesson``: lessons are listed, opened, checked, exported, built and assigned."""
 
 from __future__ import annotations
 
@@ -237,9 +237,25 @@ def _lesson_export(given: argparse.Namespace) -> int:
     return 0
 
 
+def _lesson_assign(given: argparse.Namespace) -> int:
+    """Examples:
+
+    diffusion-lab lesson assign 05 --course autumn --seed 7
+    """
+    if importlib.util.find_spec("nbgrader") is None:
+        raise ValueError(
+            "nbgrader is not installed in this environment; in the repository: "
+            f'{Path(sys.executable).name} -m pip install -c constraints.txt -e ".[teach]"'
+        )
+    from diffusion_lab.course import teaching
+
+    print(teaching.assign(given.number, Path(given.course).expanduser(), given.seed))
+    return 0
+
+
 def lesson_command(commands: Subparsers) -> None:
     """Add ``lesson`` and its actions."""
-    words = "List, open, check, export or build the lessons."
+    words = "List, open, check, export, build or assign the lessons."
     told = "Each ACTION --help ends with examples."
     parser = commands.add_parser("lesson", help=words, description=words, epilog=told)
     parser.set_defaults(run=shows_help(parser), parser=parser)
@@ -291,6 +307,17 @@ def lesson_command(commands: Subparsers) -> None:
     building.add_argument("--check", action="store_true", help=words)
     building.add_argument("--level", default="live", choices=["smoke", "live", "full"])
     building.add_argument("--measure", action="store_true", help="measure the running time again")
+    assigning = add(
+        actions,
+        "assign",
+        _lesson_assign,
+        "For teachers: release a lesson in the folder of an nbgrader course (see TEACHING.md).",
+    )
+    assigning.add_argument("number", metavar="NN", help="the lesson")
+    assigning.add_argument("--course", required=True, metavar="FOLDER", help="made if missing")
+    assigning.add_argument(
+        "--seed", type=int, default=1, help="of the numbers that hidden tests try (1 or more)"
+    )
 
 
 def _number(parser: argparse.ArgumentParser) -> None:

@@ -148,7 +148,7 @@ def as_notebook(
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     read = jupytext.reads(text, fmt={"extension": ".py", "format_name": "percent"})
-    cells = list(read.cells)
+    cells = [cell for cell in read.cells if cell.cell_type != "raw"]  # those are slides
     opening = 1 if cells and cells[0].cell_type == "markdown" else 0
     way = leads(name, lessons, home, "../" if kind == "solution" else "")
     cells[opening:opening] = [

@@ -76,6 +76,9 @@ def contents(lessons: Sequence[str]) -> str:
 
 def minutes(text: str) -> str:
     """How long a person needs for a source, in words: an estimate from its words and exercises."""
+    text = re.sub(
+        r"^# %% \[raw\].*?(?=^# %%|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
+    )  # slides
     prose = " ".join(re.findall(r"^# (.*)$", text, re.MULTILINE))
     tasks = len(re.findall(r"^check\.\w+\(", text, re.MULTILINE))
     own = round((len(prose.split()) / READING + WORKING * tasks) / 10) * 10

@@ -21,6 +21,17 @@
 #
 # **On the map.** Nearly every system in this course changes mainly one of six choices: data, *process*, denoiser, objective, sampler, steering. This lesson is about the process, the survey's section II-A and its equation 1. The code is in `schedules.py` and `forward.py`.
 
+# %% [raw] name="slide-title"
+# # Destroying data
+#
+# **Lesson 01.** How does noise erase a picture, and how fast?
+#
+# - one step of noise, and the jump that replaces a thousand of them
+# - a noise level is one number
+# - what a schedule leaves over at its end, and who notices
+#
+# <aside class="notes">Nothing is trained in this lesson. Open the notebook beside the slides: the figures are its stored ones.</aside>
+
 # %% [markdown] name="imports-text"
 # ## What we need
 #
@@ -85,6 +96,13 @@ plots.show(
 # %% [markdown] name="first-strip-seen"
 # Texture goes first, then the edge; the rough shape lasts longest. From about $t = 0.6$ on most people see noise only. (Values outside $[-1, 1]$ are cut off when a picture is drawn, nowhere else.) Two questions lead through the rest of the lesson. *How* is this noise added? And *how much* is really left, whatever the eye says?
 
+# %% [raw] name="slide-boot" shows="first-strip"
+# ## A picture disappears
+#
+# One boot, one pattern of noise, more and more of it. At which time do you stop seeing the boot?
+#
+# <aside class="notes">Let everybody name a time before you go on. Most people say about 0.6. What is still there after that is the question of the last third.</aside>
+
 # %% [markdown] name="step-text"
 # ## 2 One step of noise
 #
@@ -108,6 +126,18 @@ kept, variance = transition(ddpm, 499 / 1000, 500 / 1000)
 print(f"kept     {kept:.6f}   sqrt(1 - beta_500) = {math.sqrt(1 - beta[499]):.6f}")
 print(f"variance {variance:.6f}   beta_500           = {beta[499]:.6f}")
 
+# %% [raw] name="slide-step"
+# ## One step of noise
+#
+# $$q(x_t \mid x_{t-1}) = \mathcal{N}\left(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\right)$$
+#
+# A picture of variance $v$ becomes one of variance $(1-\beta_t)\,v + \beta_t$.
+#
+# - start at $v = 1$ and it stays 1
+# - start anywhere else and it is pulled towards 1
+#
+# **Why the roots?** Variances add, standard deviations do not.
+
 # %% [markdown] name="why-text"
 # ### Why the square roots?
 #
@@ -129,6 +159,13 @@ print(f"shrinking forgotten:     {no_shrink:6.3f}")
 
 # %% [markdown] name="why-seen"
 # Without the roots hardly any noise arrives, and the end is an almost empty grey picture. Without the shrinking the variance grows without a bound. (That second one is not always a mistake. Done on purpose it is the *variance exploding* process of section 5.)
+
+# %% [raw] name="slide-why" shows="why"
+# ## The two most common mistakes
+#
+# The variance after 1000 steps, begun at 0.5:
+#
+# <aside class="notes">Ask what the picture looks like in the second line (an almost empty grey) and in the third (values without a bound). Then exercise 1.</aside>
 
 # %% [markdown] name="ex1-text"
 # ### Exercise 1 (fill in): one step
@@ -179,6 +216,13 @@ for i in (1, 250, 500, 750, 1000):
     alpha, sigma = ddpm.alpha_sigma(i / 1000)
     print(f"{i:4d}   {abar[i - 1]:.6f}   {alpha**2:.6f}   {alpha:.4f}   {sigma:.4f}")
 
+# %% [raw] name="slide-jump" shows="product"
+# ## The jump
+#
+# Noises are independent, so their variances add, and a sum of Gaussians is Gaussian:
+#
+# $$x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon, \qquad \alpha_t^2 = \bar\alpha_t = \prod_{i=1}^{t} (1-\beta_i), \qquad \sigma_t^2 = 1 - \bar\alpha_t$$
+
 # %% [markdown] name="product-seen"
 # After 250 of 1000 steps about half of $\bar\alpha$ is gone, after 500 more than nine tenths. And the last line is not zero; section 6 shows what that small number does.
 #
@@ -215,6 +259,13 @@ plots.show(
 
 # %% [markdown] name="densities-seen"
 # The line runs through the histogram in every panel. At $t = 1$ both classes have become the same bell curve. The next cell makes it a number: mean and variance of the walked points, compared with the formula in units of their standard error. Values around 1 are what chance gives, one between 2 and 3 among eight is no surprise yet, and 4 or more would be alarming.
+
+# %% [raw] name="slide-densities" shows="densities"
+# ## Is the jump the same as the walk?
+#
+# Grey: 20,000 points after a walk of so many steps. Line: the exact density of the jump.
+#
+# <aside class="notes">Exercise 2, find the bug, fits here: a jump that is one factor short. Five minutes.</aside>
 
 # %% name="moments" tags=["nbval-check-output"]
 mean0, var0, n = 0.1, 2.33, 20_000  # mean and variance of the toy: 0.3*(-2) + 0.7*1, ...
@@ -332,6 +383,11 @@ plots.show(
 #
 # $T$ only says into how many pieces the curve is cut. With the betas scaled by $1000/T$, any $T$ follows nearly the same curve, so the lab labels time by the fraction $t = i/T$, with $t = 0$ for the data and $t = 1$ for the noise. Half-way, on grids of different $T$ and without a grid:
 
+# %% [raw] name="slide-schedules" shows="schedules"
+# ## Three schedules
+#
+# Which is the gentlest in the middle, and which drops most at the end?
+
 # %% name="grids" tags=["nbval-check-output"]
 for T in (1000, 100, 50):
     print(f"T = {T:4d}   lambda(0.5) = {linear(T).lam(0.5):.3f}   largest beta {20 / T:.2f}")
@@ -383,6 +439,13 @@ plots.show(
 
 # %% [markdown] name="ve-strip-seen"
 # Rows one and three are equal. VE (row two) only looks harsher, because values far outside $[-1, 1]$ are cut off in the drawing. So VP against VE is a question of units. It matters to a network, which likes inputs of size 1, and not to the mathematics.
+
+# %% [raw] name="slide-lambda" shows="ve-strip"
+# ## A noise level is one number
+#
+# $$\lambda = \log\frac{\alpha}{\sigma} = \frac{1}{2} \log \mathrm{SNR}$$
+#
+# Two schedules differ only in **when** they reach each $\lambda$. VP and VE differ by a factor:
 
 # %% [markdown] name="ex3-text"
 # ### Exercise 3 (derive): back from $\lambda$
@@ -495,6 +558,13 @@ plots.show(
 # Left, the end of the process knows about the beginning; right, it does not. Above each panel stand the correlation of these 200 pictures and the one that the formula predicts; chance moves the first by 0.07 or so, about $1/\sqrt{200}$. The repair, `zero_terminal_snr`, shifts and stretches $\sqrt{\bar\alpha}$ so that its last value is 0 and its first stays: $r \mapsto (r - r_T)\, r_1/(r_1 - r_T)$ with $r = \sqrt{\bar\alpha}$.
 #
 # It has a price. At $\alpha = 0$ the picture cannot be read off the noise, because $x_0 = (x_t - \sigma\epsilon)/\alpha$ divides by zero. A network for such a schedule has to predict something other than $\epsilon$; lesson 03 says what.
+
+# %% [raw] name="slide-leak" shows="see-leak"
+# ## What leaks through the last step
+#
+# A sampler starts from pure noise. Does training end there?
+#
+# <aside class="notes">For one pixel the rest is nothing. The mean brightness averages the noise away, so that in large pictures it survives. The price of the repair: at the end the noise cannot be turned into a picture by a division, so the network must predict something else (lesson 03).</aside>
 
 # %% [markdown] name="information-text"
 # ## 7 How much is left? The exact answer on a toy
@@ -693,6 +763,11 @@ plots.show(
 #
 # One caution. This observer knows *these* pictures by heart. A network has to do with pictures it has never seen, and needs less noise to be confused. Read the curves as what is there to be found.
 
+# %% [raw] name="slide-left" shows="measure-plot"
+# ## How much is left?
+#
+# What an ideal observer of 10,000 clothes still knows. Which goes first: which picture it was, or which class?
+
 # %% [markdown] name="clock-text"
 # ### Who has the better clock?
 #
@@ -713,6 +788,11 @@ plots.show(
 
 # %% [markdown] name="clock-seen"
 # Linear is through at about $t = 0.8$; after that fewer than 5 per cent of the class bits are left, and a fifth of all steps is spent on almost nothing. Cosine and sigmoid hold the class much longer, and then lose it in a hurry: more than half of the class bits go in the last sixth of the time. Neither clock is even. Which one is better depends on what a network finds hard, and no measurement of information alone can settle that.
+
+# %% [raw] name="slide-clock" shows="clock"
+# ## Who has the better clock?
+#
+# The same information over time. A schedule uses its time well if its curve falls steadily.
 
 # %% [markdown] name="explore-text"
 # ### Something to touch
@@ -895,6 +975,17 @@ for side in (28, 112, 448):
 # - The speed of destruction is the loss of the best denoiser, $\mathrm{SNR}\cdot\mathrm{mmse}$. Schedules spread the same total differently over time.
 #
 # Next: lesson 02 turns around and asks how to go back, and why predicting the noise is enough.
+
+# %% [raw] name="slide-recap"
+# ## What to take home
+#
+# - roots, because variances add
+# - all steps at once: exact, and hundreds of times cheaper than the walk
+# - time is a label; a noise level is $\lambda$
+# - first the detail goes, then which picture it was, then its class
+# - with a perfect denoiser and many steps the schedule is a matter of taste
+#
+# **Before next week:** exercises 3 to 6.
 
 # %% [markdown] name="reading"
 # ## Further reading

@@ -30,6 +30,17 @@
 # **On the map.** DDIM, implicit models (row 2 of the survey, reference 43) and FastDPM (row 11,
 # reference 27; its Table II, *mixing: unified framework*).
 
+# %% [raw] name="slide-title"
+# # Jumping
+#
+# **Lesson 05.** Can we skip steps?
+#
+# - a network trained on 1000 noise levels, asked ten times
+# - one family of processes, from DDPM's noise to none
+# - a map from noise to pictures, and back
+#
+# <aside class="notes">Needed from before: the posterior of lesson 02, and the Fréchet distance with its floor from lesson 04.</aside>
+
 # %% [markdown] name="imports-text"
 # The shipped network, an unconditional one on the linear schedule of 1000 steps, and the package.
 
@@ -98,6 +109,13 @@ plots.show(
 # and contrast the last row, without noise, comes nearest, but some of its garments are broken; the
 # posterior's are whole and too smooth. Keep the broken ones in mind.
 
+# %% [raw] name="slide-trouble" shows="trouble"
+# ## Twenty steps instead of a thousand
+#
+# Same network, same start noise. Only the step has changed. Which row would you take?
+#
+# <aside class="notes">Grain in the second row. The last row has no noise and comes nearest in texture, but some of its garments are broken.</aside>
+
 # %% [markdown] name="family-text"
 # ## A family of processes with the same marginals
 #
@@ -137,6 +155,15 @@ for eta in (0.0, 0.5, 1.0):
     mean, var = x_s.mean() / linear.alpha(s), x_s.var() / linear.sigma(s) ** 2
     print(f"{eta:3.1f} {mean:12.2f} {var:17.2f} {joint:17.1f}")
 
+# %% [raw] name="slide-seen"
+# ## What does training know about steps?
+#
+# $$L = E_{t, x_0, \epsilon} \; w_t\, |\epsilon - \hat\epsilon(x_t, t)|^2, \qquad x_t = \alpha_t x_0 + \sigma_t \epsilon$$
+#
+# One time at a time. It never looks at two times together.
+#
+# **So every process with these marginals has the same loss, and the same network serves it.**
+
 # %% [markdown] name="family-seen"
 # Mean and variance are the same for all; how $x_s$ depends on $x_t$ is not. With $\eta = 0$ the noise of
 # $x_s$ *is* the noise of $x_t$, only scaled: the correlation is 1. With $\eta = 1$ most of it is fresh.
@@ -170,6 +197,20 @@ for eta in (0.0, 0.5, 1.0):
 # `S = eta * ((1-abar_s)/(1-abar_t) * (1-abar_t/abar_s))**0.5`;
 # `return abar_s**0.5 * x0 + (1-abar_s-S**2)**0.5 * eps + S * z`
 # </details>
+
+
+# %% [raw] name="slide-step"
+# ## The step
+#
+# $$x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - S^2}\; \hat\epsilon + S z$$
+#
+# Go to the guess, go back out along the noise, add fresh noise for what is missing.
+#
+# - $S = 0$: no fresh noise (DDIM, $\eta = 0$)
+# - $S$ of the posterior: ancestral sampling ($\eta = 1$)
+# - DDPM's own $\hat\sigma$: more noise than the marginal has room for
+#
+# <aside class="notes">Exercise 1 now: they write this step. Then the next figure is their step at work.</aside>
 
 
 # %% name="my-step"
@@ -292,6 +333,9 @@ plots.show(
 # variances of .3, .5 and a spread of peaks: nearer to 1 than to 0
 # </details>
 
+# %% [raw] name="slide-paths" shows="paths"
+# ## Without noise, sampling is a map
+
 # %% name="my-guess"
 ### BEGIN SOLUTION
 best = "hat"
@@ -349,6 +393,13 @@ plots.show(
 # beats DDPM" is not a law of sampling: against $\hat\sigma$ it is a statement about **data**. But only
 # $\hat\sigma$ changes its place: $\eta = 0$ comes before $\eta = 1$ on both. To see why, look at the widths:
 # the variance of the samples, beside the variance of the data.
+
+# %% [raw] name="slide-error" shows="error-figure"
+# ## Is no noise always better?
+#
+# Exact denoisers, so that all error is the sampler's. What changes from left to right, and what does not?
+#
+# <aside class="notes">Only sigma-hat changes its place. Whether it beats no noise is a statement about the data: broad or narrow.</aside>
 
 # %% name="widths"
 for name, toy in both.items():
@@ -503,6 +554,14 @@ plots.show(
 # nothing; the next cell compares pair by pair.
 
 
+# %% [raw] name="slide-quality" shows="stored-figure"
+# ## On pictures
+#
+# Bars are two standard errors; the dotted line is real pictures.
+#
+# <aside class="notes">Where bars overlap the eye decides nothing: the notebook compares in pairs. Never compare distances of different N.</aside>
+
+
 # %% name="stored-verdicts"
 def run(name: str) -> metrics.Estimate:
     """A stored distance, with its standard error."""
@@ -556,6 +615,9 @@ for k in ("0", "1"):
 # ones: where the map leads to a broken garment, more steps do not repair it. With noise every row is
 # another picture: the fresh noise has as much to say as the start, and fewer pictures are broken.
 
+# %% [raw] name="slide-same" shows="same"
+# ## The same noise, the same picture
+
 # %% [markdown] name="mix-text"
 # ## Between two noises
 #
@@ -607,6 +669,14 @@ for name, way in routes.items():
 #
 # `(a * b).sum((1, 2, 3), keepdim=True)`, and the two norms likewise
 # </details>
+
+
+# %% [raw] name="slide-mix" shows="mix"
+# ## Between two noises
+#
+# A straight line leaves the sphere on which noises lie: too little noise is read as a picture with too little in it.
+#
+# <aside class="notes">Exercise 5, find the bug: slerp of a batch needs one angle for each pair.</aside>
 
 
 # %% name="repair-slerp"
@@ -667,6 +737,11 @@ for steps, row in zip(ladder, rows[1:], strict=True):
 # noise*. In the black background its size is clearly less than in the garments, and you can see the outline. A
 # background that is exactly black has no spread, so a whole range of noises leads to it, and its code is the middle of that
 # range. The round trip works all the same; but such a code is no typical draw of $N(0, I)$.
+
+# %% [raw] name="slide-encode" shows="encode"
+# ## Real pictures, there and back
+#
+# <aside class="notes">The last row is not white noise: the outline can be seen in it.</aside>
 
 # %% [markdown] name="between-text"
 # With the noises of two real pictures we can go from one to the other: encode both, slerp, decode.
@@ -1002,6 +1077,17 @@ print(f"left at 50 calls of the distance at 10: paper {4.67 / 13.36:.0%}, here {
 # - Compare only at equal N, beside the floor, with a standard error.
 #
 # Next: lesson 06 makes the steps infinitely small and finds the equations behind them.
+
+# %% [raw] name="slide-recap"
+# ## What to take home
+#
+# - the loss sees one time at a time: all processes with its marginals share one network
+# - any jump, any $S$ up to $\sigma_s$
+# - whether DDPM's noise beats none depends on how broad the data are
+# - a map has an inverse; its error falls like one over the steps
+# - compare only at equal N, beside the floor, with a standard error
+#
+# **Before next week:** exercise 6, and the section *When it does not help*.
 
 # %% [markdown] name="reading"
 # ## Further reading

@@ -21,7 +21,8 @@ yet: ...`` for a stub; ``score(check)`` counts them. A function
 is compared with the reference by the largest absolute error over all probes; when it is wrong, it
 is compared with each recorded slip, so that the slip can be named. ``probes`` draws from a CPU
 generator, so ``check.forward_mean.hidden(my_function, seed=7)`` tries other numbers, and raises
-``AssertionError`` unless they are right: that is what a grader calls.
+``AssertionError`` unless they are right: that is what a grader calls. (The check itself raises only
+while ``nbgrader validate`` runs the notebook.)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from __future__ import annotations
 import html
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +135,8 @@ class Task:
         found = self.result(answer)
         self.last, self.refused = found.status, self.refused + (found.status == WRONG)
         found.show(hint=self.refused > 1)
+        if "NBGRADER_VALIDATING" in os.environ and not found.ok:
+            raise AssertionError(str(found))  # nbgrader counts a cell that raises nothing as right
         return found
 
     def hidden(self, answer: Any, seed: int = 1) -> None:
