@@ -82,12 +82,7 @@ test-package: setup
 
 # Every cell of every lesson, learner's and solution version, at the smoke level.
 # One notebook must stay on one worker (loadfile): its cells share a kernel.
-test-# JupyterLab in a real Chromium, where there is one; not part of the continuous integration.
-test-browser: setup
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[browser]"
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/browser/lab.py
-
-lessons: setup
+test-lessons: setup
 	$(SEALED) DIFFUSION_LAB_LEVEL=smoke $(BIN)/python -m pytest $(NBVAL) \
 	  -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) notebooks
 

@@ -24,6 +24,7 @@ os.environ.update(
     JUPYTER_PREFER_ENV_PATH="1",
     PYTHONHASHSEED="0",
 )
+os.environ.pop("COLUMNS", None)  # tables would be as narrow as the terminal of who runs the tests
 
 import diffusion_lab  # noqa: E402, F401  (after the variables: this import seals the process)
 

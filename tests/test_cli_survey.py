@@ -179,24 +179,16 @@ def test_tables_wrap_their_last_column(capsys, monkeypatch):
         assert max(map(len, out.splitlines())) <= 80 or words == ["doctor"], out
 
 
-def completed(line: str) -> list[str]:
-    """What argcomplete offers for a line, as a shell asks for it."""
-    from io import StringIO
-
-    import argcomplete
-
-    found = StringIO()
+def completed(line: str, folder: Path) -> list[str]:
+    """What argcomplete offers for a line, as a shell asks for it: in a process of its own, since
+    it closes the file descriptors that it was given.
+    """
+    found = folder / "offered"
     words = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line}
     words |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
-    before = dict(os.environ)
-    os.environ.update(words)
-    try:
-        with pytest.raises(SystemExit):
-            argcomplete.autocomplete(cli._parser(), exit_method=sys.exit, output_stream=found)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return found.getvalue().split("\n")
+    words["_ARGCOMPLETE_STDOUT_FILENAME"] = str(found)
+    subprocess.run([sys.executable, "-m", "diffusion_lab.cli"], env=os.environ | words, check=False)
+    return found.read_text().split("\n")
 
 
 @pytest.mark.parametrize(
@@ -210,8 +202,8 @@ def completed(line: str) -> list[str]:
         ("diffusion-lab train digits-", {"digits-features"}),
     ],
 )
-def test_a_shell_completes(line, offered):
-    found = {word.strip() for word in completed(line)}
+def test_a_shell_completes(line, offered, tmp_path):
+    found = {word.strip() for word in completed(line, tmp_path)}
     assert offered <= found
     assert all(word.startswith(line.split()[-1]) for word in found)
 
