@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,26 +45,7 @@ HIDE_STILL = (
 )
 """Lives in the widget and hides the output after it; without the widget the still is shown."""
 
-NAMES = """
-export default { render({ el }) {
-  const name = () => {
-    const box = el.closest(".ALIVE");
-    if (!box) return void setTimeout(name, 100);
-    for (const handle of box.querySelectorAll("[role=slider]"))
-      handle.setAttribute(
-        "aria-label", handle.closest(".widget-slider").querySelector(".widget-label").textContent);
-    ["play or pause", "stop", "play again and again"].forEach((word, i) => {
-      for (const button of box.querySelectorAll(`.widget-play button:nth-of-type(${i + 1})`)) {
-        button.setAttribute("aria-label", word);
-        button.title = word;
-      }
-    });
-  };
-  name();
-  setTimeout(name, 500);  // the other controls may be drawn after this one
-  setTimeout(name, 3000);
-} };
-""".replace("ALIVE", ALIVE)
+NAMES = Path(__file__).with_name("names.js").read_text(encoding="utf-8")
 """Names for what ipywidgets leaves nameless: the handles of sliders, the buttons of a player."""
 
 BUSY = '<span role="status">drawing ...</span>'
