@@ -89,7 +89,9 @@ def of_toy(tiny: bool) -> dict[str, Any]:
     for process, schedule in {"VE": schedules.VE(0.01, 20.0), "VP": schedules.Linear()}.items():
         den = law.denoiser(schedule)
 
-        def score(sampler: str, steps: int, seed: int, **options: Any) -> float:
+        def score(
+            sampler: str, steps: int, seed: int, den: Denoiser = den, **options: Any
+        ) -> float:
             how = {"sampler": sampler, "steps": steps, "spacing": "uniform", "seed": seed}
             return w1(generate(den, n, batch=n, **how, **options).x[:, 0], truth)
 
