@@ -1,15 +1,17 @@
-"""Controls that lessons 06 and 07 print: one knob at a time, over several seeds.
+"""Controls that lessons 06 and 07 print: one knob at a time, as pairs, with errors.
 
     corrector-toy     score SDE, exact score of two_class: W1 at equal calls of a predictor alone
                       and with a Langevin corrector, VE and VP, r scanned
     corrector-digits  the same with the digits network: FD of 300 digits
     guidance          scale 6, eleven calls: share of pixels outside of the data's range for solvers
                       that differ in order, in form or in kind
+    duels             FD of solvers that differ in one thing, 500 pictures of fashion-vp1000 each
+                      from the same start noise: the difference, with its error as a pair
 
 r of a corrector is chosen on seeds of its own (TUNE) and judged on others, as pairs: the same seed,
 so the same start noise, with and without corrector.
 
-    python benchmarks/controls.py                # about 8 core-minutes
+    python benchmarks/controls.py                # about 12 core-minutes
     python benchmarks/controls.py guidance       # one part, which replaces its own entry
     python benchmarks/controls.py --tiny         # seconds, to see that it runs; writes nothing
 """
@@ -31,6 +33,7 @@ from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.metrics.distances import w1
+from diffusion_lab.metrics.frechet import Reference, features, frechet, paired, reference
 
 COMMAND = "python benchmarks/controls.py"
 RESULT = "measured/controls.json"
@@ -114,7 +117,7 @@ def of_digits(tiny: bool) -> dict[str, Any]:
         return metrics.fd(generate(model, n, **how, **options).x, "digits")
 
     for budget in (5,) if tiny else (11, 41):
-        rs = (0.01, 0.05, 0.1, 0.16, 0.25)
+        rs = (0.01, 0.1, 0.16, 0.25, 0.4)
         found["races"][str(budget)] = race(score, budget, rs, 1 if tiny else 2, 2 if tiny else 5)
     return found
 
@@ -144,7 +147,53 @@ def of_guidance(tiny: bool) -> dict[str, Any]:
     return {"N": n, "scale": 6, "calls": CALLS, "beyond": 1.02, "shares": shares}
 
 
-PARTS = {"corrector-toy": of_toy, "corrector-digits": of_digits, "guidance": of_guidance}
+# ---- solvers ------------------------------------------------------------------------------------
+DUELS = (
+    ("a second-order step, ODE", "DPM-Solver++(2M)", "DDIM"),
+    ("a second-order step, SDE", "SDE-DPM-Solver++(2M)", "DDPM (eta = 1)"),
+    ("noise on the way, first order", "DDPM (eta = 1)", "DDIM"),
+    ("noise on the way, second order", "SDE-DPM-Solver++(2M)", "DPM-Solver++(2M)"),
+    ("the corrector, order 2", "UniPC-2", "DPM-Solver++(2M)"),
+    ("the corrector, order 3", "UniPC-3", "DPM-Solver++(3M)"),
+    ("a parabola for a line", "DPM-Solver++(3M)", "DPM-Solver++(2M)"),
+    ("the whole parabola, not half of it", "DPM-Solver++(3M)", "++(3M) as published"),
+    ("calls inside the step", "DPM-Solver-2", "DPM-Solver++(2M)"),
+    ("two calls for one step", "DPM-Solver-2", "DDIM"),
+    ("a quadratic grid", "UniPC-2, quadratic", "UniPC-2"),
+    ("a grid uniform in lambda", "UniPC-2, lambda", "UniPC-2"),
+)
+
+
+def of_duels(tiny: bool) -> dict[str, Any]:
+    """{calls: [[what, one, other, FD of one, FD of other, difference, its error]]}, units of A."""
+    n, unit = (80, 1.0) if tiny else (500, metrics.anchor().value)
+    model, ref = checkpoints.load_denoiser("fashion-vp1000", device="cpu"), reference()
+    found: dict[str, Any] = {"N": n, "unit": unit, "duels": {}}
+    for calls in (5,) if tiny else (5, 10, 20):
+        feats = {}
+        for name in dict.fromkeys(name for duel in DUELS for name in duel[1:]):
+            if not (tiny and len(feats) > 2):
+                drawn = generate(model, n, seed=0, **settings(name, model, calls)).x
+                feats[name] = features(drawn)
+                print(calls, name, flush=True)
+        rows = []
+        for what, one, other in DUELS:
+            if one in feats and other in feats:
+                a, b = (frechet(Reference.of(feats[k]), ref) / unit for k in (one, other))
+                gap = paired(feats[one], feats[other], ref, generator(5)) / unit
+                numbers = (round(v, 3) for v in (a, b, gap.value, gap.error))
+                rows.append([what, one, other, *numbers])
+                print(rows[-1], flush=True)
+        found["duels"][str(calls)] = rows
+    return found
+
+
+PARTS = {
+    "corrector-toy": of_toy,
+    "corrector-digits": of_digits,
+    "guidance": of_guidance,
+    "duels": of_duels,
+}
 
 
 def main() -> None:
