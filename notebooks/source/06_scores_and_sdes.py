@@ -283,20 +283,25 @@ def learn(loss, steps: int):
 # at noised data? Root mean square, in per cent of the true score's own size.
 
 # %% name="learn-table"
-steps = lessons.pick(smoke=10, live=600, full=3000)
+learn_steps = lessons.pick(smoke=10, live=600, full=3000)
 clean = plane.sample(5000, generator(26))
 noisy = clean + 0.5 * torch.randn(5000, 2, generator=generator(27))
 rms = lambda y: y.square().mean().sqrt().item()  # noqa: E731
 learned = []
 for name, loss in losses.items():
-    s = learn(loss, steps)
+    s = learn(loss, learn_steps)
     errors = [
         100 * rms(s(y) - plane.score(y, 1.0, sigma)) / rms(plane.score(y, 1.0, sigma))
         for y, sigma in ((clean, 0.0), (noisy, 0.5))
     ]
     learned.append({"loss": name, "of the data (%)": errors[0], "noised data (%)": errors[1]})
+
+# %% [markdown] name="learn-table-shown-text"
+# Read down each column: which losses know which of the two scores?
+
+# %% name="learn-table-shown"
 digits = {"of the data (%)": ".0f", "noised data (%)": ".0f"}
-show_table(learned, title=f"Error of the score after {steps} steps", digits=digits)
+show_table(learned, title=f"Error of the score after {learn_steps} steps", digits=digits)
 
 # %% [markdown] name="learn-seen"
 # Implicit and sliced learn the score of the data, and know little about places where only noised data lie.
@@ -556,8 +561,8 @@ plots.show(
 # one such variance moves by chance:
 
 # %% name="marginals"
-n = lessons.pick(smoke=300, live=5000, full=20_000)
-many_starts = torch.randn(n, 1, generator=generator(28), dtype=torch.float64)
+crowd = lessons.pick(smoke=300, live=5000, full=20_000)
+many_starts = torch.randn(crowd, 1, generator=generator(28), dtype=torch.float64)
 mean = two.weights @ two.means
 spread = float(two.weights @ (two.covs[:, 0] + (two.means - mean) ** 2))
 places = {f"t = {times[i]:.2f}": i for i in (90, 180, 270)}
@@ -571,9 +576,14 @@ for c in (0.0, 0.5, 1.0, 2.0):
     marginals.append({"": f"c = {c:g}"} | row)
     if c == 0:
         squares = [(path[i].x - path[i].x.mean()).square() for i in places.values()]
-chance = [(q.var() / n).sqrt().item() for q in squares]
+chance = [(q.var() / crowd).sqrt().item() for q in squares]
 marginals.append({"": "chance (standard error)"} | dict(zip(places, chance)))
-show_table(marginals, digits=dict.fromkeys(places, ".3f"), title=f"Variance of {n:,} points")
+
+# %% [markdown] name="marginals-shown-text"
+# Five rows to compare with the first, and the size of chance:
+
+# %% name="marginals-shown"
+show_table(marginals, digits=dict.fromkeys(places, ".3f"), title=f"Variance of {crowd:,} points")
 
 # %% [markdown] name="marginals-seen"
 # Compare the rows with the first one, and their gaps with the last one. Two things move a row away from the exact
@@ -653,10 +663,17 @@ def after(cloud, r: float, rounds: tuple[int, ...]):
 
 
 counts, one_place = (0, 5, 20, 80, 320), torch.zeros(n, 1, dtype=torch.float64)
-rows = [{"start": "one place", "r": 0.16} | after(one_place, 0.16, counts)]
-rows += [{"start": "p_t", "r": r} | after(noised_data(10), r, counts) for r in (0.16, 0.6, 1.0)]
+repair_rows = [{"start": "one place", "r": 0.16} | after(one_place, 0.16, counts)]
+repair_rows += [
+    {"start": "p_t", "r": r} | after(noised_data(10), r, counts) for r in (0.16, 0.6, 1.0)
+]
+
+# %% [markdown] name="repair-shown-text"
+# Read along the rows: which clouds come nearer to $p_t$, and which leave it?
+
+# %% name="repair-shown"
 show_table(
-    rows, title="W1 to p_t after so many corrections", digits={str(k): ".2f" for k in counts}
+    repair_rows, title="W1 to p_t after so many corrections", digits={str(k): ".2f" for k in counts}
 )
 
 # %% [markdown] name="pc-race-text"
@@ -826,12 +843,19 @@ plots.show(
 exact_ve = two.denoiser(ve)
 target = two.sample(shots, generator(12))[:, 0]
 begin = ve.prior_std() * torch.randn(shots, 1, generator=generator(14), dtype=torch.float64)
-rows = []
+pc_ode_rows = []
 for tolerance in (1e-2, 1e-3, 1e-4):
     flow = likelihood.decode(exact_ve, begin, rtol=tolerance, atol=tolerance)
-    rows.append({"tolerance": tolerance, "NFE": flow.nfe, "W1": w1(flow.x[:, 0], target)})
+    pc_ode_rows.append({"tolerance": tolerance, "NFE": flow.nfe, "W1": w1(flow.x[:, 0], target)})
+
+# %% [markdown] name="pc-ode-shown-text"
+# How many calls does it take to be near the floor?
+
+# %% name="pc-ode-shown"
 show_table(
-    rows, title=f"Adaptive ODE solver, N = {shots:,}, floor {floor.value:.3f}", digits={"W1": ".3f"}
+    pc_ode_rows,
+    title=f"Adaptive ODE solver, N = {shots:,}, floor {floor.value:.3f}",
+    digits={"W1": ".3f"},
 )
 
 # %% [markdown] name="pc-others-text"
@@ -844,7 +868,7 @@ others = {
     "ancestral": ("ddpm", 201, {}),
     "annealed Langevin": ("annealed-langevin", 41, {"corrections": 5}),
 }
-rows = []
+pc_others_rows = []
 for process, schedule in processes.items():
     row = {"process": process}
     for name, (sampler, steps, more) in others.items():
@@ -852,9 +876,16 @@ for process, schedule in processes.items():
         how = {"sampler": sampler, "steps": steps, "spacing": "uniform", "seed": 1, "batch": shots}
         r = generate(two.denoiser(schedule), shots, **how, **more)
         row |= {name: w1(r.x[:, 0], target), f"NFE of {name}": r.nfe}
-    rows.append(row)
+    pc_others_rows.append(row)
+
+# %% [markdown] name="pc-others-shown-text"
+# Read against the floor in the title:
+
+# %% name="pc-others-shown"
 show_table(
-    rows, title=f"W1, N = {shots:,}, floor {floor.value:.3f}", digits=dict.fromkeys(others, ".3f")
+    pc_others_rows,
+    title=f"W1, N = {shots:,}, floor {floor.value:.3f}",
+    digits=dict.fromkeys(others, ".3f"),
 )
 
 # %% [markdown] name="pc-others-seen"
@@ -871,7 +902,7 @@ show_table(
 # %% name="many-levels"
 apart = GaussianMixture([0.3, 0.7], [[-4.0], [4.0]], [[[0.1]], [[0.1]]])
 how_many, moves = lessons.pick(smoke=100, live=1000), lessons.pick(smoke=20, live=2000)
-rows = []
+many_levels_rows = []
 for name, levels_down in {
     "one level, σ = 0.1": [0.1] * moves,
     "from σ = 10 to 0.1": torch.logspace(1, -1, moves, dtype=torch.float64).tolist(),
@@ -882,10 +913,15 @@ for name, levels_down in {
         a = 0.1 * (0.1 + sigma**2)
         z = torch.randn(how_many, 1, generator=gen, dtype=torch.float64)
         x = x + a * apart.score(x, 1.0, sigma) + (2 * a) ** 0.5 * z
-    rows.append(
+    many_levels_rows.append(
         {"Langevin steps at": name, "in the left group (%)": 100 * (x < 0).double().mean().item()}
     )
-show_table(rows, title="Right is 30%", digits={"in the left group (%)": ".0f"})
+
+# %% [markdown] name="many-levels-shown-text"
+# What is left of the proportions, 30 to 70?
+
+# %% name="many-levels-shown"
+show_table(many_levels_rows, title="Right is 30%", digits={"in the left group (%)": ".0f"})
 
 # %% [markdown] name="many-levels-seen"
 # At one low level each point falls into the group that is nearer to where it began, and stays: the shares are those of
@@ -971,7 +1007,7 @@ check.log_stretch(my_log_stretch)
 # integrates with torchdiffeq. The cell prints the largest error over 100 points, in nats, for each
 # process: first with the true $p_1$ as the prior, then with the plain Gaussian that samplers start from.
 
-# %% name="known" tags=["nbval-check-output"]
+# %% name="known"
 errors = []
 for name, schedule in processes.items():
     on_it = toy.denoiser(schedule)
@@ -982,6 +1018,11 @@ for name, schedule in processes.items():
     flows = [likelihood.log_likelihood(on_it, y, prior=p, rtol=1e-6, atol=1e-6) for p in ends]
     off = [float((f.log_prob - toy.log_prob(y, a0, b0)).abs().max()) for f in flows]
     errors.append({"process": name, "true prior": f"{off[0]:.0e}", "usual prior": f"{off[1]:.3f}"})
+
+# %% [markdown] name="known-shown-text"
+# The two columns differ in the prior only:
+
+# %% name="known-shown" tags=["nbval-check-output"]
 show_table(errors, title="Largest error of log p over 100 points, in nats")
 
 # %% [markdown] name="known-seen"
@@ -1088,12 +1129,19 @@ many_flows, hutch_cost = metrics.measure(
     model, partial(by_directions, copies), pictures=few * copies
 )
 hutch_bits = bits_per_dim(-many_flows.log_prob, 64, 17).reshape(copies, few)
-rows = [
+hutch_digits_rows = [
     {"picture": i + 1, "exact trace": exact_bits[i].item(), "mean of 12 directions": each.value,
      "±": each.error, "spread of one": hutch_bits[:, i].std().item()}
     for i, each in enumerate(metrics.Estimate.of(column) for column in hutch_bits.T)
 ]  # fmt: skip
-show_table(rows, title="bits/dim", digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
+
+# %% [markdown] name="hutch-digits-shown-text"
+# Beside each other, picture by picture:
+
+# %% name="hutch-digits-shown"
+show_table(
+    hutch_digits_rows, title="bits/dim", digits=dict.fromkeys(list(hutch_digits_rows[0])[1:], ".2f")
+)
 
 # %% [markdown] name="hutch-cost-text"
 # What does it save? The exact trace had a batch of few pictures, the directions one twelve times as
@@ -1101,15 +1149,20 @@ show_table(rows, title="bits/dim", digits=dict.fromkeys(list(rows[0])[1:], ".2f"
 
 # %% name="hutch-cost"
 _, small_cost = metrics.measure(model, partial(by_directions, 1), pictures=few)
-rows = []
+hutch_cost_rows = []
 for name, spent in {
     "exact trace": exact_cost, "one direction": small_cost, "12 directions": hutch_cost,
 }.items():  # fmt: skip
     each = spent.cpu_seconds / spent.pictures
     ratio = exact_cost.cpu_seconds / exact_cost.pictures / each
     row = {"trace": name, "batch": spent.pictures, "core-s each": each, "times cheaper": ratio}
-    rows.append(row)
-show_table(rows, digits={"core-s each": ".3f", "times cheaper": ".0f"})
+    hutch_cost_rows.append(row)
+
+# %% [markdown] name="hutch-cost-shown-text"
+# Per picture, and against the exact trace:
+
+# %% name="hutch-cost-shown"
+show_table(hutch_cost_rows, digits={"core-s each": ".3f", "times cheaper": ".0f"})
 
 # %% [markdown] name="where-text"
 # The estimate is right on average and scatters by a few tenths of a bit for one picture: over a
@@ -1126,7 +1179,7 @@ show_table(rows, digits={"core-s each": ".3f", "times cheaper": ".0f"})
 # %% name="where"
 n = lessons.pick(smoke=2, live=24, full=297)
 scored, nobody = test.x[:n].to(device()), torch.full((n,), 10, device=device())
-rows = []
+where_rows = []
 for sigma in (0.01, 0.036, 0.06):
     begin_at = max(model.schedule.t_of_lam(-math.log(sigma)), likelihood.ends(model)[0])
     bits, nfe = likelihood.nll_bits(
@@ -1134,8 +1187,15 @@ for sigma in (0.01, 0.036, 0.06):
         trace="rademacher", label=nobody, **options,
     )  # fmt: skip
     e = metrics.Estimate.of(bits)
-    rows.append({"density at σ": sigma, "bits/dim": e.value, "±": e.error, "N": e.n, "NFE": nfe})
-show_table(rows, digits={"bits/dim": ".2f", "±": ".2f"})
+    where_rows.append(
+        {"density at σ": sigma, "bits/dim": e.value, "±": e.error, "N": e.n, "NFE": nfe}
+    )
+
+# %% [markdown] name="where-shown-text"
+# The same pictures, the same network:
+
+# %% name="where-shown"
+show_table(where_rows, digits={"bits/dim": ".2f", "±": ".2f"})
 
 # %% [markdown] name="where-seen"
 # The same network, three numbers. At $\sigma = 0.01$ the network knows that pixels take 17 values: its
@@ -1172,7 +1232,7 @@ wrong = {
 # The bound by Monte Carlo; the KL of the SDE's samples, whose law stays Gaussian, so that its variance can be followed
 # as above; and the KL of the ODE from its own likelihood at 2000 points spread like the data:
 
-# %% name="flow-bound-table" tags=["nbval-check-output"]
+# %% name="flow-bound-table"
 quantiles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
 z = torch.special.ndtri(quantiles)[:, None]  # 2000 points spread as N(0, 1)
 a0, b0 = vp.alpha_sigma(1e-3)
@@ -1190,7 +1250,7 @@ def kl_of_sde(model, steps: int = 4000) -> float:
     return 0.5 * (right_variance / variance - 1 + math.log(variance / right_variance))
 
 
-rows = []
+flow_bound_table_rows = []
 for name, one in wrong.items():
     bound = float(sum(score_flow.kl_bound(one, normal, 100_000, generator(16), (1e-3, 1.0))))
     ode = likelihood.log_likelihood(one, y, rtol=1e-6, atol=1e-6).log_prob
@@ -1198,8 +1258,13 @@ for name, one in wrong.items():
     row = {"model": name, "bound": bound}
     for kind, value in kl.items():
         row |= {f"KL, {kind}": value, f"{kind} within": "yes" if value < bound + 0.005 else "no"}
-    rows.append(row)
-show_table(rows, digits=dict.fromkeys(("bound", "KL, SDE", "KL, ODE"), ".2f"))
+    flow_bound_table_rows.append(row)
+
+# %% [markdown] name="flow-bound-table-shown-text"
+# Which KL is within the bound?
+
+# %% name="flow-bound-table-shown" tags=["nbval-check-output"]
+show_table(flow_bound_table_rows, digits=dict.fromkeys(("bound", "KL, SDE", "KL, ODE"), ".2f"))
 
 # %% [markdown] name="flow-bound-seen"
 # For the consistent model all three agree. For the inconsistent one the bound holds for the SDE, whose fresh noise
@@ -1223,13 +1288,13 @@ evenly = draw_times(vp, draws, generator(20), law="lambda", lam_range=(low, high
 # Mean (with its standard error) and spread (standard deviation) of the loss of one draw, for data $N(0, 0.25)$ and their exact
 # denoiser. The two means should agree within their errors:
 
-# %% name="importance-numbers" tags=["nbval-check-output"]
+# %% name="importance-numbers"
 Z, exact_normal = score_flow.mass(vp, 1e-3), normal.denoiser(vp)
 one_draw = {
     "t uniform": 0.999 * score_flow.losses(exact_normal, x0, uniform, eps.double()),
     "λ uniform": score_flow.losses(exact_normal, x0, evenly, eps.double(), importance=Z),
 }
-rows = [
+importance_numbers_rows = [
     {
         "draws": name,
         "mean": one.mean().item(),
@@ -1238,7 +1303,16 @@ rows = [
     }
     for name, one in one_draw.items()
 ]
-show_table(rows, digits={"mean": ".2f", "±": ".2f", "spread": ".0f"}, title=f"Z = {Z:.2f}")
+
+# %% [markdown] name="importance-numbers-shown-text"
+# Compare the means, then the spreads.
+
+# %% name="importance-numbers-shown" tags=["nbval-check-output"]
+show_table(
+    importance_numbers_rows,
+    digits={"mean": ".2f", "±": ".2f", "spread": ".0f"},
+    title=f"Z = {Z:.2f}",
+)
 
 # %% [markdown] name="train-text"
 # ### Likelihood against pictures, live
@@ -1281,7 +1355,7 @@ for name, change in ways.items():
 N = lessons.pick(smoke=40, live=500, full=1000)
 held_out = dequantise(test.x[:200], 17, generator(22)).to(device())
 settings = {"sampler": "ddim", "steps": 30, "spacing": "lambda", "seed": 2}
-result, rows = {}, []
+result, judge_rows = {}, []
 for name, net in trained.items():
     bound = score_flow.data_bound(net, held_out, generator(23), draws=32).total
     ode = likelihood.log_likelihood(
@@ -1294,8 +1368,17 @@ for name, net in trained.items():
     row = {"training": name}
     for kind, e in zip(("bound, SDE", "by the ODE"), map(metrics.Estimate.of, bits)):
         row |= {kind: e.value, f"± ({kind[-3:]})": e.error}
-    rows.append(row | {"FD": distance.value, "± (FD)": distance.error})
-show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".2f"), title=f"bits/dim, and FD of {N}")
+    judge_rows.append(row | {"FD": distance.value, "± (FD)": distance.error})
+
+# %% [markdown] name="judge-shown-text"
+# Three trainings, one row each:
+
+# %% name="judge-shown"
+show_table(
+    judge_rows,
+    digits=dict.fromkeys(list(judge_rows[0])[1:], ".2f"),
+    title=f"bits/dim, and FD of {N}",
+)
 
 # %% [markdown] name="judge-floor-text"
 # And the floor: as many real digits, drawn without regard to class, and the dequantised ones that these nets have
@@ -1402,6 +1485,11 @@ for name, k in {"bound": 0, "ODE": 1}.items():
         claims.append({"claim": f"fewer bits ({name}) by importance than {what}"} | told(gap))
 gap = metrics.fd_paired(simple[3], clever[3], "digits")
 claims.append({"claim": "simple weight draws better digits (FD) than importance"} | told(gap))
+
+# %% [markdown] name="paper-claims-shown-text"
+# Read the last column, and the error beside each difference.
+
+# %% name="paper-claims-shown"
 show_table(claims)
 
 # %% [markdown] name="paper-seen"

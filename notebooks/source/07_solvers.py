@@ -369,14 +369,19 @@ plots.show(
 # where DDIM makes six. Multistep methods pay one call a step at any order, which is why they won.
 # The next cell prints the errors on the left, and the slopes of the last two doublings.
 
-# %% name="slopes" tags=["nbval-check-output"]
-rows = []
+# %% name="slopes"
+slopes_rows = []
 for name, e in error.items():
     orders = [math.log2(e[i] / e[i + 1]) for i in (-3, -2)]
     row = {"solver": name, "error at 6": e[0], "at 12": e[1]}
-    rows.append(row | {"order 96 to 192": orders[0], "192 to 384": orders[1]})
+    slopes_rows.append(row | {"order 96 to 192": orders[0], "192 to 384": orders[1]})
+
+# %% [markdown] name="slopes-shown-text"
+# Read the second column from the top, then the last two:
+
+# %% name="slopes-shown" tags=["nbval-check-output"]
 show_table(
-    rows,
+    slopes_rows,
     digits={"error at 6": ".2f", "at 12": ".2f", "order 96 to 192": ".1f", "192 to 384": ".1f"},
 )
 
@@ -491,11 +496,16 @@ def own_error(moves: int) -> float:
 
 
 own_errors = {k: own_error(k) for k in (6, 12, 24, 48, 96)}
-rows = [{"calls": k, "error": e, "of the last": e / own_errors.get(k // 2, math.nan)}
+own_rows = [{"calls": k, "error": e, "of the last": e / own_errors.get(k // 2, math.nan)}
         for k, e in own_errors.items()]  # fmt: skip
-rows[0]["of the last"] = None
+own_rows[0]["of the last"] = None
+
+# %% [markdown] name="own-shown-text"
+# The last column is the error over that with half of the calls: a quarter at order 2.
+
+# %% name="own-shown"
 show_table(
-    rows,
+    own_rows,
     title="Half the step, a quarter of the error?",
     digits={"error": ".4f", "of the last": ".2f"},
 )
@@ -612,16 +622,21 @@ explore(
 # The same ten calls, onto clean data, with times equally spaced in $t$, in $\lambda$, quadratic in
 # $t$, or as Karras et al. lay them (short at little noise).
 
-# %% name="grids" tags=["nbval-check-output"]
+# %% name="grids"
 clean = sample(walk(unipc(3), exact, start, grid(vp, 1000, "lambda", lam_range=(-5.0, 9.0)))).x
-spacings, rows = ("uniform", "lambda", "quadratic", "karras"), []
+spacings, grids_rows = ("uniform", "lambda", "quadratic", "karras"), []
 for name, step in (("DDIM", samplers.ddim()), ("++(2M)", dpmpp_2m()), ("UniPC-2", unipc())):
     row = {"error at 10 calls": name}
     for spacing in spacings:
         end = sample(walk(step, exact, start, grid(vp, 10, spacing))).x
         row[spacing] = (end - clean).norm(dim=1).mean().item()
-    rows.append(row)
-show_table(rows, digits=dict.fromkeys(spacings, ".2f"))
+    grids_rows.append(row)
+
+# %% [markdown] name="grids-shown-text"
+# Each row is one solver; in which column is it nearest?
+
+# %% name="grids-shown" tags=["nbval-check-output"]
+show_table(grids_rows, digits=dict.fromkeys(spacings, ".2f"))
 
 # %% [markdown] name="grids-seen"
 # The best grid depends on the data and on the solver. Here times quadratic in $t$ do best, and
@@ -668,12 +683,19 @@ value = {(name, r.details["asked"]): r.value for name, own in ran.items() for r 
 # %% name="limits"
 N, A = kept[0].details["pictures"], metrics.anchor().value
 floor_mean, floor_std = (v / A for v in metrics.real_floor(N, balanced=False))
-rows = [{"what": "as many real pictures", "by": "", "calls": None, "FD / A": floor_mean}]
+limits_rows = [{"what": "as many real pictures", "by": "", "calls": None, "FD / A": floor_mean}]
 for row in limits:
     kind, who, k = (row.details[key] for key in ("kind", "sampler", "NFE"))
-    rows.append({"what": f"limit of the {kind}", "by": who, "calls": k, "FD / A": row.value})
+    limits_rows.append({"what": f"limit of the {kind}", "by": who, "calls": k, "FD / A": row.value})
+
+# %% [markdown] name="limits-shown-text"
+# Between the floor and the limits there is room: that is the network's own error.
+
+# %% name="limits-shown"
 show_table(
-    rows, title=f"N = {N} (real ones ± {floor_std:.2f}); A = {A:.2f}", digits={"FD / A": ".2f"}
+    limits_rows,
+    title=f"N = {N} (real ones ± {floor_std:.2f}); A = {A:.2f}",
+    digits={"FD / A": ".2f"},
 )
 
 # %% [markdown] name="fashion-text-2"
@@ -744,14 +766,21 @@ def cell(name: str, k: int) -> str:
     return f"{near[0].value:.2f} ({near[0].details['NFE']})" if near else ""
 
 
-rows = []
+within_rows = []
 for name, own in ran.items():
     kind = race.RACE[name].kind
     reached = within([*own, *limits], kind) or ("no" if kind in ("ODE", "SDE") else "")
     spent = [r.details["core-s for 1,000 pictures"] for r in own if r.details["asked"] == 10]
     row = {"sampler": name} | {str(k): cell(name, k) for k in budgets}
-    rows.append(row | {"within 5%": str(reached), "core-s": f"{spent[0]:.1f}" if spent else ""})
-show_table(rows, title=f"FD / A by calls, N = {N}, floor {floor_mean:.2f} ± {floor_std:.2f}")
+    within_rows.append(
+        row | {"within 5%": str(reached), "core-s": f"{spent[0]:.1f}" if spent else ""}
+    )
+
+# %% [markdown] name="within-shown-text"
+# Look down the columns for few calls, then at the column of 5%:
+
+# %% name="within-shown"
+show_table(within_rows, title=f"FD / A by calls, N = {N}, floor {floor_mean:.2f} ± {floor_std:.2f}")
 
 # %% [markdown] name="pairs-text"
 # One draw of pictures does not tell 1.05 from 1.00. But samplers that start from the same noise can be compared *as pairs*:
@@ -783,12 +812,17 @@ judged = {
 asked = {
     (what, one, other): None for found in duels["duels"].values() for what, one, other, *_ in found
 }
-rows = [
+duels_rows = [
     {"what": what, "pair": f"{one} / {other}".replace("DPM-Solver", "")}
     | {f"{k} calls": judged.get((one, other, k), "") for k in (5, 10, 20)}
     for what, one, other in asked
 ]
-show_table(rows, title=f"{len(judged)} comparisons, N = {duels['N']}")
+
+# %% [markdown] name="duels-shown-text"
+# Look along the rows:
+
+# %% name="duels-shown"
+show_table(duels_rows, title=f"{len(judged)} comparisons, N = {duels['N']}")
 limit_of = {row.details["kind"]: row.value for row in limits}
 fixed = [n for n in ran if "," not in n and race.RACE[n].kind == "ODE" and (n, 50) in value]
 below = [name for name in fixed if value[name, 50] < limit_of["ODE"]]
@@ -825,9 +859,14 @@ for name, top in (("down to t = 1/1000", model.lam_range[1]), ("stop at t = 1/20
     how = {"spacing": "lambda", "lam_range": (model.lam_range[0], top), "sampler": "unipc"}
     how["steps"] = lessons.pick(smoke=5, live=25)
     tail[name] = generate(model, n, seed=0, **how).x
-rows = [{"walk": name, "FD / A": metrics.fd(x) / A} for name, x in tail.items()]
+tail_rows = [{"walk": name, "FD / A": metrics.fd(x) / A} for name, x in tail.items()]
+
+# %% [markdown] name="tail-shown-text"
+# The two walks, and their difference as a pair:
+
+# %% name="tail-shown"
 show_table(
-    rows,
+    tail_rows,
     title=f"N = {n}, floor {metrics.real_floor(n, balanced=False)[0] / A:.2f}",
     digits={"FD / A": ".2f"},
 )
@@ -848,7 +887,7 @@ edm_model = checkpoints.load_denoiser("fashion")
 n_live = lessons.pick(smoke=20, live=150, full=1000)
 each = torch.arange(n_live) % 10
 lowest, spread = (v / A for v in metrics.real_floor(n_live))
-scores, rows = {}, []
+scores, live_rows = {}, []
 for name in ("DDIM", "DPM-Solver++(2M)", "UniPC-2", "Heun"):
     row = {"sampler": name}
     for k in (5, 9):
@@ -857,9 +896,14 @@ for name in ("DDIM", "DPM-Solver++(2M)", "UniPC-2", "Heun"):
         drawn, cost = metrics.measure(edm_model, draw, pictures=n_live)
         scores[name, k] = metrics.fd(drawn.x) / A, cost, drawn.x
         row[f"FD / A, {k} calls"] = scores[name, k][0]
-    rows.append(row)
-show_table(rows, title=f"N = {n_live}, real ones {lowest:.2f} ± {spread:.2f}",
-           digits=dict.fromkeys(list(rows[0])[1:], ".2f"))  # fmt: skip
+    live_rows.append(row)
+
+# %% [markdown] name="live-shown-text"
+# Read against the real ones in the title:
+
+# %% name="live-shown"
+show_table(live_rows, title=f"N = {n_live}, real ones {lowest:.2f} ± {spread:.2f}",
+           digits=dict.fromkeys(list(live_rows[0])[1:], ".2f"))  # fmt: skip
 
 # %% [markdown] name="live-pairs-text"
 # At nine calls, all against DDIM, as pairs (one seed, the same noise and classes):
@@ -894,15 +938,20 @@ kinds = {
     "DPM-Solver-3": ("noise, single step", 3), "DPM-Solver++(2M)": ("data, multistep", 2),
     "DPM-Solver++(3M)": ("data, multistep", 3), "UniPC-2": ("data, with corrector", 2), "++(2M), clipped": ("data, multistep", 2),
 }  # fmt: skip
-rows = []
+clip_rows = []
 for name, per_seed in shares.items():
     e = metrics.Estimate.of(per_seed)
     form, order = kinds[name]
-    rows.append(
+    clip_rows.append(
         {"solver": name, "form": form, "order": order, "pixels outside (%)": e.value, "±": e.error}
     )
+
+# %% [markdown] name="clip-shown-text"
+# Which solvers leave most outside?
+
+# %% name="clip-shown"
 show_table(
-    rows,
+    clip_rows,
     digits={"pixels outside (%)": ".1f", "±": ".1f"},
     title=f"Scale {guided['scale']}, {guided['calls']} calls",
 )
@@ -911,7 +960,7 @@ show_table(
 # One knob at a time, as pairs over the seeds; above 0 the first of the two leaves more outside.
 
 # %% name="clip-pairs"
-rows = []
+clip_pairs_rows = []
 for what, one, other in (
     ("the form: noise or data, order 2", "DPM-Solver-2", "DPM-Solver++(2S)"),
     ("the order: 3 or 2, noise form", "DPM-Solver-3", "DPM-Solver-2"),
@@ -924,8 +973,13 @@ for what, one, other in (
     low, high = gap.interval
     word = "more" if low > 0 else "fewer" if high < 0 else "open"
     row = {"what differs": what, "pair": f"{one} / {other}", "difference (%)": gap.value}
-    rows.append(row | {"±": gap.error, "first has": word})
-show_table(rows, digits={"difference (%)": "+.1f", "±": ".1f"})
+    clip_pairs_rows.append(row | {"±": gap.error, "first has": word})
+
+# %% [markdown] name="clip-pairs-shown-text"
+# One row for each knob:
+
+# %% name="clip-pairs-shown"
+show_table(clip_pairs_rows, digits={"difference (%)": "+.1f", "±": ".1f"})
 
 # %% [markdown] name="clip-draw-text"
 # And the pictures: eight of each, the same noise and classes.
@@ -1048,7 +1102,7 @@ duels_784 = {rel: torch.tensor([duel(rel, seed) for seed in seeds]) for rel in (
 # The ratio is Euler-Maruyama's distance over EMSDE's, seed by seed: above 1 EMSDE is ahead.
 
 # %% name="verdicts"
-verdicts, rows = [], []
+verdicts, verdicts_rows = [], []
 for rel, found in duels_784.items():
     k, own, plain = found.mean(0).tolist()
     ratio = metrics.Estimate.of(found[:, 2] / found[:, 1])
@@ -1058,10 +1112,15 @@ for rel, found in duels_784.items():
     elif min(own, plain) < 2 * floor:
         says += ", not by how much (floor)"
     row = {"rel": rel, "calls": round(k), "EMSDE": own, "Euler-Maruyama": plain}
-    rows.append(row | {"ratio": ratio.value, "±": ratio.error, "verdict": says})
+    verdicts_rows.append(row | {"ratio": ratio.value, "±": ratio.error, "verdict": says})
     verdicts.append(f"{ratio.value:.2f} ± {ratio.error:.2f} at {k:.0f} calls: {says}")
+
+# %% [markdown] name="verdicts-shown-text"
+# Two distances, their ratio, and whether it can be told from 1:
+
+# %% name="verdicts-shown"
 digits = dict.fromkeys(("EMSDE", "Euler-Maruyama"), ".4f") | {"ratio": ".2f", "±": ".2f"}
-show_table(rows, title=f"Floor {floor:.4f}, {len(seeds)} seeds", digits=digits)
+show_table(verdicts_rows, title=f"Floor {floor:.4f}, {len(seeds)} seeds", digits=digits)
 
 # %% [markdown] name="adaptive-seen"
 # So the answer depends on how exact one wants to be: follow the ratio from the loosest tolerance to the tightest. A
@@ -1222,10 +1281,10 @@ check.posterior_price(price)
 # with many steps, as DDPM's small variance is too small when steps are long (lesson 02). The last two
 # rows are the paper's own algorithm, with 12 and with 36 updates at each of ten levels.
 
-# %% name="idsd-exact" tags=["nbval-check-output"]
+# %% name="idsd-exact"
 known = Gaussian([1.0], [[0.5]]).denoiser(vp)
 y1 = torch.full((20000, 1), -0.5, dtype=torch.float64)
-rows = [
+idsd_exact_rows = [
     {
         "way": "exact",
         "calls": None,
@@ -1236,7 +1295,7 @@ rows = [
 for steps in (10, 50, 400):
     x1, times1 = idsd.from_noisy(known, y1, 0.8, steps)
     end = sample(walk(ddpm(), known, x1, times1, noise=gaussian(generator(15)))).x
-    rows.append(
+    idsd_exact_rows.append(
         {"way": "from y", "calls": steps, "mean": end.mean().item(), "variance": end.var().item()}
     )
 sigmas1 = idsd.levels(0.8, 0.03, 10)
@@ -1244,8 +1303,13 @@ for k in (12, 36):
     noise = gaussian(generator(18))
     end = sample(idsd.langevin(known, y1[:5000], 0.8, sigmas1, k, rate=0.3, noise=noise))
     row = {"way": "Langevin", "calls": end.nfe, "mean": end.x.mean().item()}
-    rows.append(row | {"variance": end.x.var().item()})
-show_table(rows, digits={"mean": ".2f", "variance": ".2f"})
+    idsd_exact_rows.append(row | {"variance": end.x.var().item()})
+
+# %% [markdown] name="idsd-exact-shown-text"
+# Mean and variance should be those of the first row.
+
+# %% name="idsd-exact-shown" tags=["nbval-check-output"]
+show_table(idsd_exact_rows, digits={"mean": ".2f", "variance": ".2f"})
 
 # %% [markdown] name="residual-text"
 # The other reading of the label (Whang et al., deblurring by stochastic refinement) draws only what
@@ -1259,7 +1323,7 @@ rest, predicted = idsd.residual(edm_model, y[:4], sigma0)
 begin_r = edm_model.schedule.prior_std() * torch.randn(y[:4].shape, generator=generator(16))
 times_r = grid(edm_model.schedule, lessons.pick(smoke=6, live=16), "karras", lam_range=(-2.9, 4.6))
 drawn_r = sample(walk(ddpm(), rest, begin_r, times_r, noise=gaussian(generator(17)))).x + predicted
-rows = [
+residual_rows = [
     {"answer": name, "calls": k, "MSE": (found - truth_x[:4]).square().mean().item()}
     for name, k, found in (
         ("residual, and P(y)", len(times_r), drawn_r),
@@ -1267,7 +1331,12 @@ rows = [
         ("P(y) itself", 1, predicted),
     )
 ]
-show_table(rows, digits={"MSE": ".4f"}, title="The first 4 pictures")
+
+# %% [markdown] name="residual-shown-text"
+# Four pictures only:
+
+# %% name="residual-shown"
+show_table(residual_rows, digits={"MSE": ".4f"}, title="The first 4 pictures")
 
 # %% [markdown] name="cost-text"
 # ## What did it cost
@@ -1292,12 +1361,17 @@ lessons.cost_row(7, *rows)
 measured = {row.case: row.value for row in recorded("overhead") if row.case.endswith(", no bar")}
 ours = {case.split(", no")[0]: v for case, v in measured.items() if ":" not in case}
 some = ("ddim", "ddpm", "dpmpp", "dpmpp-sde", "unipc", "heun")
-rows = [
+overhead_rows = [
     {"sampler": case, "times the bare network calls": v}
     for case, v in sorted(ours.items(), key=lambda pair: pair[1])
     if case in some or v == max(ours.values())
 ]
-show_table(rows, digits={"times the bare network calls": ".2f"})
+
+# %% [markdown] name="overhead-shown-text"
+# Near 1 the sampler itself costs nothing:
+
+# %% name="overhead-shown"
+show_table(overhead_rows, digits={"times the bare network calls": ".2f"})
 
 # %% [markdown] name="paper-text"
 # ## Paper against here
@@ -1351,6 +1425,11 @@ lines = [
     ("", f"DDPM {told('DDPM (eta = 1)')}"),
     ("posterior draws: twice the squared error", f"{mse[0] / mse[1]:.1f} times, {count} pictures"),
 ]  # fmt: skip
+
+# %% [markdown] name="paper-shown-text"
+# Claims on the left, this lesson on the right:
+
+# %% name="paper-shown"
 show_table([{"claim": claim, "here": here} for claim, here in lines])
 
 # %% [markdown] name="helps"

@@ -127,19 +127,24 @@ print(f"pure noise: D = {few.error[-1]:.3f}, the best constant guess {fashion.x.
 # $\frac12 \log(1 + c_0^2 D_t/\tilde\beta)$. It is never dearer, since it is the minimum over all
 # variances. For data $N(0, 1/4)$, where $D_t$ is a formula, in bits:
 
-# %% name="best-price" tags=["nbval-check-output"]
+# %% name="best-price"
 toy_times = [0.05, 0.2, 0.5, 1.0]
 alpha, sigma = linear.alpha_sigma(torch.tensor(toy_times, dtype=torch.float64))
 known = 0.25 * sigma**2 / (0.25 * alpha**2 + sigma**2)
 zero, kinds = torch.zeros(4, dtype=torch.float64), ("small", "large", "best")
 toy = dp_stride.Errors(toy_times, known, zero, zero)
 prices = {kind: dp_stride.costs(linear, toy, kind) for kind in kinds}
-rows = [
+best_price_rows = [
     {"move": f"{toy_times[i - 1]:.2f} to {toy_times[j - 1]:.2f}"}
     | {kind: prices[kind][i, j].item() for kind in kinds}
     for i, j in ((4, 3), (3, 2), (2, 1), (4, 1))
 ]
-show_table(rows, title="bits/dim", digits=dict.fromkeys(kinds, ".4f"))
+
+# %% [markdown] name="best-price-shown-text"
+# Read along the rows: the last column is never the dearest.
+
+# %% name="best-price-shown" tags=["nbval-check-output"]
+show_table(best_price_rows, title="bits/dim", digits=dict.fromkeys(kinds, ".4f"))
 
 # %% [markdown] name="dp-text"
 # ## DP stride: the shortest path
@@ -271,25 +276,30 @@ def exact_table(times):
 # %% [markdown] name="brute-all-text"
 # All subsets of ten levels, against the shortest path:
 
-# %% name="brute-all" tags=["nbval-check-output"]
+# %% name="brute-all"
 ten = [i / 1000 for i in (1, 2, 5, 10, 22, 46, 100, 215, 464, 1000)]
 ten_table = exact_table(ten)
 shortest = dp_stride.shortest(ten_table, ten, 9)
-rows = []
+brute_all_rows = []
 for k in (2, 3, 4):
     subsets = itertools.combinations(ten[1:-1], k - 1)
     paths = [[1.0, *reversed(inner), 0.001, 0.0] for inner in subsets]
     least = min(dp_stride.path_cost(ten_table, ten, path) for path in paths)
-    rows.append(
+    brute_all_rows.append(
         {"K": k, "subsets": len(paths), "best of all": least, "DP": shortest.cost[k + 1].item()}
     )
-show_table(rows, title="nats", digits={"best of all": ".3f", "DP": ".3f"})
+
+# %% [markdown] name="brute-all-shown-text"
+# The last two columns should agree:
+
+# %% name="brute-all-shown" tags=["nbval-check-output"]
+show_table(brute_all_rows, title="nats", digits={"best of all": ".3f", "DP": ".3f"})
 
 # %% [markdown] name="toy-text"
 # And on all 1000 levels, against the usual grids of lesson 07. The last number is the whole chain, the
 # best that any number of steps can reach with an exact denoiser and the small variance.
 
-# %% name="toy-table" tags=["nbval-check-output"]
+# %% name="toy-table"
 nats = exact_table(every)
 best = dp_stride.shortest(nats, every, 64)
 
@@ -299,13 +309,18 @@ def rounded(times):
     return [*sorted({max(round(1000 * t), 1) / 1000 for t in times if t > 0}, reverse=True), 0.0]
 
 
-rows = []
+toy_table_rows = []
 for name in ("linspace", "lambda"):
     grids = [rounded(grid(linear, k + 1, name)) for k in (8, 32)]
     costs = [dp_stride.path_cost(nats, every, one) for one in grids]
-    rows.append({"grid": name, "K = 8": costs[0], "K = 32": costs[1]})
-rows.append({"grid": "DP", "K = 8": best.cost[9].item(), "K = 32": best.cost[33].item()})
-show_table(rows, title="nats", digits={"K = 8": ".2f", "K = 32": ".2f"})
+    toy_table_rows.append({"grid": name, "K = 8": costs[0], "K = 32": costs[1]})
+toy_table_rows.append({"grid": "DP", "K = 8": best.cost[9].item(), "K = 32": best.cost[33].item()})
+
+# %% [markdown] name="toy-table-shown-text"
+# How far above the best are the usual grids?
+
+# %% name="toy-table-shown" tags=["nbval-check-output"]
+show_table(toy_table_rows, title="nats", digits={"K = 8": ".2f", "K = 32": ".2f"})
 print(f"all 999 moves: {dp_stride.path_cost(nats, every, [*reversed(every), 0.0]):.2f}")
 
 # %% [markdown] name="fashion-text"
@@ -389,14 +404,21 @@ for name in ("uniform", "DP stride"):
     said[name] = dp_stride.path_cost(table, every, times)
     each[name] = bounds(vp, held_out, times, noise=generator(2), variances=["best"])["best"].each
 said["gap"], each["gap"] = (x["uniform"] - x["DP stride"] for x in (said, each))
-rows = []
+honest_rows = []
 for name, values in each.items():
     e = metrics.Estimate.of(values)
-    rows.append(
+    honest_rows.append(
         {"grid": name, "table": said[name], "test pictures": e.value, "±": e.error, "N": e.n}
     )
+
+# %% [markdown] name="honest-shown-text"
+# The last row is what counts: the gap in the table, and on other pictures.
+
+# %% name="honest-shown"
 show_table(
-    rows, title="bits/dim, ten steps", digits=dict.fromkeys(("table", "test pictures", "±"), ".2f")
+    honest_rows,
+    title="bits/dim, ten steps",
+    digits=dict.fromkeys(("table", "test pictures", "±"), ".2f"),
 )
 
 # %% [markdown] name="honest-seen"
@@ -432,17 +454,22 @@ plots.show(
 # %% name="stored"
 bench = json.loads(store.path("measured/steps.json").read_text())
 stored = bench["parts"]["grids"]
-rows = []
+stored_rows = []
 for name, run in stored.items():
     row = {"grid": name, "bits/dim": run["bits"]}
     for kind in ("ddim", "ancestral"):
         scored = run.get(kind, {"fd": None, "fd_error": None})
         row |= {f"FD, {kind}": scored["fd"], f"± {kind}": scored["fd_error"]}
-    rows.append(row)
+    stored_rows.append(row)
+
+# %% [markdown] name="stored-shown-text"
+# Two orders in one table: by bits, and by pictures.
+
+# %% name="stored-shown"
 title = "N = {pictures}, FD / A; as many real pictures {floor[fd]:.2f} ± {floor[fd_error]:.2f}".format_map(
     bench
 )
-show_table(rows, title=title, digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
+show_table(stored_rows, title=title, digits=dict.fromkeys(list(stored_rows[0])[1:], ".2f"))
 
 # %% [markdown] name="stored-verdict-text"
 # Now the pairs: by how much does a grid change the FD of DDIM's pictures? Below 0 the first of the two is better; a word is
@@ -682,11 +709,16 @@ for k in (5, 10, 20, 50):
         vp, asked, laid("uniform", k), noise=generator(5),
         variances=["small", "large", "learned", "best"],
     )  # fmt: skip
-rows = [
+variances_rows = [
     {"K": k} | {f"{name}": f"{b.parts['steps']:.3f} ({b.total:.2f})" for name, b in row.items()}
     for k, row in in_bits.items()
 ]
-show_table(rows, title="bits/dim of the moves, uniform steps (whole bound in brackets)")
+
+# %% [markdown] name="variances-shown-text"
+# Look along the rows at the moves, then at the brackets:
+
+# %% name="variances-shown"
+show_table(variances_rows, title="bits/dim of the moves, uniform steps (whole bound in brackets)")
 
 # %% [markdown] name="variances-gap-text"
 # These are few pictures. Their differences between two variances, picture by picture, are known better:
@@ -730,15 +762,24 @@ drawn = {
     name: sample(walk(step, vp, z, ten_times, noise=gaussian(generator(7)))).x
     for name, step in ten_steps.items()
 }
-rows = []
+variance_score_rows = []
 for name, x in drawn.items():
     gap = metrics.fd_paired(x, drawn["small"]) / A
     row = {"variance": name, "FD / A": metrics.fd(x) / A}
-    rows.append(
+    variance_score_rows.append(
         row | {"minus small": "" if name == "small" else f"{gap.value:+.2f} ± {gap.error:.2f}"}
     )
-lowest, spread = (v / A for v in metrics.real_floor(N, balanced=False))
-show_table(rows, title=f"N = {N}, floor {lowest:.2f} ± {spread:.2f}", digits={"FD / A": ".2f"})
+lowest, scatter = (v / A for v in metrics.real_floor(N, balanced=False))
+
+# %% [markdown] name="variance-score-shown-text"
+# Read the last column with its error:
+
+# %% name="variance-score-shown"
+show_table(
+    variance_score_rows,
+    title=f"N = {N}, floor {lowest:.2f} ± {scatter:.2f}",
+    digits={"FD / A": ".2f"},
+)
 
 # %% [markdown] name="variance-figure-text"
 # The first twelve of each:
@@ -820,7 +861,7 @@ ring, cont = toys.ring(), schedules.Linear()
 exact, kernel = ring.denoiser(cont), ggdm.rbf(0.1, 0.3, 1.0)
 real = ring.sample(20_000, generator(0)).float()
 test_points, again = (ring.sample(2000, generator(k)).float() for k in (1, 6))
-ring_z, points, rows = torch.randn(2000, 2, generator=generator(2)), {}, []
+ring_z, points, ring_rows = torch.randn(2000, 2, generator=generator(2)), {}, []
 for name, learn in {"DDIM": (), "times, noise": ("times", "eta"), "all": ggdm.LEARNABLE}.items():
     sampler = ggdm.GGDM(cont, grid(cont, 3), learn=learn)
     if learn:
@@ -832,10 +873,15 @@ for name, learn in {"DDIM": (), "times, noise": ("times", "eta"), "all": ggdm.LE
     points[name] = sample(sampler.states(exact, ring_z, gaussian(generator(4)))).x
 for name, x in {**points, "real points": again}.items():
     square = ggdm.mmd2(x, test_points, kernel).item()
-    rows.append(
+    ring_rows.append(
         {"learned": name, "MMD²": square, "sliced W2": sliced_w2(x, test_points, generator(5))}
     )
-show_table(rows, title="N = 2,000", digits={"MMD²": ".4f", "sliced W2": ".3f"})
+
+# %% [markdown] name="ring-shown-text"
+# The last row is the floor:
+
+# %% name="ring-shown"
+show_table(ring_rows, title="N = 2,000", digits={"MMD²": ".4f", "sliced W2": ".3f"})
 
 # %% [markdown] name="ring-figure-text"
 # The samples of the three, three steps each, over the data's centres:
@@ -869,7 +915,7 @@ plots.show(
 # lesson 07: the same calls, uniform times, nothing learned.
 
 # %% name="ggdm-table"
-rows = []
+ggdm_table_rows = []
 for k in (5, 10):
     contest = {f"DDIM, {name} {k}": stored[f"{name} {k}"]["ddim"] for name in names}
     contest[f"++(3M), uniform {k}"] = stored[f"uniform {k}"]["++(3M)"]
@@ -880,12 +926,17 @@ for k in (5, 10):
             "KID": f"{run['kid']:.3f} ± {run['kid_error']:.3f}",
             "pixels": f"{run['pixels']:.3f}",
         }
-        rows.append(row | {"beyond the range": f"{run['beyond']:.1%}"})
+        ggdm_table_rows.append(row | {"beyond the range": f"{run['beyond']:.1%}"})
 run = bench["floor"]
 row = {"sampler": "as many real pictures", "FD / A": f"{run['fd']:.2f} ± {run['fd_error']:.2f}"}
 row |= {"KID": f"{run['kid']:.3f} ± {run['kid_error']:.3f}", "pixels": f"{run['pixels']:.3f}"}
-rows.append(row | {"beyond the range": f"{run['beyond']:.1%}"})
-show_table(rows, title=f"N = {bench['pictures']}")
+ggdm_table_rows.append(row | {"beyond the range": f"{run['beyond']:.1%}"})
+
+# %% [markdown] name="ggdm-table-shown-text"
+# Four measures of the same pictures, five steps and ten:
+
+# %% name="ggdm-table-shown"
+show_table(ggdm_table_rows, title=f"N = {bench['pictures']}")
 
 # %% [markdown] name="ggdm-price-text"
 # *Pixels* is the sliced Wasserstein distance of the pixels as they are; nothing descended it. GGDM against the sampler that it
@@ -969,7 +1020,7 @@ show_table(rows, digits={"standard deviation": ".2f", "beyond the range (%)": ".
 #
 # (The authors' code has $d/4$ before the logarithm. The cell checks which is the KL.)
 
-# %% name="half-or-quarter" tags=["nbval-check-output"]
+# %% name="half-or-quarter"
 gen = generator(10)
 x0, eps, eps_hat = torch.randn(3, 1, 1, generator=gen, dtype=torch.float64)
 var = torch.tensor([0.6], dtype=torch.float64)  # sigma_n^2
@@ -979,10 +1030,19 @@ x_n = (1 - var).sqrt() * x0 + var.sqrt() * eps
 mean_p = (x_n - beta / var.sqrt() * eps_hat) / (1 - beta).sqrt()
 p = Gaussian(mean_p[0], ((1 - before) / var * beta)[:, None])
 q = Gaussian((before.sqrt() * x0)[0], (1 - before)[:, None])
-rows = [{"formula": "KL of the two Gaussians", "nats": diffusion_times.gaussian_kl(p, q)}]
+half_or_quarter_rows = [
+    {"formula": "KL of the two Gaussians", "nats": diffusion_times.gaussian_kl(p, q)}
+]
 for words, quarter in (("1/2 before the log", False), ("1/4 before the log", True)):
-    rows.append({"formula": words, "nats": bddm.step_kl(eps, eps_hat, var, beta, quarter).item()})
-show_table(rows, digits={"nats": ".5f"})
+    half_or_quarter_rows.append(
+        {"formula": words, "nats": bddm.step_kl(eps, eps_hat, var, beta, quarter).item()}
+    )
+
+# %% [markdown] name="half-or-quarter-shown-text"
+# Which line equals the first?
+
+# %% name="half-or-quarter-shown" tags=["nbval-check-output"]
+show_table(half_or_quarter_rows, digits={"nats": ".5f"})
 
 # %% [markdown] name="closed-text"
 # For Gaussian data the best $b$ is known. With $r = E|\hat\epsilon|^2/d$ (the $\Gamma_t$ of the analytic
@@ -1058,7 +1118,7 @@ def kid(x, times):
     return metrics.kid(sample(walk(ddim(), small, x, times)).x, "digits")
 
 
-rows = []
+bddm_kid_rows = []
 for times in found.values():
     n = len(times) - 1
     straight = nedm.fixed(cont, nedm.betas(noisiest, n, 1e-3))
@@ -1068,16 +1128,21 @@ for times in found.values():
         "straight line": straight,
     }
     kids = {name: kid(digits_z, g) for name, g in grids.items()}
-    rows.append(
+    bddm_kid_rows.append(
         {"steps": str(n)} | {name: f"{e.value:.3f} ± {e.error:.3f}" for name, e in kids.items()}
     )
 some = digits.x[torch.randperm(len(digits.x), generator=generator(42))[:M]]
 e = metrics.kid(some, "digits")
-rows.append(
+bddm_kid_rows.append(
     {"steps": "real"}
     | dict.fromkeys(("BDDM", "uniform", "straight line"), f"{e.value:.3f} ± {e.error:.3f}")
 )
-show_table(rows, title=f"KID, N = {M}")
+
+# %% [markdown] name="bddm-kid-shown-text"
+# Read along the rows, and compare with the last:
+
+# %% name="bddm-kid-shown"
+show_table(bddm_kid_rows, title=f"KID, N = {M}")
 
 # %% [markdown] name="bddm-figure-text"
 # And the share $b$ of the noise that each step of the three walks removes. What should it be? We can measure
@@ -1088,7 +1153,7 @@ show_table(rows, title=f"KID, N = {M}")
 asked_at = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6]
 seen = dp_stride.measure(small, digits.x[:500], asked_at, noise=generator(43), levels=17)
 tries = torch.linspace(0.01, 0.99, 9801, dtype=torch.float64)
-rows, gen = [], generator(44)
+bddm_best_rows, gen = [], generator(44)
 for t, r in zip(asked_at, seen.size.tolist()):
     best_b = tries[((1 - r) * (1 + (1 - tries) ** -2) - 1 / tries).abs().argmin()].item()
     a, b = cont.alpha_sigma(t)
@@ -1098,7 +1163,7 @@ for t, r in zip(asked_at, seen.size.tolist()):
     with torch.no_grad():
         proposed, eps_hat = cap * phi(x_t), small(x_t, t).eps
         paid = bddm.step_kl(eps, eps_hat, d2, proposed * d2).mean().item()
-    rows.append(
+    bddm_best_rows.append(
         {
             "t": t,
             "σ": b,
@@ -1109,8 +1174,17 @@ for t, r in zip(asked_at, seen.size.tolist()):
             "KL": paid,
         }
     )
-by_level = rows
-show_table(rows, title="nats/dim, 500 digits", digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
+by_level = bddm_best_rows
+
+# %% [markdown] name="bddm-best-shown-text"
+# Compare the columns of $b$:
+
+# %% name="bddm-best-shown"
+show_table(
+    bddm_best_rows,
+    title="nats/dim, 500 digits",
+    digits=dict.fromkeys(list(bddm_best_rows[0])[1:], ".2f"),
+)
 
 # %% [markdown] name="bddm-figure-text-2"
 # Grey: the best share of a single step. Colours: the walks. (The last move, which goes to clean data, is left out.)
@@ -1164,7 +1238,7 @@ winners = {n: best for n, best in sorted(searched.items()) if 6 <= n <= 10}
 
 # %% name="bddm-search-table"
 others = [torch.randn(half, 1, 8, 8, generator=generator(seed)) for seed in range(32, 36)]
-rows = []
+bddm_search_table_rows = []
 for n, (score, times) in winners.items():
     even = grid(cont, n, lam_range=small.lam_range)
     a, b = ([kid(x, g).value for x in others] for g in (times, even))
@@ -1172,10 +1246,17 @@ for n, (score, times) in winners.items():
     low, high = gap.interval
     word = "BDDM" if high < 0 else "uniform" if low > 0 else "open"
     row = {"steps": n, "while searching": score, "other noises": sum(a) / 4, "uniform": sum(b) / 4}
-    rows.append(row | {"difference": f"{gap.value:+.3f} ± {gap.error:.3f}", "better": word})
+    bddm_search_table_rows.append(
+        row | {"difference": f"{gap.value:+.3f} ± {gap.error:.3f}", "better": word}
+    )
+
+# %% [markdown] name="bddm-search-table-shown-text"
+# Compare the score of the search with that of other noises, then with uniform steps.
+
+# %% name="bddm-search-table-shown"
 columns = ("while searching", "other noises", "uniform")
-show_table(rows or [{"steps": "none of 6 to 10"}], title=f"KID, N = {half}, four seeds",
-           digits=dict.fromkeys(columns, ".3f") if rows else {})  # fmt: skip
+show_table(bddm_search_table_rows or [{"steps": "none of 6 to 10"}], title=f"KID, N = {half}, four seeds",
+           digits=dict.fromkeys(columns, ".3f") if bddm_search_table_rows else {})  # fmt: skip
 
 # %% [markdown] name="bddm-search-seen"
 # Compare the grids that were found with those of the three starts above: the search is worth its price. But the last columns are
@@ -1193,16 +1274,23 @@ show_table(rows or [{"steps": "none of 6 to 10"}], title=f"KID, N = {half}, four
 # $\prod (1 - \beta_i) = \hat{\bar\alpha}$. The one free number must be found exactly: the first-order
 # solution leaves the interval of probabilities, or misses the level.
 
-# %% name="betas" tags=["nbval-check-output"]
-rows = []
+# %% name="betas"
+betas_rows = []
 for n in (6, 20):
     u = -2 * (math.log(0.02) + n * 1e-4) / (n * (n - 1))
     for name, bs in (
         ("first order", [1e-4 + i * u for i in range(n)]), ("bisection", nedm.betas(0.02, n, 1e-4)),
     ):  # fmt: skip
         reached = f"{math.prod(1 - b for b in bs):.4f}" if max(bs) < 1 else "none: a beta above 1"
-        rows.append({"n": n, "solution": name, "largest beta": max(bs), "level reached": reached})
-show_table(rows, title="Wanted: ᾱ = 0.02", digits={"largest beta": ".3f"})
+        betas_rows.append(
+            {"n": n, "solution": name, "largest beta": max(bs), "level reached": reached}
+        )
+
+# %% [markdown] name="betas-shown-text"
+# Where does the first-order solution go wrong?
+
+# %% name="betas-shown" tags=["nbval-check-output"]
+show_table(betas_rows, title="Wanted: ᾱ = 0.02", digits={"largest beta": ".3f"})
 fib = nedm.betas(0.02, 6, 1e-4, "fibonacci")
 print("Fibonacci, n = 6:", *(f"{b:.4f}" for b in fib))
 
@@ -1355,7 +1443,7 @@ plots.show(
 # Gaussians with full covariances, fitted in seconds. Steps shrink in proportion to T (the same step length).
 
 # %% name="aux"
-shapes, by_time, rows = (1, 8, 8), {}, []
+shapes, by_time, aux_rows = (1, 8, 8), {}, []
 most = small.schedule.t_of_lam(small.lam_range[0])  # the noisiest this network knows
 shares = lessons.pick(smoke=(0.3, 1.0), live=(0.15, 0.25, 0.4, 0.6, 1.0))
 for part in shares:
@@ -1367,8 +1455,13 @@ for part in shares:
         starts[name] = diffusion_times.start(nu, M, shapes, generator(18))
     ends = {name: sample(walk(ddim(), small, x, walk_T)).x for name, x in starts.items()}
     by_time[part] = {name: metrics.fd(x, "digits") for name, x in ends.items()}
-    rows.append({"T": f"{T:.2f}", "steps": steps_T} | by_time[part])
-show_table(rows, title="FD of digits, N = {}, real ones {:.2f} ± {:.2f}".format(M, *floor_digits),
+    aux_rows.append({"T": f"{T:.2f}", "steps": steps_T} | by_time[part])
+
+# %% [markdown] name="aux-shown-text"
+# Read down the columns: $T$ and the number of steps shrink together.
+
+# %% name="aux-shown"
+show_table(aux_rows, title="FD of digits, N = {}, real ones {:.2f} ± {:.2f}".format(M, *floor_digits),
            digits=dict.fromkeys(by_time[part], ".2f"))  # fmt: skip
 
 # %% [markdown] name="aux-figure-text"
@@ -1417,7 +1510,7 @@ print(
 # Mean and standard error over the seeds. The starts differ, so these are independent, not pairs:
 
 # %% name="spread"
-seeds, spread, rows = range(20, lessons.pick(smoke=22, live=24, full=28)), {}, []
+seeds, spread, spread_rows = range(20, lessons.pick(smoke=22, live=24, full=28)), {}, []
 for name, (nu, times) in contenders.items():
     scores = []
     for seed in seeds:
@@ -1425,8 +1518,15 @@ for name, (nu, times) in contenders.items():
         x = x if nu is None else diffusion_times.start(nu, M, shapes, generator(seed))
         scores.append(metrics.fd(sample(walk(ddim(), small, x, times)).x, "digits"))
     spread[name] = metrics.Estimate.of(scores)
-    rows.append({"start": name, "FD": spread[name].value, "standard error": spread[name].error})
-show_table(rows, title="N = {} x {} seeds, real digits {:.2f} ± {:.2f}".format(M, len(seeds), *floor_digits),
+    spread_rows.append(
+        {"start": name, "FD": spread[name].value, "standard error": spread[name].error}
+    )
+
+# %% [markdown] name="spread-shown-text"
+# How sure is it?
+
+# %% name="spread-shown"
+show_table(spread_rows, title="N = {} x {} seeds, real digits {:.2f} ± {:.2f}".format(M, len(seeds), *floor_digits),
            digits={"FD": ".2f", "standard error": ".2f"})  # fmt: skip
 short_walk, long_walk = "ten Gaussians, 5 steps", "N(0, I), 20 steps"
 print(metrics.compare(spread[short_walk], spread[long_walk], (short_walk, long_walk)))
@@ -1442,7 +1542,7 @@ print(metrics.compare(spread[short_walk], spread[long_walk], (short_walk, long_w
 # mixture was fitted to?
 
 # %% name="start-bits"
-unseen, rows = data.load("digits", "test").x, []
+unseen, start_bits_rows = data.load("digits", "test").x, []
 for T in (0.25 * most, most):
     near = diffusion_times.fit_start(digits.x, cont, T, 1, generator=generator(17))
     models = {"one Gaussian": near} | ({"ten Gaussians": ten_gaussians} if most > T else {})
@@ -1450,8 +1550,15 @@ for T in (0.25 * most, most):
     for name, nu in models.items():
         terms[name] = diffusion_times.cross_entropy(unseen, cont, T, nu, generator(19))
     row = {"T": f"{T:.2f}"} | dict.fromkeys(("N(0, I)", "one Gaussian", "ten Gaussians"))
-    rows.append(row | {name: bits.mean().item() for name, bits in terms.items()})
-show_table(rows, title="bits/dim of the start", digits=dict.fromkeys(list(row)[1:], ".3f"))
+    start_bits_rows.append(row | {name: bits.mean().item() for name, bits in terms.items()})
+
+# %% [markdown] name="start-bits-shown-text"
+# The price of the start:
+
+# %% name="start-bits-shown"
+show_table(
+    start_bits_rows, title="bits/dim of the start", digits=dict.fromkeys(list(row)[1:], ".3f")
+)
 
 # %% [markdown] name="start-bits-seen"
 # With the long noise the start costs next to nothing, whatever it is. With the short one a model of
@@ -1548,6 +1655,11 @@ claims = [
         f"FD: 5 steps {spread[short_walk].value:.2f}, plain 20 {spread[long_walk].value:.2f}",
     ),
 ]
+
+# %% [markdown] name="paper-learned-shown-text"
+# Differences of FD are below zero where the first of the two is better.
+
+# %% name="paper-learned-shown"
 show_table([{"claim": claim, "here": here} for claim, here in claims])
 
 # %% [markdown] name="paper-seen"
