@@ -170,7 +170,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from diffusion_lab import data, metrics, nets
+from diffusion_lab import checkpoints, data, metrics, nets
 from diffusion_lab.course.showing import show_table
 from diffusion_lab.data import store
 from diffusion_lab.device import device
@@ -183,7 +183,7 @@ from diffusion_lab.samplers import euler_maruyama
 from diffusion_lab.samplers.sde import correct
 from diffusion_lab.scores import likelihood, score_flow
 from diffusion_lab.scores.divergence import probes, trace_variance
-from diffusion_lab.training import Recipe, load_or_train, train
+from diffusion_lab.training import Recipe, train
 from diffusion_lab.walk import Ask, gaussian, sample, walk
 
 # %% [markdown] name="integrals-text"
@@ -875,7 +875,7 @@ for process, schedule in processes.items():
         steps = lessons.pick(smoke=3, live=steps)
         how = {"sampler": sampler, "steps": steps, "spacing": "uniform", "seed": 1, "batch": shots}
         r = generate(two.denoiser(schedule), shots, **how, **more)
-        row |= {name: w1(r.x[:, 0], target), f"NFE of {name}": r.nfe}
+        row[f"{name}, {r.nfe} NFE"] = w1(r.x[:, 0], target)
     pc_others_rows.append(row)
 
 # %% [markdown] name="pc-others-shown-text"
@@ -883,10 +883,9 @@ for process, schedule in processes.items():
 
 # %% name="pc-others-shown"
 show_table(
-    pc_others_rows,
-    title=f"W1, N = {shots:,}, floor {floor.value:.3f}",
-    digits=dict.fromkeys(others, ".3f"),
-)
+    pc_others_rows, title=f"W1, N = {shots:,}, floor {floor.value:.3f}",
+    digits=dict.fromkeys(list(pc_others_rows[0])[1:], ".3f"),
+)  # fmt: skip
 
 # %% [markdown] name="pc-others-seen"
 # All three processes can be sampled: one field, three speeds. Annealed Langevin stays well above the floor: at each
@@ -1096,7 +1095,7 @@ print(f"uniform noise in [-1, 1] costs {bits_per_dim(64 * math.log(2), 64, 17):.
 # solver chasing a function that changes under its feet.
 
 # %% name="digits"
-model = load_or_train("digits")
+model = checkpoints.load_denoiser("digits")
 test = data.load("digits", "test")
 
 # %% [markdown] name="digits-exact-text"
@@ -1456,7 +1455,7 @@ def words_of(rows: list[dict], part: str) -> dict[str, str]:
     """How often a corrector helped in rows whose first column holds ``part``."""
     said = [row["corrector"] for row in rows if part in str(next(iter(row.values())))]
     counted = ", ".join(f"{word} {said.count(word)}" for word in ("helps", "cannot tell", "costs"))
-    return {"here": counted, "verdict": f"of {len(said)}"}
+    return {"here": f"{counted} (of {len(said)})", "verdict": "see the table"}
 
 
 # %% [markdown] name="paper-claims-text"
