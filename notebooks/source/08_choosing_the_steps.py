@@ -1002,8 +1002,8 @@ show_table(rows, digits={"standard deviation": ".2f", "beyond the range (%)": ".
 #
 # ---
 #
-# **Half way.** A good place to stop: what follows needs nothing of the first half but its imports. To go on another day, run
-# the two cells of imports, the cell `ring` for its schedule, and continue here.
+# **Half way.** A good place to stop. To go on another day, open the lesson, click on this cell and choose *Run > Run All Above
+# Selected Cell*.
 #
 # ---
 
