@@ -811,7 +811,9 @@ fig, ax = plots.axes(1, 2, size=(4.6, 3.2), share=True)
 for place, process in zip(ax, ("VE", "VP")):
     for k, (predictor, one) in enumerate(toy_races["races"][f"{process} 51"].items()):
         rs, values = zip(*((float(r), v) for r, v in one["scan"].items()))
-        place.plot(rs, values, color=plots.COLOURS[k], marker="os"[k], label=predictor)
+        place.plot(
+            rs, values, color=plots.COLOURS[k], marker="os"[k], linestyle="-", label=predictor
+        )
         alone = sum(one["alone"]) / len(one["alone"])
         place.axhline(
             alone, color=plots.COLOURS[k], linestyle="--", marker="", label=f"{predictor} alone"

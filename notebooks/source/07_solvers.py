@@ -1008,10 +1008,11 @@ plots.show(
 )
 
 # %% [markdown] name="clip-seen"
-# Read the pairs: the form makes a difference where nothing else is changed, and so does the order, in either form. A
-# solver of order 3 extrapolates further, and what guidance has overdone it overdoes again. Clipping leaves nothing outside,
-# and what is cut off at one step is not carried on to the next. It does not undo guidance itself: clothes drawn at this scale
-# are harder in contrast than real ones, with or without it.
+# Read the pairs one by one. At equal order and kind the noise form leaves far more outside than the data form. Within the data
+# form order 3 leaves far more than order 2: it extrapolates further, and what guidance has overdone it overdoes again. Within the
+# noise form order 2 is no better than order 3. So "data form" alone is no cure, and neither is "low order" alone; ++ of order
+# 2 is both. Clipping leaves nothing outside, and what is cut off at one step is not carried on to the next. It does not undo
+# guidance itself: clothes drawn at this scale are harder in contrast than real ones, with or without it.
 
 # %% [markdown] name="emsde-text"
 # ## Steps that choose themselves: EMSDE
@@ -1441,8 +1442,8 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 #   last one anyway.
 # - **A network's error.** Once the solver's error is below the network's, FD says nothing about the
 #   solver any more. The race's column "within 5%" says from where on.
-# - **Strong guidance.** Order 3 leaves more pixels outside in either form, and the noise form more than the data form at equal
-#   order; clip, or take a low order.
+# - **Strong guidance.** The noise form leaves many pixels outside at order 2 already, the data form at order 3: take ++ of
+#   order 2, or clip.
 # - **Adaptive steps in few dimensions**, or with a batch that must end together: the slowest sample
 #   decides, and refused trials bias the law.
 # - **When noise should repair the network.** ODE solvers follow the network's errors faithfully;
