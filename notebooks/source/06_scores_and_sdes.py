@@ -23,7 +23,7 @@
 # - train for likelihood (ScoreFlow), and see what that does to the pictures.
 #
 # **Prerequisites.** $x_t = \alpha_t x_0 + \sigma_t \epsilon$ and $\lambda = \log(\alpha/\sigma)$
-# (lesson 01), $E[x_0 \mid x_t]$ (lesson 02), weights of the loss (lesson 03).
+# (lesson 01), $E[x_0 \mid x_t]$ (lesson 02), weights of the loss (lesson 03), the Fréchet distance (lesson 04).
 #
 # **Time.** {{time}}.
 #

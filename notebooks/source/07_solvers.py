@@ -24,7 +24,7 @@
 # - say when a higher order does not help.
 #
 # **Prerequisites.** $\lambda = \log(\alpha/\sigma)$ (lesson 01), $\hat x_0$ and $\hat\epsilon$
-# (lesson 02), DDIM (lesson 05) and the probability-flow ODE (lesson 06).
+# (lesson 02), the Fréchet distance (lesson 04), DDIM (lesson 05) and the probability-flow ODE (lesson 06).
 #
 # **Time.** {{time}}.
 #
@@ -699,7 +699,7 @@ show_table(
 )
 
 # %% [markdown] name="fashion-text-2"
-# A colour and a kind of line for each of eight samplers (the table below has all): solid lines solve the ODE, dashed ones
+# A colour and a kind of line for each of nine samplers (the table below has all): solid lines solve the ODE, dashed ones
 # add noise.
 
 # %% name="fashion-lines"
@@ -740,7 +740,7 @@ axs[1].set(xlim=(8.5, 260), yscale="linear", ylim=(0.9 * min(near), 1.1 * sorted
 axs[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.show(
     fig,
-    alt="Two panels of Frechet distance against network calls for eight samplers, the right one "
+    alt="Two panels of Frechet distance against network calls for nine samplers, the right one "
     "enlarged from ten calls on. Multistep solvers come down first; samplers that add noise need "
     "more calls.",
     caption=f"Quality against network calls on Fashion-MNIST, {N} pictures a point, one network.",
