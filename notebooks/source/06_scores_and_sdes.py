@@ -833,10 +833,12 @@ plots.show(
 # With an exact score there is no network error, but each predictor has its own: of 20 or 50 steps. The corrector repairs
 # that. Where the table says *helps*, half of the calls are better spent on corrections; at the smallest $r$ of the figure
 # they are thrown away. So a corrector that 'does not help' may only be one whose knob was left alone. Twelve comparisons
-# were made: with intervals of 95%, expect about one wrong word in twenty.
+# were made: with intervals of 95%, expect about one wrong word in twenty. (Where the best $r$ is
+# 0.5, the largest that was tried, a larger one may do more.)
 #
-# Does the predictor matter? Compare the columns *alone* in pairs of rows. (The paper finds the opposite order on CIFAR-10
-# with its networks: there reverse diffusion is always better than ancestral sampling.)
+# Does the predictor matter? Compare the columns *alone* in pairs of rows. Here it depends on the process
+# and on the budget. (The paper finds reverse diffusion always better than ancestral sampling, on CIFAR-10 with its
+# networks.)
 #
 # And the ODE? An adaptive solver (Runge-Kutta of order 5) chooses its own steps; we choose its tolerance. One seed, so
 # compare with the floor's own size.
