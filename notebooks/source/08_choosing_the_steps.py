@@ -115,8 +115,8 @@ print(f"pure noise: D = {few.error[-1]:.3f}, the best constant guess {fashion.x.
 
 # %% [markdown] name="unsure-seen"
 # The bound is paid at the **clean end**. Almost nothing is lost at $\lambda < -2$, where everything is
-# still to be decided: the right answer there is a blur, and the network knows it. Remember this panel:
-# it is the reason for both the success and the failure of what comes next. (The line under the figure
+# still to be decided: the right answer there is a blur, and the network knows it. Remember this panel
+# for what comes next. (The line under the figure
 # compares the far left with a guess that never looks at $x_t$. A network that does worse there loses
 # nothing in the bound, since the SNR is nearly zero.)
 #
