@@ -10,8 +10,10 @@ the same noise, at 5 and 10 evaluations (grids at 20 too). Lesson 08 reads the r
     ggdm-K    GGDM with K steps from uniform DDIM: KID in the frozen features of the clipped
               picture, and OVERSHOOT times the mean square of what exceeds the range; ``ggdm-K-2``
               from a second seed of the training
+    pairs     differences of FD between settings that drew from the same noise, with the error of
+              the difference (``metrics.frechet.paired``); GGDM from its stored numbers
 
-    python benchmarks/steps.py grids clipped ggdm-5 ggdm-10   # about a quarter of an hour
+    python benchmarks/steps.py grids clipped ggdm-5 ggdm-10 pairs   # about a quarter of an hour
     python benchmarks/steps.py --tiny                         # seconds, to see that it runs
 
 Nothing but the part ``clipped`` clips. Runs on one thread (OMP_NUM_THREADS=1 before it, to be
@@ -35,15 +37,17 @@ from diffusion_lab.denoisers import Clipped, Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.metrics.distances import sliced_w2
+from diffusion_lab.metrics.frechet import features, paired, reference
 from diffusion_lab.samplers import ddim, dpmpp_3m
 from diffusion_lab.scheduling import analytic, dp_stride, ggdm
 from diffusion_lab.walk import Step, gaussian, sample, walk
 
-COMMAND = "python benchmarks/steps.py grids clipped ggdm-5 ggdm-10"
+COMMAND = "python benchmarks/steps.py grids clipped ggdm-5 ggdm-10 pairs"
 PARTS = tuple(COMMAND.split()[2:])
 RESULT = "measured/steps.json"
 STEPS = (5, 10, 20)
 ROUNDS, BATCH, OVERSHOOT = 120, 64, 10.0
+GRIDS_COMPARED = (("DP stride", "uniform"), ("DP stride", "quadratic"), ("lambda", "uniform"))
 RATE = {5: 0.006, 10: 0.002}  # what one coefficient does to the end of the walk grows with K
 
 
@@ -138,12 +142,7 @@ def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> d
     sampler = ggdm.GGDM(
         model.schedule, grids.grid(model.schedule, steps), lam_max=model.lam_range[1]
     )
-    x = torch.randn(n, *model.shape, generator=generator(2))
-
-    def draw() -> Tensor:
-        noise = gaussian(generator(3))
-        return torch.cat([sample(sampler.states(model, p, noise)).x for p in x.split(250)])
-
+    draw = learned(sampler, model, torch.randn(n, *model.shape, generator=generator(2)))
     eye, begin, losses = checkpoints.load("fashion-features"), time.process_time(), []
     for loss in ggdm.fit(
         sampler,
@@ -163,7 +162,7 @@ def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> d
     training = time.process_time() - begin
     print(part, f"{training:.0f} core-seconds, loss {losses[-1]:.4f}", flush=True)
     return {
-        "learned": sum(p.numel() for p in sampler.parameters() if p.requires_grad),
+        "learned": sampler.learned(),
         "rounds": len(losses),
         "batch": BATCH,
         "overshoot": OVERSHOOT,
@@ -178,18 +177,57 @@ def of_ggdm(part: str, model: Denoiser, n: int, anchor: float, rounds: int) -> d
     }
 
 
+def of_pairs(model: Denoiser, n: int, anchor: float, tiny: bool) -> dict[str, Any]:
+    """FD(one) - FD(other) in units of A: {"one - other": {"gap": ..., "error": ...}}."""
+    laid, parts = spacings(model, tiny)[0], json.loads(store.path(RESULT).read_text())["parts"]
+    x, ref = torch.randn(n, *model.shape, generator=generator(2)), reference()
+    runs: dict[str, Callable[[], Tensor]] = {}
+    for name, times in laid.items():
+        runs[f"DDIM, {name}"] = walked(ddim(), model, x, times)
+        if name.startswith("uniform"):
+            runs[f"++(3M), {name}"] = walked(dpmpp_3m(), model, x, times)
+    for steps in STEPS[:1] if tiny else STEPS[:2]:
+        sampler = ggdm.GGDM(
+            model.schedule, grids.grid(model.schedule, steps), lam_max=model.lam_range[1]
+        )
+        numbers = parts[f"ggdm-{steps}"]["numbers"]
+        sampler.load_state_dict({k: torch.tensor(v).double() for k, v in numbers.items()})
+        runs[f"GGDM {steps}"] = learned(sampler, model, x)
+    feats = {name: features(draw()) for name, draw in runs.items()}
+    asked = [(f"DDIM, {a} {k}", f"DDIM, {b} {k}") for k in STEPS for a, b in GRIDS_COMPARED]
+    for k in STEPS[:2]:
+        asked += [(f"GGDM {k}", f"{other}, uniform {k}") for other in ("DDIM", "++(3M)")]
+    found = {}
+    for one, other in asked:
+        if one in feats and other in feats:
+            e = paired(feats[one], feats[other], ref, generator(5)) / anchor
+            found[f"{one} - {other}"] = {"gap": round(e.value, 3), "error": round(e.error, 3)}
+            print(one, other, found[f"{one} - {other}"], flush=True)
+    return found
+
+
+def learned(sampler: ggdm.GGDM, model: Denoiser, x: Tensor) -> Callable[[], Tensor]:
+    """Draws of a learned sampler from the start noise x, as ``walked``."""
+
+    def draw() -> Tensor:
+        noise = gaussian(generator(3))
+        return torch.cat([sample(sampler.states(model, p, noise)).x for p in x.split(250)])
+
+    return draw
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", help="grids, clipped, ggdm-K, ggdm-K-SEED")
+    parser.add_argument("parts", nargs="*", help="grids, clipped, ggdm-K, ggdm-K-SEED, pairs")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of GGDM's training")
     parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     n = 60 if given.tiny else 1000
     model = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
-    anchor = metrics.noise_anchor(n)
+    anchor = metrics.anchor().value
     file = store.folder() / RESULT
-    plain = {"grids": of_grids, "clipped": of_clipped}
+    plain = {"grids": of_grids, "clipped": of_clipped, "pairs": of_pairs}
     for part in given.parts or PARTS:
         if part in plain:
             found = plain[part](model, n, anchor, given.tiny)
@@ -199,12 +237,14 @@ def main() -> None:
             continue
         known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
         real = data.load("fashion").x[-n:]
+        floor, scatter = (v / anchor for v in metrics.real_floor(n, balanced=False))
         known |= {
             "command": COMMAND,
             "unit": "A",
             "pictures": n,
             "anchor": round(anchor, 4),
-            "floor": judge(real.clone, anchor) | {"core_seconds": 0.0},
+            "floor": judge(real.clone, anchor)
+            | {"fd": round(floor, 3), "fd_error": round(scatter, 3), "core_seconds": 0.0},
             "machine": f"torch {torch.__version__}, 1 thread, cpu",
         }
         known["parts"][part] = found

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import pytest
 import torch
 
-from diffusion_lab.course.checks import lesson00, lesson01
+from diffusion_lab import schedules
+from diffusion_lab.course.checks import lesson00, lesson01, lesson06, lesson07, lesson08
+from diffusion_lab.data import toys
+from diffusion_lab.device import generator
+from diffusion_lab.grids import grid
+from diffusion_lab.samplers import dpmpp_2m, predictor_corrector
+from diffusion_lab.scheduling import dp_stride
+from diffusion_lab.walk import sample, walk
 
 
 def root(x):
@@ -55,3 +64,44 @@ def test_guesses_in_any_form(answer):
 def test_an_attempt_that_is_not_there_yet_says_what_is_missing(task, answer, words):
     found = task.result(answer)
     assert found.status == "not attempted yet" and words in found.message
+
+
+# ---- what learners write whole is what the package runs ------------------------------------------
+def test_the_predictor_corrector_loop_is_the_samplers_own():
+    ve, law = schedules.VE(0.01, 20.0), toys.ring()
+    times, gen = grid(ve, 8, "uniform"), generator(0)
+    noises = torch.randn(20, 30, 2, generator=gen, dtype=torch.float64)
+    start, step = 20.0 * noises[0], predictor_corrector("ancestral", snr=0.2)
+    draws = iter(noises[1:])
+    down = walk(step, law.denoiser(ve), start, times[:-1], noise=lambda i, x: next(draws))
+    wanted = law.denoiser(ve)(sample(down).x, times[-2]).x0  # the best guess at the last level
+    draws = iter(noises[1:])
+    levels = [ve.alpha_sigma(t)[1] for t in times[:-1]]
+    score = lambda x, sigma: law.score(x, 1.0, sigma)  # noqa: E731
+    found = lesson06.reference_pc(score, start, levels, 0.2, lambda x: next(draws))
+    assert (found - wanted).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "lambda"])
+def test_the_whole_walk_is_the_solvers_own(spacing):
+    vp = schedules.Linear()
+    exact, times = toys.ring().denoiser(vp), grid(vp, 9, spacing, lam_range=(-5.0, 4.0))
+    start = torch.randn(30, 2, generator=generator(1), dtype=torch.float64)
+    wanted = sample(walk(dpmpp_2m(), exact, start, times)).x
+    found = lesson07.reference_walk(lambda x, t: exact(x, t).x0, start, times, vp.alpha_sigma)
+    assert (found - wanted).abs().max() < 1e-9
+
+
+def test_the_shortest_path_is_that_of_the_package_and_of_all_subsets():
+    size = 7
+    table = torch.rand(size, size, generator=generator(2), dtype=torch.float64)
+    table = torch.where(torch.ones(size, size, dtype=torch.bool).tril(-1), table, torch.inf)
+    times = [k / (size - 1) for k in range(1, size)]
+    strides = dp_stride.shortest(table, times, size - 1)
+    for moves in range(1, size):
+        path = lesson08.reference_path(table, moves)
+        assert strides.grid(moves) == [0.0 if k == 0 else times[k - 1] for k in path]
+        inner = combinations(range(1, size - 1), moves - 1)
+        all_paths = [(size - 1, *reversed(some), 0) for some in inner]
+        price = lambda path: sum(table[a, b].item() for a, b in pairwise(path))  # noqa: E731
+        assert price(path) == pytest.approx(min(map(price, all_paths)))

@@ -274,3 +274,17 @@ def test_bad_input():
         ggdm.mmd2(torch.zeros(1, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="widths > 0"):
         ggdm.rbf(0.0)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_it_counts_the_numbers_that_move_the_samples(steps):
+    """By gradients: a number without one does nothing."""
+    sampler = GGDM(SCHEDULES[0], grids.grid(SCHEDULES[0], steps), eta=0.5)
+    with torch.no_grad():
+        sampler.history.add_(0.1)
+    x = torch.randn(4, 2, generator=generator(0), dtype=torch.float64)
+    *_, last = sampler.states(RING.denoiser(SCHEDULES[0]), x, noise64(1), grad=True)
+    slopes = torch.autograd.grad(last.x.square().sum(), list(sampler.parameters()))
+    assert sampler.learned() == sum(int((slope != 0).sum()) for slope in slopes)
+    assert GGDM(SCHEDULES[0], grids.grid(SCHEDULES[0], 5)).learned() == 33
+    assert GGDM(SCHEDULES[0], grids.grid(SCHEDULES[0], 10)).learned() == 93

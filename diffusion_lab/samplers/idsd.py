@@ -86,7 +86,8 @@ def langevin(
         y: (B, ...) with noise of standard deviation sigma0, in the units of the data.
         sigmas: falling levels below sigma0, see ``levels``.
         updates: at each level, one call each; then one call for D(x~, sigma_L).
-        rate: a_i = rate sigma_i^2 (the paper's e/sigma_L^2) with ``step="paper"``; with "balanced",
+        rate: a_i = rate sigma_i^2 with ``step="paper"`` (rate stands for its e/sigma_L^2, a factor
+            of 2 apart in some conventions); with "balanced",
             a_i = rate / (1/sigma_i^2 + 1/(sigma_0^2 - sigma_i^2)), which fits both terms at once.
 
     ValueError where a_i is so large that the second term would diverge (a_i >= 2 (sigma_0^2 -

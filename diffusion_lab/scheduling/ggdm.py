@@ -1,12 +1,15 @@
 """GGDM: a sampler whose coefficients are learned by descending the quality of its samples.
 
-Differentiable Diffusion Sampler Search (Watson et al. 2022, 2202.05830). K steps down a grid,
+Differentiable Diffusion Sampler Search (Watson et al. 2022, 2202.05830) learns the coefficients of
+a sampler whose every step may use all states before it. There a step is q(x_t | x_{>t}, x_0) =
+N(sum_{u>t} mu_tu x_u + ..., sigma_t^2), with x0_hat read off the marginals which that implies. Here
+the same span of steps is written in coordinates of the course's own, K steps down a grid,
 
     x_s = p_k alpha_s x0_hat + q_k sqrt(sigma_s^2 - r_k^2) eps_hat + r_k z + sum_{j>=k} H_kj x_j,
     r_k = eta_k sqrt(bt),   x0_hat and eps_hat asked at (x_k, t_k),
 
 with p = q = 1 and H = 0 is DDIM(eta). Learned are p, q, eta, H and the times (gaps in lambda, which
-a softmax keeps positive): fewer than 100 numbers for K = 5, through the frozen network, by Adam on
+a softmax keeps positive): 33 numbers for K = 5, through the frozen network, by Adam on
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
 
@@ -78,6 +81,15 @@ class GGDM(nn.Module):
         self.scales = nn.Parameter(ones, "scales" in learn)
         # row k, column j: how much of state j (0 = the start) step k adds; states after k unused
         self.history = nn.Parameter(torch.zeros(k, k, dtype=torch.float64), "history" in learn)
+
+    def learned(self) -> int:
+        """How many numbers are trained and used: the last step adds neither eps nor noise, and no
+        step knows the states after it.
+        """
+        k = self.steps
+        used = {"gaps": self.gaps.numel(), "eta": k - 1, "scales": 2 * k - 1}
+        used["history"] = k * (k + 1) // 2
+        return sum(used[name] for name, p in self.named_parameters() if p.requires_grad)
 
     def times(self) -> Tensor:
         """The K times asked at, (K,), falling."""

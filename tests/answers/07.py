@@ -1,6 +1,29 @@
 """Wrong answers to lesson 07, and words that each refusal must hold."""
 
 import math
+from itertools import pairwise
+
+
+def walk(order=2, remember="answer", equal=False, end="clean"):
+    """A learner's ++(2M) with one of the slips."""
+
+    def run(denoise, x, times, level):
+        past = None
+        for t, s in pairwise(times):
+            now, (at, st), (a, sg) = denoise(x, t), level(t), level(s)
+            if sg == 0:
+                return a * now if end == "clean" else x
+            lam, d = math.log(at / st), now
+            h = math.log(a / sg) - lam
+            if past and order == 2:
+                share = 0.5 if equal else h / 2 / (lam - past[1])
+                d = (1 + share) * now - share * past[0]
+            x = sg / st * x + a * (1 - math.exp(-h)) * d
+            past = (d if remember == "d" else now), lam
+        return x
+
+    return run
+
 
 WRONG = {
     "exact_step": [
@@ -15,6 +38,7 @@ WRONG = {
         ),
         (lambda x, x0, at, st, a, s: s / st * x + s * (1 - s * at / (a * st)) * x0, "sigma_s sta"),
         (lambda x, x0, at, st, a, s: a * x0, "forgets the noise"),
+        (lambda x, x0, at, st, a, s: s / st * x + a * (a * st / (at * s) - 1) * x0, "noise form"),
         (lambda x, x0, at, st, a, s: x[0], "shape"),
     ],
     "order_three": [(0.004, "first-order"), (0.002, "second-order"), (0.5, "too large")],
@@ -31,11 +55,12 @@ WRONG = {
         ),
         (lambda x, s, r, d: x * math.nan, "finite"),
     ],
-    "next_size": [
-        (lambda h, e, left: 0.9 * h * e**-0.9, "past the end"),
-        (lambda h, e, left: min(left, 0.9 * h * e**0.9), "exponent"),
-        (lambda h, e, left: min(left, h * e**-0.9), "safety factor"),
-        (lambda h, e, left: min(left, 0.9 * h / e), "not -1"),
+    "whole_walk": [
+        (walk(order=1), "order 1"),
+        (walk(remember="d"), "network's own answer"),
+        (walk(equal=True), "equal steps"),
+        (walk(end="x"), "onto clean data"),
+        (lambda denoise, x, times, level: denoise(x, times[0]), "largest error"),
     ],
     "posterior_price": [(1.0, "spread"), (4.0, "variances"), (3.0, "too large")],
 }

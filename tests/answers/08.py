@@ -4,11 +4,43 @@ import math
 
 import torch
 
+
+def programme(free=False, forward=False):
+    """A learner's dynamic programme with one of the slips, by loops."""
+
+    def run(table, moves):
+        table, size = table.tolist(), len(table)
+        cost = [0.0] + [0.0 if free else math.inf] * (size - 1)
+        before = []
+        for _ in range(moves):
+            ways = [[c + road for c, road in zip(cost, row)] for row in table]
+            cost, where = [min(way) for way in ways], [way.index(min(way)) for way in ways]
+            before.append(where)
+        path = [size - 1]
+        for where in before if forward else before[::-1]:
+            path.append(where[path[-1]])
+        return path
+
+    return run
+
+
+def cheapest_road(table, moves):
+    """From each place the cheapest road, leaving enough places for the moves that are left."""
+    path = [len(table) - 1]
+    for left in range(moves - 1, 0, -1):
+        row = table[path[-1]].tolist()
+        path.append(min(range(left, path[-1]), key=lambda place: row[place]))
+    return [*path, 0]
+
+
 WRONG = {
-    "price": [
-        (lambda snr_t, snr_s, error: 0.5 * (snr_s - snr_t) * error, "nats"),
-        (lambda snr_t, snr_s, error: 0.5 * (snr_t - snr_s) * error / math.log(2), "cleaner"),
-        (lambda snr_t, snr_s, error: (snr_s - snr_t) * error / math.log(2), "1/2"),
+    "shortest_path": [
+        (programme(free=True), "infinite"),
+        (programme(forward=True), "wrong order"),
+        (lambda table, moves: programme()(table, moves)[::-1], "upside down"),
+        (lambda table, moves: programme()(table, moves)[1:], "start"),
+        (lambda table, moves: programme()(table, moves - 1), "too few"),
+        (cheapest_road, "whole path"),
     ],
     "sweep": [
         (lambda best, table: (best[None, :] + table).min(dim=0).values, "over t"),
@@ -19,7 +51,8 @@ WRONG = {
     "inner_times": [
         ([0.75, 0.5, 0.25], "nats"),
         ([0.5, 0.1], "three times"),
-        ([0.1, 0.2, 0.3], "must fall"),
+        ([0.1, 0.2, 0.3], "large to small"),
+        ([0.25, 0.1, 0.02345], "thousandths"),
         ([250, 100, 20], "units of t"),
     ],
     "best_variance": [

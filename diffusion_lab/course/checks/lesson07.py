@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +31,9 @@ def _h(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
     slips={
         lambda x, x0, at, st, a, s: s / st * x + a * (1 - math.exp(_h(at, st, a, s))) * x0: (
             "the sign of h: the weight of x0 is 1 - e^{-h}, which lies between 0 and 1."
+        ),
+        lambda x, x0, at, st, a, s: s / st * x + a * math.expm1(_h(at, st, a, s)) * x0: (
+            "e^h - 1 is the weight of the noise form; with x0 it is 1 - e^{-h}."
         ),
         lambda x, x0, at, st, a, s: a / at * x + a * (1 - math.exp(-_h(at, st, a, s))) * x0: (
             "alpha_s/alpha_t belongs to the noise form; with x0 the state shrinks by "
@@ -63,7 +68,7 @@ def exact_step(
 
 order_three = number(
     0.001,
-    tolerance=1e-5,
+    tolerance=1e-4,  # "about": a tenth
     slips={
         0.004: "half the error is what a first-order solver gains.",
         0.002: "a quarter is what a second-order solver gains.",
@@ -98,6 +103,9 @@ def _pairs(g: Generator) -> list[tuple[Any, ...]]:
         lambda n, b, l0, l1, l2: 1.5 * n - 0.5 * b: (
             "that is right for equal steps only: use the three lambdas."
         ),
+        lambda n, b, l0, l1, l2: b + (l2 - l1) / (2 * (l1 - l0)) * (n - b): (
+            "the middle lies ahead of *now*: start there, not from *before*."
+        ),
         lambda n, b, l0, l1, l2: n: "that is order 1: the past is not used.",
         lambda n, b, l0, l1, l2: (n + b) / 2: "that is the mean of the past, behind us, not ahead.",
     },
@@ -110,6 +118,90 @@ def line_ahead(
     return now + (lam_next - lam_now) / (2 * (lam_now - lam_before)) * (now - before)
 
 
+Denoise = Callable[[Tensor, float], Tensor]
+Level = Callable[[float], tuple[float, float]]
+
+
+def _walk(
+    denoise: Denoise,
+    x: Tensor,
+    times: list[float],
+    level: Level,
+    *,
+    share: Callable[[float, float], float] = lambda h, h0: h / (2 * h0),
+    keep: str = "answer",
+    clean: bool = True,
+    at: int = 0,
+    weight: Callable[[float], float] = lambda h: -math.expm1(-h),
+) -> Tensor:
+    """The walk, with a knob for each slip; as it stands it is right."""
+    past: tuple[Tensor, float] | None = None
+    for pair in pairwise(times):
+        now = denoise(x, pair[at] if pair[1] > 0 else pair[0])
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = level(pair[0]), level(pair[1])
+        if sigma_s == 0:
+            return alpha_s * now if clean else x
+        lam, h = math.log(alpha_t / sigma_t), _h(alpha_t, sigma_t, alpha_s, sigma_s)
+        d = now if past is None else now + share(h, lam - past[1]) * (now - past[0])
+        x = sigma_s / sigma_t * x + alpha_s * weight(h) * d
+        if keep != "first" or past is None:
+            past = (d if keep == "d" else now), lam
+    return x
+
+
+def reference_walk(denoise: Denoise, x: Tensor, times: list[float], level: Level) -> Tensor:
+    """DPM-Solver++(2M) down the times; x (B, ...)."""
+    return _walk(denoise, x, times, level)
+
+
+def _walks(g: Generator) -> list[tuple[Any, ...]]:
+    x = torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
+
+    def answer(x: Tensor, t: float) -> Tensor:
+        return torch.tanh(2 * x) * (1 - t) + 0.1 * t
+
+    level = Linear().alpha_sigma
+    return [(answer, x, list(ts), level) for ts in ((0.9, 0.6, 0.4, 0.15), (0.8, 0.5, 0.2, 0.0))]
+
+
+def _walk_slip(**knobs: Any) -> Callable[..., Tensor]:
+    return partial(_walk, **knobs)
+
+
+whole_walk = exercise(
+    probes=_walks,
+    slips={
+        _walk_slip(share=lambda h, h0: 0.0): (
+            "that is DDIM, order 1: from the second step on D lies on the line through two answers."
+        ),
+        _walk_slip(keep="d"): "what is remembered is D; it should be the network's own answer.",
+        _walk_slip(keep="first"): (
+            "the first answer stays `before` for the whole walk: remember the new one at each step."
+        ),
+        _walk_slip(share=lambda h, h0: h / h0): (
+            "D is read at the end of the step; the middle is half as far."
+        ),
+        _walk_slip(share=lambda h, h0: h0 / (2 * h)): "the ratio of the two steps is upside down.",
+        _walk_slip(share=lambda h, h0: -h / (2 * h0)): "the line is followed backwards.",
+        _walk_slip(share=lambda h, h0: 0.5): (
+            "that is right for equal steps in lambda only: use the three lambdas."
+        ),
+        _walk_slip(clean=False): (
+            "onto clean data (sigma_s = 0) the result is alpha_s times the answer."
+        ),
+        _walk_slip(
+            at=1
+        ): "the network is asked at the end of the step; x is still at its beginning.",
+        _walk_slip(weight=lambda h: math.expm1(h)): (
+            "the weight of D is 1 - e^{-h}, between 0 and 1; e^h - 1 belongs to the noise form."
+        ),
+        _walk_slip(weight=lambda h: h): "1 - e^{-h} is not h, unless the step is short.",
+    },
+    hint="exercise 1's step with D of exercise 3; D is the answer itself in the first step.",
+    right="one call a step and order 2: the whole of a solver that is in daily use.",
+)(reference_walk)
+
+
 def _heun_probes(g: Generator) -> list[tuple[Any, ...]]:
     x = torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
 
@@ -117,9 +209,6 @@ def _heun_probes(g: Generator) -> list[tuple[Any, ...]]:
         return x / (1 + sigma**2) + torch.tanh(x) * sigma / (1 + sigma)
 
     return [(x * s, s, r, denoise) for s, r in ((8.0, 5.0), (1.0, 0.6), (0.3, 0.1))]
-
-
-Denoise = Callable[[Tensor, float], Tensor]
 
 
 def _heun_bug(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> Tensor:
@@ -139,6 +228,9 @@ def _heun_bug(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> T
         lambda x, s, r, d: (
             x + (r - s) * ((y := x + (r - s) * (x - d(x, s)) / s) - d(y, r)) / r
         ): "the second slope alone is no better than the first: take the mean of both.",
+        lambda x, s, r, d: (
+            x + (r - s) * ((x - d(x, s)) / s + (x - d(x + (r - s) * (x - d(x, s)) / s, r)) / r) / 2
+        ): "the second slope starts from the point ahead, not from x.",
         lambda x, s, r, d: (
             x
             + (r - s)
@@ -162,38 +254,6 @@ def heun_step(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> T
     return x + (sigma_next - sigma) * (slope + second) / 2
 
 
-def _errors(g: Generator) -> list[tuple[Any, ...]]:
-    return [(0.01, 0.2, 0.5), (0.02, 3.0, 0.4), (0.05, 0.01, 0.1), (0.03, 1.2, 0.02)]
-
-
-@exercise(
-    probes=_errors,
-    slips={
-        lambda h, e, left: 0.9 * h * e**-0.9: (
-            "the last step must not run past the end: never more than what is left."
-        ),
-        lambda h, e, left: min(left, 0.9 * h * e**0.9): (
-            "the sign of the exponent: a large error must shorten the step."
-        ),
-        lambda h, e, left: min(left, h * e**-0.9): (
-            "the safety factor 0.9 is missing: without it every second trial is just refused."
-        ),
-        lambda h, e, left: max(left, 0.9 * h * e**-0.9): "the smaller of the two, not the larger.",
-        lambda h, e, left: min(left, 0.9 * h / e): (
-            "the exponent is -0.9, not -1: the next step follows an error that fluctuates a little "
-            "less than all the way."
-        ),
-        lambda h, e, left: min(left, 0.9 * h / e**0.5): (
-            "the exponent here is -0.9, the paper's choice between -1/2 and -1."
-        ),
-    },
-    hint="min(left, 0.9 h E^-0.9), whether the trial was accepted or not.",
-    right="E < 1 lengthens the step, E > 1 shortens it, and the end is met exactly.",
-)
-def next_size(h: float, error: float, left: float) -> float:
-    return min(left, 0.9 * h * error**-0.9)
-
-
 posterior_price = number(
     2.0,
     tolerance=0.01,
@@ -201,6 +261,7 @@ posterior_price = number(
         1.0: "a sample is not the mean: it has the posterior's spread on top of the mean's error.",
         4.0: "errors add as variances here, not as standard deviations.",
         1.41: "that is the ratio of the root mean squared errors.",
+        1.5: "both brackets have the whole variance of the posterior, not half of it.",
         0.5: "the one-call answer is the best there is in squared error.",
     },
     hint="truth and sample are two independent draws from p(x0 | y), around the same mean.",

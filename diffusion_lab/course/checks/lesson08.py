@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from diffusion_lab.course.checks import exercise, judge, number
-
-
-def _levels(g: Generator) -> list[tuple[Any, ...]]:
-    draws = torch.rand(4, 3, generator=g, dtype=torch.float64, device="cpu").tolist()
-    return [(0.1 + a, 1.2 + a + 5 * b, 0.01 + c) for a, b, c in draws]
-
-
-@exercise(
-    probes=_levels,
-    slips={
-        lambda snr_t, snr_s, error: 0.5 * (snr_s - snr_t) * error: (
-            "that is in nats: bits are nats divided by log 2."
-        ),
-        lambda snr_t, snr_s, error: 0.5 * (snr_s - snr_t) * error * math.log(2): (
-            "nats are divided by log 2, not multiplied: a bit is less than a nat."
-        ),
-        lambda snr_t, snr_s, error: (snr_s - snr_t) * error / math.log(2): "the 1/2 is missing.",
-        lambda snr_t, snr_s, error: 0.5 * (snr_t - snr_s) * error / math.log(2): (
-            "s is the cleaner level: its SNR is the larger one."
-        ),
-        lambda snr_t, snr_s, error: 0.5 * (snr_s - snr_t) * error**0.5 / math.log(2): (
-            "error is already a mean square: no root."
-        ),
-        lambda snr_t, snr_s, error: 0.5 * (snr_s / snr_t) * error / math.log(2): (
-            "it is the difference of the SNRs, not their ratio."
-        ),
-    },
-    hint="L(t, s) = (SNR_s - SNR_t) D_t / 2 in nats.",
-    right="one number per noise level, D_t, prices every jump.",
-)
-def price(snr_t: float, snr_s: float, error: float) -> float:
-    return 0.5 * (snr_s - snr_t) * error / math.log(2)
 
 
 def _tables(g: Generator) -> list[tuple[Any, ...]]:
@@ -78,6 +48,9 @@ def _finite(value: Tensor | tuple[Tensor, ...]) -> Tensor:
         lambda best, table: (best[None, :] + table).min(dim=1): (
             "`min(dim=1)` gives the values and their places: take `.values`."
         ),
+        lambda best, table: (best[:, None] + table).min(dim=0).values: (
+            "both are transposed: rows are t, where you are; columns are s, where you come down to."
+        ),
         lambda best, table: torch.minimum(best, (best[None, :] + table).min(dim=1).values): (
             "C[k] counts exactly k moves: C[k - 1] is not a candidate."
         ),
@@ -87,6 +60,91 @@ def _finite(value: Tensor | tuple[Tensor, ...]) -> Tensor:
 )
 def sweep(best: Tensor, table: Tensor) -> Tensor:
     return (best[None, :] + table).min(dim=1).values
+
+
+def _path(
+    table: Tensor,
+    moves: int,
+    *,
+    free: bool = False,
+    stay: bool = False,
+    order: Callable[[list[Tensor]], Iterable[Tensor]] = reversed,
+) -> list[int]:
+    """The dynamic programme, with a knob for each slip; as it stands it is right."""
+    best = torch.full((len(table),), 0.0 if free else math.inf, dtype=table.dtype)
+    best[0] = 0
+    pointers = []
+    for _ in range(moves):
+        found, where = (best[None, :] + table).min(dim=1)
+        if stay:  # C[k - 1] as a candidate of C[k]
+            found, where = (
+                torch.minimum(found, best),
+                torch.where(found < best, where, torch.arange(len(best))),
+            )
+        best = found
+        pointers.append(where)
+    path = [len(table) - 1]
+    for where in order(pointers):
+        path.append(int(where[path[-1]]))
+    return path
+
+
+def _greedy(table: Tensor, moves: int) -> list[int]:
+    """The cheapest road from each place, as long as enough places are left."""
+    path = [len(table) - 1]
+    for left in range(moves - 1, 0, -1):
+        path.append(left + int(table[path[-1], left : path[-1]].argmin()))
+    return [*path, 0]
+
+
+def reference_path(table: Tensor, moves: int) -> list[int]:
+    """The cheapest path of exactly that many moves from the last place to 0."""
+    return _path(table, moves)
+
+
+def _roads(g: Generator) -> list[tuple[Any, ...]]:
+    found = []
+    # where long roads are dear the best path has many moves; where they are cheap, few
+    for size, moves, power in ((6, 3, 1.5), (8, 4, 1.5), (8, 5, 0.5)):
+        length = torch.arange(size, dtype=torch.float64)
+        length = (length[:, None] - length).abs()
+        table = length**power * (
+            0.3 + torch.rand(size, size, generator=g, dtype=torch.float64, device="cpu")
+        )
+        down = torch.ones(size, size, dtype=torch.bool).tril(-1)
+        found.append((torch.where(down, table, torch.inf), moves))
+    return found
+
+
+def _places(path: Any) -> Tensor:
+    return torch.as_tensor([float(place) for place in path], dtype=torch.float64)
+
+
+shortest_path = exercise(
+    probes=_roads,
+    view=_places,
+    slips={
+        partial(_path, free=True): (
+            "with no move left only place 0 is reached: C[0, t] is infinite for t > 0."
+        ),
+        partial(_path, stay=True): (
+            "C[k] counts exactly k moves: C[k - 1] is no candidate, and no move stays in its place."
+        ),
+        partial(_path, order=list): (
+            "the pointers are in the wrong order: the first move belongs to the last sweep."
+        ),
+        lambda table, moves: _path(table, moves)[::-1]: (
+            "the path is the right one, upside down: it goes from the last place to 0."
+        ),
+        lambda table, moves: _path(table, moves)[1:]: "the start, the last place, is missing.",
+        lambda table, moves: _path(table, moves)[:-1]: "the end, place 0, is missing.",
+        lambda table, moves: _path(table, moves - 1): "that path has one move too few.",
+        lambda table, moves: _path(table, moves + 1): "that path has one move too many.",
+        _greedy: "the cheapest road at each place does not make the cheapest whole path.",
+    },
+    hint="sweep K times and keep the places of the minima; then follow them, the last sweep first.",
+    right="exact for every K, in K sweeps over the table: no search, no training.",
+)(reference_path)
 
 
 BUDGET = 24.0
@@ -105,6 +163,10 @@ def inner_times(given: Any) -> str | None:
     times = [float(t) for t in given]
     if len(times) != 3:
         return f"three times are asked for, between 1 and 0.001; got {len(times)}."
+    if 1 > times[2] > times[1] > times[0] > 0.001:
+        return "the times must fall: give them from large to small, as a walk meets them."
+    if any(abs(1000 * t - round(1000 * t)) > 1e-6 for t in times) and max(times) < 1:
+        return f"give times on the thousandths, such as 0.123; got {times}."
     if not 1 > times[0] > times[1] > times[2] > 0.001:
         unit = " Give them in units of t: 0.25, not 250." if max(times) > 1 else ""
         return f"the times must fall between 1 and 0.001; got {times}.{unit}"
@@ -143,6 +205,9 @@ def _c(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float, l2: float
         lambda at, st, a, s, l2, size: _c(at, st, a, s, l2) ** 2 * (st / at) ** 2 * (1 - size): (
             "the forward posterior's own variance l2 is missing."
         ),
+        lambda at, st, a, s, l2, size: (
+            l2 + _c(at, st, a, s, l2) ** 2 * (at / st) ** 2 * (1 - size)
+        ): ("alpha/sigma is upside down: what is unknown of x_0 is sigma/alpha times that of eps."),
         lambda at, st, a, s, l2, size: (
             l2**0.5 + _c(at, st, a, s, l2) ** 2 * (st / at) ** 2 * (1 - size)
         ): "l2 is a variance already: no root.",
@@ -189,6 +254,11 @@ def _within(k: Tensor) -> Tensor:
             + (kyy.sum() - kyy.diagonal().sum()) / len(kyy) ** 2
             - 2 * kxy.mean()
         ): "without the diagonal there are n(n - 1) pairs, not n^2.",
+        lambda kxx, kyy, kxy: (
+            _within(kxx)
+            + (kyy.sum() - kyy.diagonal().sum()) / (len(kxx) * (len(kxx) - 1))
+            - 2 * kxy.mean()
+        ): "kyy has its own number of pairs, m(m - 1).",
         lambda kxx, kyy, kxy: _within(kxx) - 2 * kxy.mean(): (
             "the pairs of real points are missing: 0 would not mean equal."
         ),
