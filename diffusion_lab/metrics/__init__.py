@@ -10,13 +10,14 @@ from diffusion_lab.metrics.cost import (
     meter,
     timing,
 )
-from diffusion_lab.metrics.estimates import Estimate, compare
+from diffusion_lab.metrics.estimates import Estimate, compare, verdict
 from diffusion_lab.metrics.frechet import (
     Reference,
     blurred,
     fd,
     fd_estimate,
     fd_infinity,
+    fd_paired,
     features,
     frechet,
     noise_anchor,
@@ -43,6 +44,7 @@ __all__ = [
     "fd",
     "fd_estimate",
     "fd_infinity",
+    "fd_paired",
     "features",
     "fid",
     "flops_by_part",
@@ -57,4 +59,5 @@ __all__ = [
     "real_floor",
     "reference",
     "timing",
+    "verdict",
 ]

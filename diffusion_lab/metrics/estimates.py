@@ -2,12 +2,17 @@
 
     mean of n independent values:  m +- s/sqrt(n),      s the standard deviation with n - 1
     difference of two estimates:   (a - b) +- sqrt(e_a^2 + e_b^2)       (measured independently)
+    difference of n pairs:         the mean of a_i - b_i, as above          (from the same noise)
 
 An error is always a *standard* error: about two thirds of repetitions lie within one of it, 95%
 within two. An error that was itself found from few values (three seeds) is known badly, and then
 fewer do: such an estimate keeps its degrees of freedom (n - 1; for a difference those of Welch and
 Satterthwaite), and ``interval``, ``sure`` and ``compare`` read Student's law with them. No error
 knows of bias: a Fréchet distance of few pictures can be off by far more.
+
+Two settings that draw from the same noise (or are trained from the same seeds) go up and down
+together. Their errors do not add: take ``Estimate.of`` of the differences run by run, or, for the
+distances of one set of pictures each, ``metrics.fd_paired``, and read it with ``verdict``.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from torch import Tensor
 from diffusion_lab.device import check_finite, check_generator
 from diffusion_lab.errors import number, whole
 
-__all__ = ["Estimate", "compare", "halves", "of_halves"]
+__all__ = ["Estimate", "compare", "halves", "of_halves", "verdict"]
 
 SURE = 0.5 * math.erfc(-math.sqrt(2))  # that of two standard errors, 97.7%
 
@@ -139,19 +144,31 @@ def of_halves(a: Tensor, b: Tensor) -> float:
 def compare(a: Estimate, b: Estimate, names: tuple[str, str] = ("first", "second")) -> str:
     """Which of two independent estimates is lower, by how much, and how sure that is, in words.
 
-    They cannot be told apart within two standard errors of their difference, or within as many more
-    as it takes to be as sure (97.7%) where the error rests on few values.
+    For settings that share their noise: ``verdict`` of the paired difference.
     """
     for one in (a, b):
-        if not isinstance(one, Estimate):
-            raise ValueError(
-                f"compare takes two Estimates, values with their errors; got {type(one).__name__}: "
-                "a number alone says nothing about its spread (metrics.fd_estimate, Estimate.of)"
-            )
-    gap = a - b
+        _check_estimate("compare takes two Estimates, values with their errors", one)
+    return verdict(a - b, names)
+
+
+def verdict(gap: Estimate, names: tuple[str, str] = ("first", "second")) -> str:
+    """What a difference first - second says: which is lower, by how much, how sure, in words.
+
+    They cannot be told apart within two standard errors of the difference, or within as many more
+    as it takes to be as sure (97.7%) where the error rests on few values.
+    """
+    _check_estimate("verdict takes the difference of two settings with its error", gap)
     text = f"{abs(gap.value):.3g} ± {gap.error:.2g}"
     if not gap.sure > SURE:
         return f"{names[0]} and {names[1]} cannot be told apart (difference {text})"
     low, high = names if gap.value < 0 else names[::-1]
     sure = "over 99.9%" if gap.sure > 0.999 else f"{gap.sure:.1%}"
     return f"{low} is lower than {high} by {text}, {sure} sure"
+
+
+def _check_estimate(words: str, given: object) -> None:
+    if not isinstance(given, Estimate):
+        raise ValueError(
+            f"{words}; got {type(given).__name__}: a number alone says nothing about its spread "
+            "(metrics.fd_estimate, metrics.fd_paired, Estimate.of)"
+        )
