@@ -38,7 +38,7 @@ def main() -> None:
             )
         details = {short: own[0].details[long] for long, short in KEPT.items()}
         runs[name] = {"fd": [round(row.value, 2) for row in own]} | details
-    floor = metrics.fd(load("fashion", "test").x[-PICTURES:]) / metrics.noise_anchor(PICTURES)
+    floor = metrics.fd(load("fashion", "test").x[-PICTURES:]) / metrics.anchor().value
     result = {
         "command": COMMAND,
         "unit": "A",

@@ -96,7 +96,7 @@ def errors(model: Any, pictures: int) -> list[float]:
 
 def measure(steps: int, seeds: int, pictures: int, folder: Path) -> dict[str, Any]:
     """All runs, as the JSON that is stored."""
-    anchor = metrics.noise_anchor(pictures)
+    anchor = metrics.anchor().value
     floor = metrics.fd(data.load("fashion").x[-pictures:])
     runs: dict[str, dict[str, Any]] = {}
     for name in WEIGHTINGS:
@@ -117,7 +117,7 @@ def measure(steps: int, seeds: int, pictures: int, folder: Path) -> dict[str, An
         "steps": steps,
         "seeds": seeds,
         "nfe": 20,
-        "anchor": round(anchor, 4),
+        "anchor": anchor,
         "floor": round(floor / anchor, 4),
         "lambda": LAMBDAS,
         "parameters": models[0].about["parameters"],

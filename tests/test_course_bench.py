@@ -219,7 +219,7 @@ def test_quality_rows_and_what_is_skipped(small, tmp_path):
     guided = rows[0]
     assert guided.details["scale"] == small.sampler["scale"]
     assert guided.value == pytest.approx(guided.details["FD"] / guided.details["A"], rel=1e-3)
-    assert guided.details["A"] == pytest.approx(metrics.noise_anchor(100), abs=1e-4)
+    assert guided.details["A"] == metrics.anchor().value
     assert bench.run(["quality"], quick=True, out=tmp_path) == []  # all is done already
     assert len(Results(tmp_path).rows) == 3
 

@@ -152,6 +152,26 @@ def test_the_anchor_grows_with_the_noise_and_repeats():
         metrics.noise_anchor(2000, "digits")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion", "digits"])
+def test_the_unit_is_what_its_definition_gives(name):
+    """FD_inf of all embedded training pictures with noise of 0.1, to the two digits it is fixed to.
+
+    The noise moves it by about 0.01 (Fashion-MNIST, digits), so two of the four noises are enough.
+    """
+    pool = data.load(name).x
+    found = []
+    for seed in (0, 3):
+        noise = torch.randn(pool.shape, generator=generator(seed, 99))
+        found.append(metrics.fd_infinity(pool + 0.1 * noise, name))
+    unit, mean = metrics.anchor(name), (found[0].value + found[1].value) / 2
+    assert unit.value == pytest.approx(mean, abs=0.015)
+    assert unit.error == pytest.approx(found[0].error, rel=0.15)
+    assert unit.n == len(pool)
+    with pytest.raises(ValueError, match="data set with a unit A"):
+        metrics.anchor("mnist")
+
+
 # ---- cost
 class One(nn.Module):
     """A network of one given layer."""

@@ -87,11 +87,10 @@ def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[s
     """Fréchet distance of n pictures by the recipe's sampler, and what 1,000 of them cost.
 
     With classes (as many of each) it is measured with the recipe's guidance, if it has one, and
-    without. ``_in_A`` is in units of the anchor: the distance of n real pictures with noise of
-    standard deviation 0.1 added.
+    without. ``_in_A`` is in units of the anchor (``metrics.anchor``).
     """
     n = min(n, len(data.load(recipe.data, "train")))
-    anchor = metrics.noise_anchor(n, recipe.data)
+    anchor = metrics.anchor(recipe.data).value
     found: dict[str, Any] = {"pictures": n, "anchor_A": _short(anchor)}
     options = dict(recipe.sampler)
     scale = options.pop("scale", None)

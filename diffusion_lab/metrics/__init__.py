@@ -13,6 +13,7 @@ from diffusion_lab.metrics.cost import (
 from diffusion_lab.metrics.estimates import Estimate, compare, verdict
 from diffusion_lab.metrics.frechet import (
     Reference,
+    anchor,
     blurred,
     fd,
     fd_estimate,
@@ -35,6 +36,7 @@ __all__ = [
     "Estimate",
     "Meter",
     "Reference",
+    "anchor",
     "blurred",
     "classifier_score",
     "compare",

@@ -261,7 +261,7 @@ def run(
     n = n or (20 if quick else PICTURES)
     nets.NETS.setdefault("diffusers", DiffusersNet)
     with one_thread():
-        anchor = metrics.noise_anchor(n)
+        anchor = metrics.anchor().value
         for seed in seeds:
             for budget in budgets:
                 for name, (library, train) in CONTESTANTS.items():

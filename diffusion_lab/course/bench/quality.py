@@ -94,7 +94,7 @@ def _one(
     if all(case in done for case in cases.values()):
         return
     model, steps, took = train_within(recipe, budget, 3 if quick else 60)
-    anchor = metrics.noise_anchor(n)
+    anchor = metrics.anchor().value
     for way, how in ways.items():
         x, cost = draw(model, n, sampler | how, seed=1000 + seed)
         fd = metrics.fd(x)

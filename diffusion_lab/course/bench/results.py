@@ -150,8 +150,8 @@ TITLES = {
     ),
     "shipped": (
         "Shipped models",
-        "Fréchet distance (FD) in the frozen features to the full test set, in units of A, the FD "
-        "of as many real pictures with noise of standard deviation 0.1; one thread.",
+        "Fréchet distance (FD) in the frozen features to the full test set, in units of A, the "
+        "FD_inf of real pictures with noise of standard deviation 0.1; one thread.",
     ),
     "scaling": (
         "Scaling",
@@ -178,7 +178,7 @@ TITLES = {
     "quality": (
         "Time to quality",
         "Fashion-MNIST from nothing: trained for a budget of CPU seconds on one thread (108, 216 "
-        "and 540 are one, two and five minutes of both cores), then the FD of pictures from the "
+        "and 540 are 54, 108 and 270 seconds of two cores), then the FD of pictures from the "
         "averaged weights in units of A.",
     ),
     "peers": (

@@ -140,12 +140,11 @@ def _one_model(
     denoiser = checkpoints.load_denoiser(model)
     about = "" if n == PICTURES and seed == 0 else f", {n} pictures, seed {seed}"
     weights = store.index()[f"checkpoints/{model}.safetensors"]["sha256"][:8]
-    anchor = None
+    anchor = metrics.anchor().value
     for one in _plan(names, denoiser, calls, quick):
         case = f"{model}: {one.text}{about}"
         if case in done:
             continue
-        anchor = anchor or metrics.noise_anchor(n)
         label = torch.arange(n) % denoiser.num_classes if denoiser.num_classes else None
         drawn, cost = metrics.measure(
             denoiser,

@@ -46,7 +46,7 @@ def run(*, quick: bool = False) -> Iterator[Row]:
 def _rows(name: str, model: NetDenoiser, quick: bool) -> Iterator[Row]:
     recipe, data = model.about["recipe"], model.about["data"]["name"]
     n = 100 if quick else MOST[data]
-    anchor = metrics.noise_anchor(n, data)
+    anchor = metrics.anchor(data).value
     x, cost = draw(model, n, recipe["sampler"])
     fd = metrics.fd(x, data)
     few = name == "fashion"
