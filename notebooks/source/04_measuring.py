@@ -444,7 +444,7 @@ plots.show_table(
 )
 
 # %% [markdown] name="infinity-even-seen"
-# At random the values lie around 0, and scatter about as much as their stated error says. The even sets lie **below** 0: a set of N has exact
+# At random the values lie around 0, and scatter no more than their stated error says. The even sets lie **below** 0: a set of N has exact
 # shares of the classes, its random pieces have not, so the line is too steep and ends too low. They also
 # scatter less than their stated error, which is found from random halves. The offset is small beside 1 A,
 # and the same for everything that is drawn like that: **compare even sets with even sets**.
@@ -746,8 +746,8 @@ print(f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")
 # ### Exercise 5 (write it): catch the cheat
 #
 # Here is a cheat that passes all of them. Half of the pictures of the set below are training pictures, each **moved by one
-# pixel**; the other half are new. FD and KID find it as good as real pictures, and `copied`, which compares pixel by pixel,
-# sees nothing.
+# pixel**; the other half are new. To FD it is as good as a set of new pictures, and `copied`, which compares pixel by pixel,
+# sees hardly more copies in it than among those.
 
 # %% name="cheat"
 gen, half = generator(13), N // 4
@@ -1169,7 +1169,7 @@ lessons.cost_row(4, *rows)
 # one data set with the same N.
 
 # %% name="running"
-columns = ("lesson", "system", "NFE", "MFLOP/picture", "core-s/1000", "FD / A", "N")
+columns = ("lesson", "system", "NFE", "MFLOP / picture", "core-s / 1000", "FD / A", "N")
 known = [row for row in lessons.cost_rows() if row["lesson"] <= "04"]
 rows = [{name: row.get(name) for name in columns} for row in known]
 plots.show_table(rows)
