@@ -3,9 +3,10 @@
 The shipped network on 1000 linear steps draws the same number of pictures from the same start
 noise with each setting; the Fréchet distance (frozen features, units of the anchor A) has its
 standard error beside it, and the floor is that of as many real pictures, averaged over draws.
-Lesson 05 reads the result.
+Settings share their noise, so their differences are measured pair by pair, with the error of the
+difference. Lesson 05 reads the result.
 
-    python benchmarks/jumping.py                # about 4 core-minutes; resumes where it was killed
+    python benchmarks/jumping.py                # about 8 core-minutes; resumes where it was killed
     python benchmarks/jumping.py --seconds 100  # as many settings as fit, then stop
     python benchmarks/jumping.py --tiny         # seconds, to see that it runs; writes nothing
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,17 @@ from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.grids import grid
+from diffusion_lab.metrics.frechet import paired
 from diffusion_lab.samplers import ddim, ddpm
 from diffusion_lab.scheduling.fastdpm import GammaLevels, fastdpm_grid
 from diffusion_lab.walk import Step, gaussian, sample, walk
 
 MODEL = "fashion-vp1000"
-PICTURES = 300
+PICTURES = 500
 GRID = "linspace"
 ETAS = ("0", "0.5", "1", "hat")
 KAPPAS = (0.0, 0.5, 1.0)
+JUMPS = (("0", "1"), ("0", "0.5"), ("1", "hat"))
 COMMAND = "python benchmarks/jumping.py"
 RESULT = "measured/jumping.json"
 
@@ -54,6 +58,24 @@ def settings() -> list[str]:
     return jumps[:12] + ways[:12] + jumps[12:] + ways[12:] + ["ddim 100 eta 0", "ddim 100 eta 1"]
 
 
+def pairs() -> list[tuple[str, str]]:
+    """What lesson 05 compares: (first, second), all from the same noise."""
+    found = []
+    for steps in (5, 10, 20, 50):
+        found += [(f"ddim {steps} eta {a}", f"ddim {steps} eta {b}") for a, b in JUMPS]
+    found += [("ddim 100 eta 0", "ddim 100 eta 1"), ("ddim 20 eta 0", "ddim 100 eta 0")]
+    for steps in (10, 20):
+        for how in ("step", "var"):
+            for k in (0, 1):
+                one = f"{how} {{}} {steps} kappa {k}"
+                found.append((one.format("quadratic"), one.format("linear")))
+            for spacing in ("linear", "quadratic"):
+                one = f"{how} {spacing} {steps} kappa"
+                found.append((f"{one} 0", f"{one} 1"))
+        found.append((f"var linear {steps} kappa 0", f"step linear {steps} kappa 0"))
+    return found
+
+
 def plan(name: str, denoiser: Denoiser) -> tuple[Denoiser, Step, list[float]]:
     """The denoiser, the step and the times of a setting."""
     *way, steps, _, share = name.split()
@@ -64,27 +86,47 @@ def plan(name: str, denoiser: Denoiser) -> tuple[Denoiser, Step, list[float]]:
     return denoiser.on(levels), ddim(float(share)), fastdpm_grid(levels, int(steps), *way)
 
 
-def draw(name: str, denoiser: Denoiser, pictures: int, batch: int = 150) -> torch.Tensor:
-    """Pictures of a setting, all from the same start noise."""
+def draw(name: str, denoiser: Denoiser, pictures: int, batch: int = 125) -> torch.Tensor:
+    """Pictures of a setting; picture i has the same start noise, and fresh noise, in every setting.
+
+    Each batch has a generator of its own, so that no setting's number of steps moves the next one.
+    """
     denoiser, step, times = plan(name, denoiser)
-    gen = generator(11)
-    x = torch.randn(pictures, 1, 28, 28, generator=gen)
-    noise = gaussian(gen)
-    parts = [sample(walk(step, denoiser, part, times, noise=noise)).x for part in x.split(batch)]
+    parts = []
+    for first in range(0, pictures, batch):
+        gen = generator(11, first)
+        x = torch.randn(min(batch, pictures - first), 1, 28, 28, generator=gen)
+        parts.append(sample(walk(step, denoiser, x, times, noise=gaussian(gen))).x)
     return torch.cat(parts)
 
 
-def scored(name: str, denoiser: Denoiser, pictures: int, anchor: float) -> dict[str, Any]:
-    """Distance in units of the anchor with its standard error, and what it cost."""
+def scored(name: str, denoiser: Denoiser, pictures: int, file: Path | None) -> dict[str, Any]:
+    """Distance with its standard error, and what it cost; the features are kept in ``file``."""
     begin = time.process_time()
     x = draw(name, denoiser, pictures)
     seconds = time.process_time() - begin
-    found = metrics.fd_estimate(x)
+    found = metrics.fd_estimate(x) / metrics.anchor().value
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(metrics.features(x), file)
     return {
-        "fd": round(found.value / anchor, 3),
-        "error": round(found.error / anchor, 3),
+        "fd": round(found.value, 3),
+        "error": round(found.error, 3),
         "nfe": len(plan(name, denoiser)[2]) - 1,
         "core_seconds": round(seconds, 1),
+    }
+
+
+def compared(first: str, second: str, file: Callable[[str], Path]) -> dict[str, Any]:
+    """FD of ``first`` minus that of ``second`` in units of the anchor, as pairs."""
+    feats = [torch.load(file(name), weights_only=True) for name in (first, second)]
+    gap = paired(*feats, metrics.reference("fashion"), generator(0), draws=200)
+    gap = gap / metrics.anchor().value
+    return {
+        "first": first,
+        "second": second,
+        "gap": round(gap.value, 4),
+        "error": round(gap.error, 4),
     }
 
 
@@ -97,9 +139,13 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures, names = (20, settings()[:13:4]) if given.tiny else (PICTURES, settings())
     denoiser = checkpoints.load_denoiser(MODEL)
-    anchor = metrics.noise_anchor(pictures)
+    anchor = metrics.anchor().value
     weights = store.index()[f"checkpoints/{MODEL}.safetensors"]["sha256"][:8]
     so_far = given.runs / f"jumping-{weights}-{pictures}.json"  # of these weights, and no others
+
+    def file(name: str) -> Path:
+        return so_far.with_suffix("") / f"{name}.pt"
+
     done = not given.tiny and so_far.is_file()
     runs: dict[str, dict[str, Any]] = json.loads(so_far.read_text()) if done else {}
     for name in names:
@@ -108,7 +154,7 @@ def main() -> None:
             return
         if name in runs:
             continue
-        runs[name] = scored(name, denoiser, pictures, anchor)
+        runs[name] = scored(name, denoiser, pictures, None if given.tiny else file(name))
         print(name, runs[name], flush=True)
         if not given.tiny:
             so_far.parent.mkdir(parents=True, exist_ok=True)
@@ -122,16 +168,17 @@ def main() -> None:
         "unit": "A",
         "pictures": pictures,
         "grid": GRID,
-        "anchor": round(anchor, 4),
+        "anchor": anchor,
         "floor": round(floor, 3),
         "floor_spread": round(spread, 3),
         "machine": denoiser.about["machine"],
         "runs": {name: runs[name] for name in names},
+        "pairs": [compared(a, b, file) for a, b in pairs()],
     }
-    file = store.folder() / RESULT
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    place = store.folder() / RESULT
+    write_atomically(place, (json.dumps(result, indent=1) + "\n").encode())
     store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-    print(f"written: {file.relative_to(store.folder().parent)}")
+    print(f"written: {place.relative_to(store.folder().parent)}")
 
 
 if __name__ == "__main__":

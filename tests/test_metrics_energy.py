@@ -59,7 +59,9 @@ def test_units():
     assert energy.kwh(15, 2, devices=4) == pytest.approx(2 * energy.kwh(15, 1, devices=4))
     one = Energy(3.6e6, "a kilowatt-hour")
     assert one.kwh == pytest.approx(1.1) and one.kg_co2 == pytest.approx(0.44)
-    assert str(one).startswith("estimate: 3.6e+06 J") and "a kilowatt-hour, PUE 1.1" in str(one)
+    assert str(one).startswith("estimate: 3.6e+06 J") and "(a kilowatt-hour); with PUE 1.1" in str(
+        one
+    )
     assert energy.v100_days(15.7e12 * 86_400, utilisation=1) == 1
     assert energy.v100_days(15.7e12 * 86_400, utilisation=0.25) == 4
     for what, wrong in {"watts": {"watts": -1}, "PUE": {"pue": 0.9}}.items():

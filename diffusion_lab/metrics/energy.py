@@ -114,9 +114,8 @@ class Energy:
 
     def __str__(self) -> str:
         return (
-            f"estimate: {self.joules:.4g} J, {1000 * self.kwh:.3g} Wh and "
-            f"{1000 * self.kg_co2:.3g} g CO2 ({self.source}, PUE {self.pue:g}, "
-            f"{self.factor:g} kg/kWh)"
+            f"estimate: {self.joules:.4g} J ({self.source}); with PUE {self.pue:g} "
+            f"{1000 * self.kwh:.3g} Wh and {1000 * self.kg_co2:.3g} g CO2 ({self.factor:g} kg/kWh)"
         )
 
 

@@ -16,6 +16,7 @@
 # **Goals.** You will be able to
 # - compute a Fréchet distance, say how far it is off at N pictures, and take that away,
 # - tell apart what FD, KID, the classifier score, precision, recall and likelihood can and cannot see,
+# - write a measure that catches a cheat which all of these take for honest,
 # - count network evaluations, FLOPs (attention too), seconds and energy of anything that draws,
 # - answer "which model is better, by how much, at what cost, and how sure is that?"
 #
@@ -30,30 +31,14 @@
 # workload, parameters, FLOPs, time) and the energy of its introduction.
 
 # %% [markdown] name="imports-text"
-# Every measure comes from the package.
+# First the pictures; the rest of what this lesson needs comes after them.
 
 # %% name="imports"
-import math
-
 import torch
-from torch import nn
 
-from diffusion_lab import checkpoints, data, metrics
+from diffusion_lab import data, metrics
 from diffusion_lab.course import lessons, plots
-from diffusion_lab.course.bench import scaling
-from diffusion_lab.course.checks import lesson04 as check
-from diffusion_lab.course.widgets import explore, slider
-from diffusion_lab.data import toys
 from diffusion_lab.device import generator
-from diffusion_lab.generate import generate
-from diffusion_lab.metrics import Estimate, Reference, compare, energy, likelihood
-from diffusion_lab.metrics.cost import Cost, Meter, table
-from diffusion_lab.metrics.distances import modes
-from diffusion_lab.metrics.frechet import classify, extrapolate, fd_curve, gaussian_bias
-from diffusion_lab.metrics.inception_score import inception_score
-from diffusion_lab.metrics.kid import gaussian_mmd2, kid_subsets, mmd2
-from diffusion_lab.metrics.precision_recall import neighbours
-from diffusion_lab.nets.unet import Attention
 
 fashion, test = data.load("fashion"), data.load("fashion", "test")
 print(f"{len(fashion):,} training and {len(test):,} test pictures travel with the course")
@@ -90,7 +75,7 @@ sets = {
 # %% name="sets-figure"
 plots.show(
     plots.strip([x[:10] for x in sets.values()], labels=list(sets)),
-    alt="Seven rows of ten garments: real ones, the same with fine noise, the same in coarse blocks, "
+    alt="Seven rows of ten garments: real ones, the same with fine noise, the same blurred in blocks, "
     "the same mirrored, garments of five classes only, one garment of each class, and other real "
     "garments.",
     caption="Seven sets, ten pictures of each. Three are damaged, three lack something, one is real.",
@@ -107,7 +92,30 @@ plots.show(
 #
 # Comparing pixels is hopeless: a shirt moved by two pixels is far from itself. So pictures are turned
 # into **features**, here the 64 numbers before the last layer of a small frozen classifier. FID uses
-# the 2,048 of InceptionV3.
+# the 2,048 of InceptionV3. Every measure comes from the package:
+
+# %% name="more-imports"
+import math
+
+from torch import nn
+
+from diffusion_lab import checkpoints
+from diffusion_lab.course.bench import scaling
+from diffusion_lab.course.checks import lesson04 as check
+from diffusion_lab.course.widgets import explore, slider
+from diffusion_lab.data import toys
+from diffusion_lab.generate import generate
+from diffusion_lab.metrics import Estimate, Reference, compare, energy, likelihood
+from diffusion_lab.metrics.cost import Cost, Meter
+from diffusion_lab.metrics.distances import modes
+from diffusion_lab.metrics.frechet import classify, extrapolate, fd_curve, gaussian_bias
+from diffusion_lab.metrics.inception_score import inception_score
+from diffusion_lab.metrics.kid import gaussian_mmd2, kid_subsets, mmd2
+from diffusion_lab.metrics.precision_recall import neighbours
+from diffusion_lab.nets.unet import Attention
+
+# %% [markdown] name="features-text"
+# How well does the classifier whose features we take know the clothes?
 
 # %% name="features"
 net = checkpoints.load("fashion-features")
@@ -169,8 +177,9 @@ print(f"metrics.frechet    {metrics.frechet(a, b):.2f}")
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `e, u = torch.linalg.eigh(c1); root = (u * e.clamp(min=0).sqrt()) @ u.T`, then
-# `torch.linalg.eigvalsh(root @ c2 @ root).clamp(min=0).sqrt().sum()`
+# Eigenvalues and vectors of the first covariance (`torch.linalg.eigh`); put the roots of the eigenvalues back
+# between the vectors; multiply the second covariance by that root from both sides; add up the roots of the
+# eigenvalues of the product (`torch.linalg.eigvalsh`; cut rounding below 0). Then the formula above.
 # </details>
 
 
@@ -214,42 +223,18 @@ print(f"KID  {mmd2(bell, two):.0f}")
 # %% name="bias" tags=["nbval-check-output"]
 d, gen = 64, generator(1)
 normal = Reference(torch.zeros(d).double(), torch.eye(d).double(), 1)
-print("    N   measured   formula")
+rows = []
 for n in (250, 500, 1000, 2000, 4000):
     draws = [Reference.of(torch.randn(n, d, generator=gen)) for _ in range(10)]
     mean = sum(metrics.frechet(one, normal) for one in draws) / 10
-    print(f"{n:5d} {mean:10.1f} {(d + d * (d + 1) / 4) / n:9.1f}")
+    rows.append({"N": n, "measured": mean, "formula": (d + d * (d + 1) / 4) / n})
+plots.show_table(rows, digits={"N": ",", "measured": ".1f", "formula": ".1f"})
+print(f"below 0.1 from {(d + d * (d + 1) / 4) / 0.1:,.0f} pictures on")
 
-# %% [markdown] name="bias-exercise-text"
+# %% [markdown] name="real-bias-text"
 # A distance above 4 between a thing and itself! Real features have smaller variances than 1, so the
 # numbers are smaller there, but the law is the same.
 #
-# ### Exercise 2 (predict): how many pictures?
-#
-# For standard normal features, $d = 64$: from how many pictures on is the bias below 0.1?
-#
-# <details><summary>Hint 1: nudge</summary>
-#
-# Set the formula equal to 0.1 and solve for N.
-# </details>
-# <details><summary>Hint 2: formula</summary>
-#
-# $N = (d + d(d+1)/4)/0.1$
-# </details>
-# <details><summary>Hint 3: pseudo-code</summary>
-#
-# `(64 + 64 * 65 / 4) / 0.1`
-# </details>
-
-# %% name="my-n"
-### BEGIN SOLUTION
-pictures_needed = (64 + 64 * 65 / 4) / 0.1
-### END SOLUTION
-
-# %% name="check-n"
-check.pictures_needed(pictures_needed)
-
-# %% [markdown] name="real-bias-text"
 # Now on real features: training pictures against the shipped mean and covariance of the full test set
 # (10,000 pictures; 2,000 of them travel with the course), and the same pictures with noise of sd 0.05.
 # Each point is a mean over pieces of n pictures. `gaussian_bias` is the formula for any covariance; it
@@ -336,9 +321,9 @@ explore(
 # ### FD_inf: the end of the line
 #
 # Chong and Forsyth: measure at several n, draw the line through FD against 1/n, read it at 1/n = 0.
-# (Keep n well above the number of features: below about four times as many the line bends.)
+# (The package leaves out sizes below four times the number of features, where the line begins to bend.)
 #
-# ### Exercise 3 (extend): read the end of the line
+# ### Exercise 2 (extend): read the end of the line
 #
 # `sizes` and `values` are float64 tensors. Return the least-squares line's value at 1/n = 0.
 #
@@ -353,7 +338,8 @@ explore(
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `x = 1 / sizes; dx = x - x.mean(); slope = (dx * values).sum() / (dx**2).sum()`
+# x is one over the sizes; the slope is the sum of products of both deviations from their means, over the sum of
+# squares of x's; from the mean of the values go back to 0 along the slope
 # </details>
 
 
@@ -392,35 +378,73 @@ print(f"its own error   {sum(e.error for e in ends) / 20:.1f} on average")
 # comparison without N and an error.
 
 # %% name="infinity-real"
+rows = []
 for name in ("real", "noise 0.1", "2x blur"):
-    print(f"{name:10s} FD {metrics.fd(sets[name]):6.3f}   FD_inf {metrics.fd_infinity(sets[name])}")
-A = metrics.noise_anchor(N)
-print(f"the unit: 1 A = {A:.2f}, the FD of {N} real pictures with noise 0.1")
+    end = metrics.fd_infinity(sets[name])
+    rows.append(
+        {"set": name, "FD": metrics.fd(sets[name]), "FD_inf": f"{end.value:.3f} ± {end.error:.3f}"}
+    )
+plots.show_table(rows, title=f"N = {N} pictures", digits={"FD": ".3f"})
 
 # %% [markdown] name="anchor-seen"
 # Real pictures come out at 0 within two errors (an estimate without bias of something near 0 must fall
 # below 0 about half of the time). The distance has no natural unit, so the course quotes it in units
 # of the **anchor A**: 0 A means that mean and covariance agree, 1 A is fine visible noise.
 #
+# A unit must not wobble. The FD of N noisy pictures would: it falls with N, and it scatters from draw to draw. So A is
+# **one number for the whole course**: the FD_inf of all 10,000 training pictures with noise 0.1, fixed to two digits. The
+# table shows what "as many noisy pictures" would have been instead, in 20 draws at each N.
+
+# %% name="anchor"
+unit = metrics.anchor()
+A = unit.value
+some = fashion.x[: lessons.pick(smoke=1000, live=5000)]
+noise = 0.1 * torch.randn(some.shape, generator=generator(11))
+noisy_01, gen, rows = metrics.features(some + noise), generator(12), []
+for n in (150, 300, 600):
+    picks = [torch.randperm(len(some), generator=gen)[:n] for _ in range(20)]
+    found = torch.tensor([metrics.frechet(Reference.of(noisy_01[i]), ref) for i in picks])
+    rows.append({"n": n, "mean": found.mean().item(), "sd of a draw": found.std().item()})
+plots.show_table(
+    rows,
+    title="FD of n real pictures with noise 0.1",
+    digits={"mean": ".2f", "sd of a draw": ".2f"},
+)
+print(f"the unit: A = {A:.2f} ± {unit.error:.2f}, from {unit.n:,} pictures")
+
+# %% [markdown] name="even-text"
+# The error of A is common to all values in units of A, and decides nothing between two of them. The bias of N is still in every
+# FD: a fixed unit does not make distances of different N comparable.
+#
 # One habit brings a bias back. Whoever draws with labels draws N/10 pictures of **each** class, not N at
-# random. Six sets of real pictures of either kind:
+# random. Twenty sets of real pictures of either kind:
 
 # %% name="infinity-even"
 each_class = [torch.nonzero(fashion.labels == k)[:, 0] for k in range(10)]
 gen, ends = generator(10), {"at random": [], "N/10 of each class": []}
-for _ in range(6):
+for _ in range(lessons.pick(smoke=6, live=20)):
     anyhow = torch.randperm(len(feats), generator=gen)[:N]
     even = [own[torch.randperm(len(own), generator=gen)[: N // 10]] for own in each_class]
     for kind, chosen in zip(ends, (anyhow, torch.cat(even)), strict=True):
-        ends[kind].append(extrapolate(feats[chosen], ref) / A)
-print(f"FD_inf / A of six sets of N = {N} real pictures")
+        ends[kind].append(extrapolate(feats[chosen], ref, draws=20) / A)
+rows = []
 for kind, found in ends.items():
-    values = sorted(e.value for e in found)
-    print(f"{kind:20s} mean {sum(values) / 6:+.3f}   from {values[0]:+.3f} to {values[-1]:+.3f}"
-          f"   stated error {found[0].error:.3f}")  # fmt: skip
+    values = torch.tensor([e.value for e in found])
+    stated = sum(e.error for e in found) / len(found)
+    row = {
+        "mean": values.mean().item(),
+        "scatter (sd)": values.std().item(),
+        "stated error": stated,
+    }
+    rows.append({"sets": kind} | row)
+plots.show_table(
+    rows,
+    title=f"FD_inf / A of {len(values)} sets of N = {N} real pictures",
+    digits={"mean": "+.3f", "scatter (sd)": ".3f", "stated error": ".3f"},
+)
 
 # %% [markdown] name="infinity-even-seen"
-# At random the values lie around 0, as they should. The even sets lie **below** 0: a set of N has exact
+# At random the values lie around 0, and scatter no more than their stated error says. The even sets lie **below** 0: a set of N has exact
 # shares of the classes, its random pieces have not, so the line is too steep and ends too low. They also
 # scatter less than their stated error, which is found from random halves. The offset is small beside 1 A,
 # and the same for everything that is drawn like that: **compare even sets with even sets**.
@@ -434,7 +458,7 @@ for kind, found in ends.items():
 # $$ \mathrm{MMD}^2 = \underset{i \ne j}{\mathrm{mean}}\, k(x_i, x_j)
 #    + \underset{i \ne j}{\mathrm{mean}}\, k(y_i, y_j) - 2\, \mathrm{mean}\, k(x_i, y_j) $$
 #
-# ### Exercise 4 (find the bug): two sets of the same law
+# ### Exercise 3 (find the bug): two sets of the same law
 #
 # This version gives a clearly positive number even when both sets come from one law, and the more so
 # the fewer pictures there are. Repair it.
@@ -445,11 +469,11 @@ for kind, found in ends.items():
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $\frac{1}{n(n-1)} \left(\sum_{ij} k(x_i, x_j) - \sum_i k(x_i, x_i)\right)$
+# $\frac{1}{n(n-1)} \left(\sum_{ij} k(x_i, x_j) - \sum_i k(x_i, x_i)\right)$ within each set
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `(k.sum() - k.diagonal().sum()) / (n * (n - 1))`
+# take the sum over the diagonal away from the sum over the matrix, and divide by the number of pairs that are left
 # </details>
 
 
@@ -478,7 +502,7 @@ d, gen = 16, generator(6)
 eye, shift = torch.eye(d).double(), torch.full((d,), 0.5).double()
 truth = gaussian_mmd2(Reference(shift * 0, eye, 1), Reference(shift, eye, 1))
 kid_at = {}
-print(f"exact {truth:.2f}\n    N   unbiased   with i = j")
+rows = []
 for n in (20, 50, 200):
     unbiased, biased = 0.0, 0.0
     for _ in range(200):
@@ -488,7 +512,10 @@ for n in (20, 50, 200):
         biased += (sum(((a @ a.T / d + 1) ** 3).mean() for a in (x, y))
                    - 2 * ((x @ y.T / d + 1) ** 3).mean()).item() / 200  # fmt: skip
     kid_at[n] = unbiased
-    print(f"{n:5d} {unbiased:10.1f} {biased:12.1f}")
+    rows.append({"N": n, "unbiased": float(unbiased), "with i = j": biased})
+plots.show_table(
+    rows, title=f"The exact value is {truth:.2f}", digits={"unbiased": ".1f", "with i = j": ".1f"}
+)
 
 # %% [markdown] name="kid-error-text"
 # Papers quote "KID ± std" over 50 to 100 random subsets. That std is the scatter of **one subset**,
@@ -518,8 +545,8 @@ cases = {
     "half sure, ten classes alike": 0.5 * eye + 0.05,
     "has no idea": torch.full((300, 10), 0.1),
 }
-for name, probs in cases.items():
-    print(f"{name:30s} {inception_score(probs, splits=1).value:.2f}")
+rows = [{"answers": k, "score": inception_score(p, splits=1).value} for k, p in cases.items()]
+plots.show_table(rows, digits={"score": ".2f"})
 
 # %% [markdown] name="is-seen"
 # With certain answers the score counts kinds. It never looks at a real picture, and the ten classes
@@ -545,6 +572,7 @@ found = neighbours(real_points, made)
 print(f"points of each mode: {(counts > 0).sum()} of 8 hit, {none} points in none")
 print(f"precision {found.precision:.1f}   (0.80 drawn from the real law)")
 print(f"recall    {found.recall:.1f}   (0.625 of the real law reached)")
+shares = (found.precision, found.recall)
 
 # %% [markdown] name="pr-figure-text"
 # Where the measures look: the balls of the real points on the left, those of the generated on the right.
@@ -623,11 +651,11 @@ print("prior {prior:.2g}, steps {steps:.2f}, decoder {decoder:.2f}".format_map(b
 # %% [markdown] name="all-text"
 # ## All measures, all seven sets, and a model
 #
-# **Exercise 5 comes first**: predict before you look.
+# **Exercise 4 comes first**: predict before you look.
 #
-# ### Exercise 5 (predict): who notices ten repeated pictures?
+# ### Exercise 4 (predict): who notices ten repeated pictures?
 #
-# A model draws the same ten perfect pictures, one of each class, over and over. Which of these come
+# A model draws the same ten pictures of its training set, one of each class, over and over. Which of these come
 # out clearly *worse* than for real pictures? Give a set such as `{"a", "b"}`.
 # - `a` FD-small
 # - `b` the classifier score
@@ -667,24 +695,33 @@ best = model.about["recipe"]["sampler"]
 sets["our model"] = generate(model, N, label=torch.arange(N) % 10, seed=0, **best).x
 
 # %% [markdown] name="all-measure-text"
-# How far do *real* pictures scatter in these measures? The last two lines say that for FD (of sets with
-# N/10 of each class, as the model's) and for recall.
+# *Copied* is the share of pictures that lie nearer to a training picture than 95% of held-out ones do: the seven sets are
+# compared with `pool`, our model with all the 10,000 pictures that it was trained on.
 
 # %% name="all"
-print("                 FD/A   KID x 1000   score   precision   recall   copied")
-measured = {}
+rows, measured = [], {}
 for name, x in sets.items():
     k, seen = metrics.kid(x), metrics.precision_recall(x)
-    score, copied = metrics.classifier_score(x).value, metrics.copied(x, pool, test.x[:1000])
+    shown = fashion.x if name == "our model" else pool  # what it may have copied
     measured[name] = metrics.fd(x) / A
-    print(f"{name:14s} {measured[name]:6.2f} {1000 * k.value:7.1f} ± {1000 * k.error:<4.1f}"
-          f" {score:5.1f} {seen.precision:10.2f} {seen.recall:9.2f} {copied:9.2f}")  # fmt: skip
+    rows.append({
+        "set": name, "FD / A": measured[name], "KID x 1000": f"{1000 * k.value:.1f} ± {1000 * k.error:.1f}",
+        "score": metrics.classifier_score(x).value, "precision": seen.precision,
+        "recall": seen.recall, "copied": metrics.copied(x, shown, test.x[:1000]),
+    })  # fmt: skip
+digits = {"FD / A": ".2f", "score": ".1f", "precision": ".2f", "recall": ".2f", "copied": ".3f"}
+plots.show_table(rows, title=f"N = {N} pictures a set", digits=digits)
+
+# %% [markdown] name="all-floor-text"
+# The floors: other real pictures, N/10 of each class for FD, blocks of N for recall.
+
+# %% name="all-floor"
 blocks = [block for block in feats[5000:].split(N) if len(block) == N]
 held_out = metrics.features(test.x[:N])
 others = [neighbours(held_out, block).recall for block in blocks]
 floor, scatter = metrics.real_floor(N)
-print(f"other real pictures: FD {floor / A:.2f} ± {scatter / A:.2f} A, "
-      f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")  # fmt: skip
+print(f"other real pictures, N = {N}: FD {floor / A:.2f} ± {scatter / A:.2f} A")
+print(f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")
 
 # %% [markdown] name="all-seen"
 # First the seven sets, by columns.
@@ -701,10 +738,108 @@ print(f"other real pictures: FD {floor / A:.2f} ± {scatter / A:.2f} A, "
 # And "mirrored": a change that is hardly a flaw to the eye costs more than visible noise. A distance
 # measures what the *features* mind, not what you mind.
 #
-# Then **our model**. FD is a little above that of real sets, KID cannot tell it from real pictures at all
-# (within two errors of 0), the score is even higher than theirs, and it copies nothing. Only **recall**
+# Then **our model**. Read its row beside the floors. By FD and KID it is near real pictures, its score is as high as theirs,
+# and it copies no more than new real pictures seem to (whose share would be 0.05, by the definition of *copied*). **Recall** is where it
 # lies clearly below every real set: guided pictures are typical ones, and some real kinds of clothes are
-# never drawn. A model is described by the row, not by one of its numbers.
+# hardly drawn. A model is described by the row, not by one of its numbers.
+#
+# ### Exercise 5 (write it): catch the cheat
+#
+# Here is a cheat that passes all of them. Half of the pictures of the set below are training pictures, each **moved by one
+# pixel**; the other half are new. To FD it is as good as a set of new pictures, and `copied`, which compares pixel by pixel,
+# sees hardly more copies in it than among those.
+
+# %% name="cheat"
+gen, half = generator(13), N // 4
+moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+chosen = torch.randint(len(moves), (half,), generator=gen).tolist()
+moved = torch.stack([x.roll(moves[k], (1, 2)) for x, k in zip(pool[:half], chosen, strict=True)])
+cheat = torch.cat([moved, test.x[1000 : 1000 + half]])
+new = test.x[500 : 500 + len(cheat)]
+for name, x in (("cheat", cheat), ("new pictures", new)):
+    print(
+        f"{name}: FD / A {metrics.fd_estimate(x) / A}, copied {metrics.copied(x, pool, test.x[:500]):.3f}"
+    )
+
+# %% [markdown] name="cheat-text"
+# Write the measure that catches it. You get pictures `made`, the training pictures `train`, and `held_out`, real pictures that
+# are certainly no copies; all are `(N, 1, 28, 28)`. Return a tensor of N booleans: which of `made` you take for copies. It
+# must find plain copies, copies with a little noise and copies moved by one pixel in any direction, and must not
+# accuse the honest: of new pictures it may take about as many for copies as *copied* does, one in twenty.
+#
+# `torch.cdist(a.flatten(1), b.flatten(1))` gives all distances; `x.roll((dy, dx), (2, 3))` moves pictures.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# What would undo the disguise before you compare? And how small is a *small* distance? `held_out` knows.
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $d(x) = \min_{u}\min_i |\mathrm{move}_u(x) - x_i|$ over the nine moves $u$ (none included) and all training pictures. A
+# copy is what lies below the 5% quantile of the $d$ of `held_out`.
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# A helper gives $d$ of a set: for each of the nine moves, move the set, take all distances to the training pictures and
+# the least of each row; then the least over the moves. Apply it to `held_out`, take the quantile (`.quantile(0.05)`), apply
+# it to `made`, compare.
+# </details>
+
+
+# %% name="my-alarm"
+def my_alarm(made, train, held_out):
+    """Which of the pictures are copies of training pictures: (N,) booleans."""
+
+    ### BEGIN SOLUTION
+    def least(x):
+        found = [
+            torch.cdist(x.roll((dy, dx), (2, 3)).flatten(1), train.flatten(1)).amin(1)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+        ]
+        return torch.stack(found).amin(0)
+
+    return least(made) < least(held_out).quantile(0.05)
+    ### END SOLUTION
+
+
+# %% name="check-alarm" points=3
+caught = check.catches_copies(my_alarm)
+
+# %% [markdown] name="alarm-text"
+# Your alarm on the cheat: twelve of its pictures, those that you take for copies marked, and below each the training
+# picture that is nearest to it after the best move. (Until the check says *right*, `copied` rings, pixel by pixel.)
+
+
+# %% name="alarm-figure"
+def by_pixels(made, train, held_out):
+    """The alarm of ``metrics.copied``."""
+    limit = metrics.nearest(held_out, train)[0].quantile(0.05)
+    return metrics.nearest(made, train)[0] < limit
+
+
+alarm = my_alarm if caught.ok else by_pixels
+rings = alarm(cheat, pool[:1000], test.x[:300])
+few = list(range(6)) + list(range(half, half + 6))
+tried = [metrics.nearest(cheat[few].roll(u, (2, 3)), pool[:1000]) for u in [(0, 0), *moves]]
+best_move = torch.stack([d for d, _ in tried]).argmin(0)
+twins = pool[[int(tried[k][1][i]) for i, k in enumerate(best_move.tolist())]]
+plots.show(
+    plots.strip(
+        [cheat[few], twins],
+        titles=["copy" if rings[i] else "" for i in few],
+        labels=["submitted", "nearest in\ntraining"],
+    ),
+    alt="Two rows of twelve garments. The first six submitted ones are those below them, moved by a "
+    "pixel; the last six are only similar to those below.",
+    caption="Submitted pictures, marked where the alarm rings, over the nearest training pictures.",
+)
+print(f"the alarm rings for {rings[:half].double().mean():.0%} of the moved copies, "
+      f"{rings[half:].double().mean():.0%} of the new pictures")  # fmt: skip
+
+# %% [markdown] name="alarm-seen"
+# No measure is safe from a cheat that knows it: yours can be fooled by a turn of five degrees, or by a mirror. What helps is to
+# ask what a copier could do, and to look for just that.
 
 # %% [markdown] name="cost-intro"
 # ## What does a picture cost?
@@ -724,12 +859,13 @@ print(f"other real pictures: FD {floor / A:.2f} ± {scatter / A:.2f} A, "
 # promises. The same model with and without guidance:
 
 # %% name="meter" tags=["nbval-check-output"]
-label = torch.arange(20) % 10
+label, rows = torch.arange(20) % 10, []
 for scale in (1.0, best["scale"]):
     with Meter(model, pictures=20) as m:
         generate(model, 20, label=label, seed=0, **best | {"scale": scale})
-    print(f"scale {scale}: {best['steps']} steps, NFE {m.cost.nfe}, "
-          f"{m.cost.parameters:,} parameters, {m.cost.flops / 1e6:.0f} MFLOP a picture")  # fmt: skip
+    counts = {"steps": best["steps"], "NFE": m.cost.nfe, "parameters": m.cost.parameters}
+    rows.append({"scale": scale} | counts | {"MFLOP a picture": m.cost.flops / 1e6})
+plots.show_table(rows, digits={"NFE": "g", "parameters": ",", "MFLOP a picture": ".0f"})
 
 # %% [markdown] name="meter-seen"
 # The same number of steps and parameters, twice the work: guidance asks with and without the class. "Steps"
@@ -762,11 +898,12 @@ print(f"by hand  {2 * 3**2 * 16 * 32 * 14 * 14:,}")
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $2 \cdot (3 n c^2 + n^2 c + n^2 c + n c^2)$
+# The first convolution: (n, c) with (c, 3c). The two products over pairs of pixels: (n, c) with (c, n), then (n, n) with
+# (n, c). The last convolution: (n, c) with (c, c).
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `8 * n * c**2 + 4 * n**2 * c`
+# Write a b c for each of the four, add them up, and count each multiply-add as two.
 # </details>
 
 
@@ -786,14 +923,14 @@ check.attention_flops(my_attention_flops)
 # the *square* of the pixels: why attention sits on the coarsest map.
 
 # %% name="attention" tags=["nbval-check-output"]
-layer = Attention(64, heads=4)
+layer, rows = Attention(64, heads=4), []
 for size in (7, 14, 28):
     n = size * size
     with Meter(layer, pictures=1) as m, torch.no_grad():
         layer(torch.zeros(1, 64, size, size))
-    print(
-        f"{size:2d} x {size:<2d} {m.cost.flops / 1e6:8.1f} MFLOP   {4 * n**2 * 64 / m.cost.flops:4.0%}"
-    )
+    share = {"MFLOP": m.cost.flops / 1e6, "share of the pairs": 4 * n**2 * 64 / m.cost.flops}
+    rows.append({"map": f"{size} x {size}"} | share)
+plots.show_table(rows, digits={"MFLOP": ".1f", "share of the pairs": ".0%"})
 
 # %% [markdown] name="seconds-text"
 # ### Seconds: latency and throughput
@@ -810,16 +947,17 @@ def draw(n: int):
 
 
 full = metrics.meter(draw, model, pictures=64, repeats=lessons.pick(smoke=1, live=3))
-for name, value in full.full_row().items():
-    print(f"{name:26s} {value}")
+rows = [{"measured": name, "value": str(value)} for name, value in full.full_row().items()]
+plots.show_table(rows, title=f"{full.pictures} pictures; device-s are those of all of them")
 alone = metrics.timing(draw, 1, repeats=lessons.pick(smoke=1, live=3)).cpu_median
 batched = full.cpu_seconds / full.pictures
 print(f"\nCPU time: {1 / batched:.0f} pictures a core-second in a batch; "
       f"a picture there takes {batched / alone:.2f} of a picture alone")  # fmt: skip
 waited = full.seconds / full.cpu_seconds
 if torch.get_num_threads() == 1 and waited > 1.3:
-    print(f"this machine was busy: the wall-clock numbers (latency, pictures / s) are those of a machine "
-          f"{waited:.1f} times as slow")  # fmt: skip
+    print(
+        f"this machine was busy: the wall-clock numbers are those of one {waited:.1f} times as slow"
+    )
 
 # %% [markdown] name="scaling-text"
 # ### Do FLOPs tell the time?
@@ -902,7 +1040,9 @@ print(f"DDPM, 50,000 pictures in 20 hours: {ddpm.seconds_per_picture:.2f} s a pi
 # the two never stand in one column.
 
 # %% name="energy-ours"
-print(full.energy)
+print(
+    full.energy
+)  # the joules are the device's own; Wh and CO2 hold the building's share (PUE) too
 trained = energy.kwh(energy.CORE_WATTS, model.about["cpu_seconds"] / 3600)
 each = full.energy.kwh / full.pictures
 as_many = float(f"{trained / each:.1g}")  # the watts cancel; the seconds are not known better
@@ -910,8 +1050,8 @@ print(f"training (estimate): {1000 * trained:.0f} Wh, as much as about {as_many:
 recipe = model.about["recipe"]
 flops = 3 * metrics.count_flops(model) * recipe["steps"] * recipe["batch"]  # backward: twice
 days = energy.v100_days(flops, utilisation=0.3)
-print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flops:.1e} FLOP, which a "
-      f"V100 at 30% of its peak does in {86_400 * days:.0f} s")  # fmt: skip
+print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flops:.1e} FLOP,")
+print(f"which a V100 at 30% of its peak does in {86_400 * days:.0f} s")
 
 # %% [markdown] name="versus-text"
 # ## Which is better, by how much, at what cost, how sure?
@@ -919,7 +1059,8 @@ print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flop
 # All pieces together. Three ways to draw clothes at **12 evaluations a picture**: the EDM-style
 # class-conditional model with its own guidance scale, the same with a little less guidance, and the
 # unconditional 1000-step model through a fast solver. Each draws with three seeds of its own, so that
-# the errors are independent, as `compare` takes them to be.
+# the errors are independent, as `compare` takes them to be. (Settings that start from the *same* noise are compared as
+# pairs, with `fd_paired`: lesson 05.)
 
 # %% name="versus"
 vp = checkpoints.load_denoiser("fashion-vp1000")
@@ -947,32 +1088,43 @@ for k, (name, (net, settings)) in enumerate(ways.items()):
 # floors.
 
 # %% name="versus-table"
-unit = metrics.noise_anchor(each)
-seeds = {n: Estimate.of([metrics.fd(x) / unit for x in xs], n=each) for n, xs in drawn.items()}
-infinity = {n: metrics.fd_infinity(torch.cat(xs)) / unit for n, xs in drawn.items()}
-above = {}
-print(f"in units of A = {unit:.2f}\nreal pictures, N = {each}:")
-for even, kind in ((True, "N/10 of each class"), (False, "at random")):
-    mean, std = (value / unit for value in metrics.real_floor(each, balanced=even))
-    print(f"    {kind:18s} FD {mean:.3f}, ± {std:.3f} from draw to draw")
+seeds = {n: Estimate.of([metrics.fd(x) / A for x in xs], n=each) for n, xs in drawn.items()}
+infinity = {n: metrics.fd_infinity(torch.cat(xs)) / A for n, xs in drawn.items()}
+above, rows = {}, []
+for even, kind in ((True, "real, N/10 a class"), (False, "real, at random")):
+    mean, std = (value / A for value in metrics.real_floor(each, balanced=even))
+    rows.append(
+        {
+            "": kind,
+            "NFE": None,
+            "FD": f"{mean:.3f} ± {std:.3f}",
+            "above its floor": "",
+            "FD_inf": "",
+        }
+    )
     for name, (_, settings) in ways.items():
         if ("label" in settings) == even:
-            above[name] = seeds[name] - Estimate(mean, std / math.sqrt(8), each)
-for name, cost in paid.items():
-    print(
-        f"{name}, NFE {cost.nfe}\n    FD     {seeds[name]}, above its floor {above[name].value:+.3f}"
-    )
-    print(f"    FD_inf {infinity[name]}")
+            floor_known = Estimate(mean, std / math.sqrt(8), each, freedom=7)  # from eight draws
+            above[name] = seeds[name] - floor_known
+            told = [
+                f"{e.value:.3f} ± {e.error:.3f}" for e in (seeds[name], above[name], infinity[name])
+            ]
+            row = dict(zip(("FD", "above its floor", "FD_inf"), told, strict=True))
+            rows.append({"": name, "NFE": paid[name].nfe} | row)
+title = f"In units of A; FD at N = {each}, FD_inf at N = {3 * each}; ± of real: from draw to draw"
+plots.show_table(rows, title=title, digits={"NFE": "g"})
 
 # %% [markdown] name="versus-verdict-text"
 # The verdicts: of the labelled and the unconditional model by what lies above their floors, of the two
-# labelled ways directly.
+# labelled ways directly. The percentage is the probability that the true difference has this sign, if nothing was known
+# before and what was averaged is Gaussian. It is the probability of *one* comparison: who makes twenty will meet one that looks
+# 95% sure by chance.
 
 # %% name="versus-verdict"
 first, second, other = ways
 for pair, measured_by in (((first, other), above), ((first, second), seeds)):
-    print("FD:    ", compare(*(measured_by[n] for n in pair), names=pair))
-    print("FD_inf:", compare(*(infinity[n] for n in pair), names=pair))
+    for name, values in (("FD", measured_by), ("FD_inf", infinity)):
+        print(f"{name}: {compare(*(values[n] for n in pair), names=pair)}")
 
 # %% [markdown] name="versus-seen"
 # This is the form in which the course states every comparison: which, by how much, with what error, at
@@ -988,9 +1140,9 @@ for pair, measured_by in (((first, other), above), ((first, second), seeds)):
 # ## What did it cost
 #
 # The rows of this lesson: FD is the mean of three seeds, each at this N (FD_inf, which takes all the
-# pictures of the three, stands in the table above). The last row is another data set, 8 x 8 digits, in
-# features and a unit A of its own. After them the running table: what all lessons built
-# so far have measured. `diffusion-lab bench costs` collects it from the notebooks into
+# pictures of the three, stands in the table above). The last row is one seed of another data set, 8 x 8 digits, in
+# features and a unit A of its own. After them the running table: what the lessons up to this one
+# have measured. `diffusion-lab bench costs` collects it from the notebooks into
 # `benchmarks/costs.json`.
 
 # %% name="cost"
@@ -998,7 +1150,7 @@ digits = checkpoints.load_denoiser("digits")
 how = digits.about["recipe"]["sampler"] | {"scale": 1.0}
 with Meter(digits, pictures=each) as m:
     x = generate(digits, each, label=label, seed=0, **how).x
-of_digits = metrics.fd(x, "digits") / metrics.noise_anchor(each, "digits")
+of_digits = metrics.fd(x, "digits") / metrics.anchor("digits").value
 rows = [
     {"system": name, **cost.row(), "training core-s": round(ways[name][0].about["cpu_seconds"]),
      "FD / A": round(seeds[name].value, 2), "N": each}
@@ -1017,7 +1169,10 @@ lessons.cost_row(4, *rows)
 # one data set with the same N.
 
 # %% name="running"
-print(table(lessons.cost_rows()))
+columns = ("lesson", "system", "NFE", "MFLOP / picture", "core-s / 1000", "FD / A", "N")
+known = [row for row in lessons.cost_rows() if row["lesson"] <= "04"]
+rows = [{name: row.get(name) for name in columns} for row in known]
+plots.show_table(rows)
 
 # %% [markdown] name="paper-text"
 # ## Paper against here
@@ -1027,22 +1182,19 @@ print(table(lessons.cost_rows()))
 # %% name="paper"
 slope = [float(v) * n for v, n in zip(curves["real"], sizes, strict=True)]
 spread_of = (max(slope[:4]) - min(slope[:4])) / min(slope[:4])
-print("Chong & Forsyth: FD falls as a line in 1/N")
-print(f"    FD x N of real pictures, N = 100 to 500: equal within {spread_of:.0%}")
-print("Binkowski et al.: KID has no bias in N")
-print(f"    two normals, exact {truth:.2f}: "
-      + ", ".join(f"{v:.2f} at N = {n}" for n, v in kid_at.items()))  # fmt: skip
-print("Kynkaanniemi et al.: precision and recall separate likeness and variety")
-print(
-    f"    toy with a fifth of inventions and 5 of 8 modes: {found.precision:.2f}, {found.recall:.2f}"
-)
-print("Theis et al.: a good likelihood does not need good samples")
-print(f"    99% garbage costs {(good - mixed).mean() / 784 / math.log(2):.4f} bits/dim")
-print("The survey: 512 GPUs for nine days are the power of nearly three homes for a year")
-print(f"    {energy.homes(energy.kwh(250, 216, 512, pue=1)):.2f}, without cooling")
+of_kid = ", ".join(f"{v:.2f} at N = {n}" for n, v in kid_at.items())
+homes = energy.homes(energy.kwh(250, 216, 512, pue=1))
+claims = {
+    "Chong, Forsyth: FD is a line in 1/N": f"FD x N, N = 100 to 500: equal within {spread_of:.0%}",
+    "Binkowski et al.: KID has no bias": f"exact {truth:.2f}: {of_kid}",
+    "Kynkäänniemi et al.: likeness, variety apart": f"0.80 and 0.625: {shares[0]:.2f}, {shares[1]:.2f}",
+    "Theis et al.: likelihood is not looks": f"99% garbage costs {(good - mixed).mean() / 784 / math.log(2):.4f} bits",
+    "The survey: nearly three homes for a year": f"{homes:.2f}, without cooling",
+}
+plots.show_table([{"claim": claim, "here": here} for claim, here in claims.items()])
 
 # %% [markdown] name="paper-seen"
-# All hold here. Where our version is tiny: 64 features of a classifier that knows ten kinds of clothes,
+# The first four hold here; "nearly three" homes is a generous word for the number beside it. Where our version is tiny: 64 features of a classifier that knows ten kinds of clothes,
 # instead of Inception's 2,048; hundreds of pictures instead of 50,000; one machine. That is why our
 # values have names of their own and a unit of their own, and why none of them compares with a FID in a
 # paper. The survey's tables compare models by numbers from different papers, with different
@@ -1051,12 +1203,12 @@ print(f"    {energy.homes(energy.kwh(250, 216, 512, pue=1)):.2f}, without coolin
 # %% [markdown] name="not-text"
 # ## When it does not help
 #
-# - **FD, FID** see two moments of features. Small N, another resizer, another split, JPEG on one side:
-#   each moves them by more than models differ by. Copies of the training set score perfectly.
+# - **FD, FID** see two moments of features. They move with N, and for FID with the resizer and the split, by more than good
+#   models differ by. Copies of the training set score perfectly.
 # - **KID** needs no equal N, but it is a mean of third powers: few outliers move it, and without its
 #   error it says little.
 # - **The inception score** never sees real pictures, and no variety within a class.
-# - **Precision and recall** depend on k, N and outliers; a wide, blurry model can have a high recall.
+# - **Precision and recall** depend on k, N and outliers.
 # - **Likelihood** spends its attention on details that nobody sees, and does not ask for good samples.
 # - **NFE** does not compare networks of different size; **FLOPs** do not tell the time of small work;
 #   **seconds** belong to one machine, and a shared one at that; **energy** and **CO2** rest on assumed
@@ -1069,8 +1221,8 @@ print(f"    {energy.homes(energy.kwh(250, 216, 512, pue=1)):.2f}, without coolin
 # - FD of N pictures is too high by about $c/N$: same N for both sides, or FD_inf with its error. Sets with
 #   exact shares of the classes lie lower than random ones: compare like with like.
 # - KID leaves out $i = j$ and is right on average at any N.
-# - Score and precision praise ten good pictures; recall and FD do not; only the distance to the training
-#   set tells copies.
+# - Score and precision praise ten good pictures; recall and FD do not; only a distance to the training
+#   set tells copies, and only if it undoes what the copier did.
 # - Bits/dim owe an offset; uniform bytes cost 8.
 # - Count NFE and FLOPs (attention: $8nc^2 + 4n^2c$), then measure seconds; print the assumptions of any energy.
 # - "Which is better" has four parts: which, by how much, at what cost, how sure.
@@ -1081,14 +1233,14 @@ print(f"    {energy.homes(energy.kwh(250, 216, 512, pue=1)):.2f}, without coolin
 # ## Further reading
 #
 # - Heusel et al. 2017, *GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-#   Equilibrium*, [arXiv 1706.08500](https://arxiv.org/abs/1706.08500): FID.
-# - Chong and Forsyth 2020, *Effectively Unbiased FID and Inception Score and Where to Find Them*, [arXiv 1911.07023](https://arxiv.org/abs/1911.07023): FD_inf.
-# - Bińkowski et al. 2018, *Demystifying MMD GANs*, [arXiv 1801.01401](https://arxiv.org/abs/1801.01401): KID.
-# - Salimans et al. 2016, *Improved Techniques for Training GANs*, [arXiv 1606.03498](https://arxiv.org/abs/1606.03498): the inception score.
-# - Barratt and Sharma 2018, *A Note on the Inception Score*, [arXiv 1801.01973](https://arxiv.org/abs/1801.01973): its limits.
+#   Equilibrium*, arXiv 1706.08500: FID.
+# - Chong and Forsyth 2020, *Effectively Unbiased FID and Inception Score and Where to Find Them*, arXiv 1911.07023: FD_inf.
+# - Bińkowski et al. 2018, *Demystifying MMD GANs*, arXiv 1801.01401: KID.
+# - Salimans et al. 2016, *Improved Techniques for Training GANs*, arXiv 1606.03498: the inception score.
+# - Barratt and Sharma 2018, *A Note on the Inception Score*, arXiv 1801.01973: its limits.
 # - Kynkäänniemi et al. 2019, *Improved Precision and Recall Metric for Assessing Generative Models*,
-#   [arXiv 1904.06991](https://arxiv.org/abs/1904.06991); Naeem et al. 2020, [arXiv 2002.09797](https://arxiv.org/abs/2002.09797): density and coverage.
-# - Theis, van den Oord, Bethge 2016, *A Note on the Evaluation of Generative Models*, [arXiv 1511.01844](https://arxiv.org/abs/1511.01844).
-# - Parmar, Zhang, Zhu 2022, *On Aliased Resizing and Surprising Subtleties in GAN Evaluation*, [arXiv 2104.11222](https://arxiv.org/abs/2104.11222).
-# - Ulhaq, Akhtar, Pogrebna 2022, *Efficient Diffusion Models for Vision: A Survey*, [arXiv 2210.09292](https://arxiv.org/abs/2210.09292),
+#   arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797: density and coverage.
+# - Theis, van den Oord, Bethge 2016, *A Note on the Evaluation of Generative Models*, arXiv 1511.01844.
+# - Parmar, Zhang, Zhu 2022, *On Aliased Resizing and Surprising Subtleties in GAN Evaluation*, arXiv 2104.11222.
+# - Ulhaq, Akhtar, Pogrebna 2022, *Efficient Diffusion Models for Vision: A Survey*, arXiv 2210.09292,
 #   sections I and IV.

@@ -7,6 +7,17 @@ def _traces(c1, c2):
     return c1.trace() + c2.trace()
 
 
+def _root(c):
+    e, u = torch.linalg.eigh(c)
+    return (u * e.sqrt()) @ u.T
+
+
+def _first_only(x, y):
+    k = [((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    n = len(x)
+    return (k[0].sum() - k[0].diagonal().sum()) / (n * (n - 1)) + k[1].mean() - 2 * k[2].mean()
+
+
 def _biased(x, y):
     k = [((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     within = sum((m.sum() - m.diagonal().sum()) / len(m) ** 2 for m in k[:2])
@@ -22,6 +33,27 @@ def _off_diagonal(x, y):
 def _against_n(sizes, values):
     dx = sizes - sizes.mean()
     return values.mean() - (dx * values).sum() / (dx**2).sum() * sizes.mean()
+
+
+def _least(x, train):
+    return torch.cdist(x.flatten(1), train.flatten(1)).amin(1)
+
+
+def _over_moves(x, train):
+    moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return torch.stack([_least(x.roll(u, (2, 3)), train) for u in moves]).amin(0)
+
+
+def _by_pixels(made, train, held_out):
+    return _least(made, train) < _least(held_out, train).quantile(0.05)
+
+
+def _identical(made, train, held_out):
+    return _least(made, train) < 0.1
+
+
+def _other_rule(made, train, held_out):
+    return _over_moves(made, train) < _over_moves(held_out, train).median()
 
 
 WRONG = {
@@ -48,9 +80,24 @@ WRONG = {
             ),
             "matrix root",
         ),
+        (
+            lambda m1, c1, m2, c2: (
+                (m1 - m2).square().sum() + _traces(c1, c2) - 2 * (_root(c1) @ _root(c2)).trace()
+            ),
+            "commute",
+        ),
         (lambda m1, c1, m2, c2: m1 - m2, "shape"),
     ],
-    "pictures_needed": [(640, "mean alone"), (21_440, "1/(2N)"), (5_000, "too small")],
+    "catches_copies": [
+        (_by_pixels, "moved by one pixel"),
+        (lambda made, train, held_out: torch.ones(len(made)) > 0, "called copies"),
+        (lambda made, train, held_out: torch.zeros(len(made)) > 0, "plain copies it finds only 0%"),
+        (_identical, "little noise"),
+        (_other_rule, "called copies"),
+        (lambda made, train, held_out: 0.5, "got float"),
+        (lambda made, train, held_out: made.flatten(1).mean(1), "of torch.float32"),
+        (0.5, "a function is expected"),
+    ],
     "fd_infinity": [
         (_against_n, "against n"),
         (lambda sizes, values: values[-1], "largest n"),
@@ -59,6 +106,7 @@ WRONG = {
     "unbiased_mmd2": [
         (_biased, "n(n-1)"),
         (_off_diagonal, "across the sets"),
+        (_first_only, "only the first set"),
         (lambda x, y: torch.tensor(0.0), "largest error"),
     ],
     "who_notices": [

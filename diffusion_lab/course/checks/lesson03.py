@@ -2,29 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.nn.functional import relu, silu
 
-from diffusion_lab.course.checks import exercise, judge, number
+from diffusion_lab.course.checks import EMPTY, NO_RETURN, Untouched, exercise, judge
+from diffusion_lab.course.checks.reading import complete
 from diffusion_lab.device import randn
 
 FLOP_BUDGET = 26.2e6  # about half of the lesson's network
 FEWEST_PARAMETERS = 200_000
 
-price_of_an_error = number(
-    2.0,
-    tolerance=0.01,
+
+# ---- the residual block
+def _blocks(g: Generator) -> list[tuple[Any, ...]]:
+    """A block that keeps its channels and one that changes them, with weights that are not zero."""
+
+    def block(c_in: int, c_out: int) -> SimpleNamespace:
+        parts = {
+            "norm1": nn.GroupNorm(1, c_in),
+            "conv1": nn.Conv2d(c_in, c_out, 3, padding=1),
+            "told": nn.Linear(6, 2 * c_out),
+            "norm2": nn.GroupNorm(2, c_out, affine=False),
+            "conv2": nn.Conv2d(c_out, c_out, 3, padding=1),
+            "skip": nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity(),
+        }
+        for part in parts.values():
+            part.double().requires_grad_(False)
+            for weight in part.parameters():
+                weight.copy_(0.5 * randn(tuple(weight.shape), g).double())
+        return SimpleNamespace(**parts)
+
+    def some(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64, device="cpu")
+
+    return [
+        (block(4, 4), some(2, 4, 5, 5), some(2, 6)),
+        (block(6, 4), some(2, 6, 5, 5), some(2, 6)),
+    ]
+
+
+def _block(
+    block: Any,
+    x: Tensor,
+    emb: Tensor,
+    *,
+    plus: float = 1.0,
+    swap: bool = False,
+    first: Any = silu,
+    second: Any = silu,
+    skip: bool = True,
+    scaled: str = "after",
+    pre: bool = True,
+) -> Tensor:
+    """The block, with one of its parts exchanged."""
+    h = block.conv1(first(block.norm1(x) if pre else x))
+    scale, shift = block.told(emb)[:, :, None, None].chunk(2, dim=1)
+    scale, shift = (shift, scale) if swap else (scale, shift)
+    if scaled == "after":
+        h = block.norm2(h) * (plus + scale) + shift
+    elif scaled == "before":
+        h = block.norm2(h * (plus + scale) + shift)
+    else:
+        h = block.norm2(h)
+    h = block.conv2(second(h))
+    return block.skip(x) + h if skip else h
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+@exercise(
+    probes=_blocks,
     slips={
-        0.1: "that is the error of a network that predicts x0 itself, whose b is 1.",
-        0.07: "that is nearly the EDM network's error, sd times 0.1; here the output is eps.",
-        0.005: "the error is multiplied by sigma/alpha, not divided.",
-        40.0: "sigma enters once, not squared: that is the score's b.",
+        lambda block, x, emb: _block(block, x, emb, skip=False): (
+            "the skip is missing: what comes in is added to what the branch makes."
+        ),
+        lambda block, x, emb: _block(block, x, emb, plus=0.0): (
+            "the scale multiplies as 1 + scale, so that a scale of 0 changes nothing."
+        ),
+        lambda block, x, emb: _block(block, x, emb, swap=True): (
+            "scale and shift are exchanged: the first half of told's answer is the scale."
+        ),
+        lambda block, x, emb: _block(block, x, emb, scaled="before"): (
+            "scale and shift come after the second normalisation, which would undo them."
+        ),
+        lambda block, x, emb: _block(block, x, emb, scaled="never"): (
+            "the block is not told the level: scale and shift are missing."
+        ),
+        lambda block, x, emb: _block(block, x, emb, first=_same): (
+            "the first SiLU is missing, between the normalisation and the convolution."
+        ),
+        lambda block, x, emb: _block(block, x, emb, second=_same): (
+            "the second SiLU is missing, before the last convolution."
+        ),
+        lambda block, x, emb: _block(block, x, emb, first=_same, second=_same): (
+            "no SiLU at all: two convolutions in a row are one."
+        ),
+        lambda block, x, emb: _block(block, x, emb, first=relu, second=relu): (
+            "that is ReLU; the block uses SiLU."
+        ),
+        lambda block, x, emb: _block(block, x, emb, pre=False): (
+            "the first normalisation is missing."
+        ),
+        lambda block, x, emb: silu(_block(block, x, emb)): (
+            "one SiLU too many at the end: the sum goes on as it is."
+        ),
     },
-    hint="x0 = a x_t + b out: an error of the output arrives in x0 multiplied by |b|.",
-    right="b = -sigma/alpha = -20: at high noise a small slip of an eps network ruins x0.",
+    hint="normalise, SiLU, convolve, twice; scale and shift after the second normalisation.",
+    right="a few lines, and the whole network is made of them.",
 )
+def residual_block(block: Any, x: Tensor, emb: Tensor) -> Tensor:
+    return _block(block, x, emb)
 
 
 def _levels(g: Generator) -> list[tuple[Any, ...]]:
@@ -54,6 +148,24 @@ def _levels(g: Generator) -> list[tuple[Any, ...]]:
         lambda s, sd: (1 / (s**2 + 1), s / (s**2 + 1) ** 0.5, (s**2 + 1) ** -0.5): (
             "the data's standard deviation sd is taken as 1 (those are the scalings of v)."
         ),
+        lambda s, sd: (
+            sd**2 / (s**2 + sd**2),
+            (s * sd) ** 2 / (s**2 + sd**2),
+            (s**2 + sd**2) ** -0.5,
+        ): "that is c_out squared: take the root.",
+        lambda s, sd: (sd**2 / (s**2 + sd**2), sd, (s**2 + sd**2) ** -0.5): (
+            "c_out is not the data's size: put c_skip into wish 2."
+        ),
+        lambda s, sd: (
+            sd**2 / (s**2 + sd**2),
+            (s**2 + sd**2) ** -0.5,
+            s * sd / (s**2 + sd**2) ** 0.5,
+        ): "the order is c_skip, c_out, c_in: the last two are exchanged.",
+        lambda s, sd: (
+            0.25 / (s**2 + 0.25),
+            s * 0.5 / (s**2 + 0.25) ** 0.5,
+            (s**2 + 0.25) ** -0.5,
+        ): ("sd is fixed at 0.5; use the argument."),
         lambda s, sd: (sd**2 / (s**2 + sd**2), s / (s**2 + sd**2) ** 0.5, (s**2 + sd**2) ** -0.5): (
             "c_out lacks a factor sd: at high noise the target is the picture, of size sd."
         ),
@@ -94,6 +206,10 @@ def _vp(g: Generator) -> list[tuple[Any, ...]]:
         lambda alpha, sigma, k, gamma: alpha**2 / (k + alpha / sigma) ** gamma: (
             "SNR is (alpha/sigma)^2; here its root stands."
         ),
+        lambda alpha, sigma, k, gamma: alpha**2 / (k + (alpha / sigma) ** 2): (
+            "gamma is ignored: P2 divides by (k + SNR)^gamma."
+        ),
+        lambda alpha, sigma, k, gamma: (alpha * sigma) ** 2: ("that holds for k = gamma = 1 only."),
         lambda alpha, sigma, k, gamma: alpha**2 * (k + (alpha / sigma) ** 2) ** gamma: (
             "P2 divides by (k + SNR)^gamma."
         ),
@@ -108,75 +224,155 @@ def p2_on_v(alpha: Tensor, sigma: Tensor, k: float, gamma: float) -> Tensor:
     return alpha**2 / (k + (alpha / sigma) ** 2) ** gamma
 
 
-def _batch(g: Generator) -> list[tuple[Any, ...]]:
-    abar = torch.rand(3, generator=g, dtype=torch.float32, device="cpu") * 0.9 + 0.05
-    x0, eps = randn((2, 3, 3, 3, 3), g)  # (B, C, H, W) all 3: every mistake passes
-    return [(x0, eps, abar.sqrt(), (1 - abar).sqrt())]
+# ---- the training loop
+class _Pupil(nn.Module):
+    """One weight w, x0_hat = w x_t; it notes what it is asked, and every gradient that arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.2))
+        self.asked: list[tuple[Tensor, Tensor, float]] = []
+        self.arrived: list[float] = []
+        self.w.register_hook(lambda grad: self.arrived.append(float(grad)))
+
+    def forward(self, x_t: Tensor, t: Tensor, **_: Any) -> Any:
+        self.asked.append((x_t.detach().clone(), torch.as_tensor(t), self.w.item()))
+        return SimpleNamespace(x0=self.w * x_t)
 
 
-@exercise(
-    probes=_batch,
-    bug=lambda x0, eps, alpha, sigma: alpha * x0 + sigma * eps,
-    slips={
-        lambda x0, eps, alpha, sigma: (
-            alpha[:, None, None] * x0 + sigma[:, None, None] * eps
-        ): "shape (B, 1, 1) gives each channel a level of its own: one axis is still missing.",
-        lambda x0, eps, alpha, sigma: (
-            alpha[:, None] * x0 + sigma[:, None] * eps
-        ): "shape (B, 1) gives each row of pixels a level of its own: two axes are missing.",
-        lambda x0, eps, alpha, sigma: (
-            alpha.mean() * x0 + sigma.mean() * eps
-        ): "all pictures get one and the same level.",
-        lambda x0, eps, alpha, sigma: (
-            alpha[:, None, None, None] ** 2 * x0 + sigma[:, None, None, None] ** 2 * eps
-        ): "now the axes are right, but the levels are squared.",
-    },
-    hint="which axis of x0 does an alpha of shape (B,) meet?",
-    right="one noise level for each picture, shape (B, 1, 1, 1).",
+class _Noting(torch.optim.SGD):
+    """Notes the gradient that is used and the weight after each step."""
+
+    def __init__(self, w: nn.Parameter) -> None:
+        super().__init__([w], lr=0.02)
+        self.w, self.used, self.after = w, [], []
+
+    def step(self, *args: Any, **options: Any) -> None:
+        self.used.append(None if self.w.grad is None else float(self.w.grad))
+        super().step(*args, **options)
+        self.after.append(self.w.item())
+
+
+def _average_of(path: list[float], rule: Callable[[int, float, float], float]) -> float:
+    """An average that starts at 0.2 and follows the weights after each step."""
+    mean = 0.2
+    for n, w in enumerate(path):
+        mean = rule(n, mean, w)
+    return mean
+
+
+def _d(n: int) -> float:
+    return min(0.99, (1 + n) / (10 + n))
+
+
+_AVERAGES: dict[Callable[[int, float, float], float], str] = {
+    lambda n, mean, w: mean: "the average never moved: update its parameters after each step.",
+    lambda n, mean, w: w: "the average is the model itself: it should move by 1 - d only.",
+    lambda n, mean, w: 0.99 * mean + 0.01 * w: (
+        "the average has no warm-up: d is the smaller of 0.99 and (1 + n)/(10 + n)."
+    ),
+    lambda n, mean, w: (1 - _d(n)) * mean + _d(n) * w: (
+        "d and 1 - d are exchanged in the average: the old average keeps the share d."
+    ),
+    lambda n, mean, w: _d(n + 1) * mean + (1 - _d(n + 1)) * w: (
+        "the steps of the average are numbered n = 0, 1, 2, ...: the first d is 1/10."
+    ),
+}
+
+
+@judge(
+    hint="pictures, levels, noise, question, loss; zero, backward, step; then the average.",
+    right="each picture has its own level, gradients are fresh, and the average follows.",
 )
-def noised_batch(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    return alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * eps
+def training_loop(given: Any, seed: int) -> str | None:
+    """Run a learner's loop on a network of one weight that notes all it is asked."""
+    if not callable(given):
+        return f"a function is expected here, but a {type(given).__name__} was given."
+    g = torch.Generator().manual_seed(90 + seed)
+    one = randn((1, 1, 12, 12), g)
+    pictures, steps, drawn = one.expand(50, -1, -1, -1).clone(), 7, []
+
+    def draw(n: int) -> tuple[Tensor, ...]:
+        t = torch.rand(n, generator=g, dtype=torch.float32, device="cpu")
+        drawn.append((t, 1 - 0.8 * t, 0.1 + 2 * t, 0.5 + 3 * (1 - t)))
+        return drawn[-1]
+
+    pupil, average = _Pupil(), _Pupil()
+    optimiser = _Noting(pupil.w)
+    with torch.random.fork_rng(devices=[]):
+        losses = given(pupil, average, optimiser, pictures, draw, steps)
+    if not pupil.asked and losses in (None, ...) and not optimiser.used:
+        if complete(given):
+            return NO_RETURN
+        raise Untouched(EMPTY)
+    before: Tensor | None = None
+    for i, (x_t, t, _) in enumerate(pupil.asked):
+        if x_t.shape[1:] != one.shape[1:] or len(x_t) != len(t.reshape(-1)):
+            return (
+                f"the network got x_t of shape {tuple(x_t.shape)} and t of {tuple(t.shape)}: "
+                "alpha and sigma of shape (B,) must become (B, 1, 1, 1), or they meet other axes."
+            )
+        if len(x_t) != 32:
+            return f"a step has {len(x_t)} pictures, 32 are asked for."
+        same = [levels for levels in drawn if torch.equal(levels[0], t)]
+        if not same:
+            return "the network is asked at times t that `draw` has not drawn."
+        if i and torch.equal(t, pupil.asked[i - 1][1]):
+            return "every step uses the same noise levels: call `draw` inside the loop."
+        alpha, sigma = (c[:, None, None, None] for c in same[0][1:3])
+        noise = (x_t - alpha * one) / sigma
+        if ((noise.square().mean((1, 2, 3)) - 1).abs() > 0.6).any():
+            return (
+                "x_t is not alpha x0 + sigma eps with the alpha and sigma of each picture's own t "
+                "and noise of variance 1."
+            )
+        if before is not None and torch.allclose(noise, before, atol=1e-4):
+            return "every step adds the same noise: draw it inside the loop."
+        if torch.allclose(noise[:1], noise[1:2], atol=1e-4):
+            return "all pictures of a step get the same noise: it needs the shape of x0."
+        before = noise
+    if len(pupil.asked) != steps:
+        return f"the network was asked {len(pupil.asked)} times in {steps} steps: once a step."
+    if None in optimiser.used or not pupil.arrived:
+        return "the optimiser steps without a gradient: call `loss.backward()` before."
+    if len(optimiser.used) != steps:
+        return f"the optimiser made {len(optimiser.used)} steps, {steps} are asked for."
+    if any(abs(a - b) > 1e-4 * (1 + abs(b)) for a, b in zip(optimiser.used, pupil.arrived)):
+        return "gradients add up from step to step: `optimiser.zero_grad()` before `backward`."
+    if not isinstance(losses, list | tuple) or len(losses) != steps:
+        return f"a list of {steps} losses is expected; got {type(losses).__name__}."
+    if any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses):
+        return "the losses still hold their graphs: keep `loss.item()`."
+    return _wrong_loss(losses, pupil, drawn, one) or _wrong_average(average, optimiser)
 
 
-def _without_warmup(decay: float, n: int) -> float:
-    return decay**n
+def _wrong_loss(losses: Any, pupil: _Pupil, drawn: list, one: Tensor) -> str | None:
+    for loss, gradient, (x_t, t, w) in zip(losses, pupil.arrived, pupil.asked, strict=True):
+        weight = next(levels[3] for levels in drawn if torch.equal(levels[0], t))
+        squares = (w * x_t - one).square()
+        per_picture = weight[:, None, None, None]
+        wanted = (per_picture * squares).mean()
+        slope = (per_picture * 2 * (w * x_t - one) * x_t).mean()
+        if abs(float(loss) - wanted) > 1e-3 * wanted:
+            if abs(float(loss) - squares.mean()) < 1e-3 * wanted:
+                return "the weight is missing in the loss."
+            if abs(float(loss) / wanted - squares.numel()) < 1:
+                return "the loss is summed over pictures and pixels; the mean is asked for."
+            return f"a loss is {float(loss):.4g} where {wanted:.4g} was expected."
+        if abs(gradient - slope) > 1e-3 * (1 + abs(slope)):
+            return "the loss that is returned is right, but `backward` is called on another one."
+    return None
 
 
-def _late(decay: float, n: int) -> float:
-    left = 1.0
-    for k in range(1, n + 1):
-        left *= min(decay, (1 + k) / (10 + k))
-    return left
-
-
-def _largest(decay: float, n: int) -> float:
-    left = 1.0
-    for k in range(n):
-        left *= max(decay, (1 + k) / (10 + k))
-    return left
-
-
-def _only_last(decay: float, n: int) -> float:
-    return min(decay, n / (9 + n))
-
-
-@exercise(
-    probes=lambda g: [(0.999, 3), (0.5, 5), (0.9999, 2), (0.2, 4)],
-    tolerance=1e-7,
-    slips={
-        _without_warmup: "that is the share without the warm-up: every factor is `decay`.",
-        _late: "the updates are numbered n = 0, 1, 2, ...: the first factor is 1/10.",
-        _largest: "the warm-up takes the smaller of the two, so that early weights fade fast.",
-        _only_last: "that is the factor of the last update alone; the start has seen them all.",
-    },
-    hint="each update multiplies what is left of the start by its own d.",
-    right="with the warm-up the untrained start is gone after a few updates, whatever the decay.",
-)
-def start_left(decay: float, n: int) -> float:
-    left = 1.0
-    for k in range(n):
-        left *= min(decay, (1 + k) / (10 + k))
-    return left
+def _wrong_average(average: _Pupil, optimiser: _Noting) -> str | None:
+    found = average.w.item()
+    wanted = _average_of(optimiser.after, lambda n, mean, w: _d(n) * mean + (1 - _d(n)) * w)
+    if abs(found - wanted) < 1e-5:
+        return None
+    for rule, sentence in _AVERAGES.items():
+        if abs(found - _average_of(optimiser.after, rule)) < 1e-5:
+            return sentence
+    return f"the average ends at {found:.4f} where {wanted:.4f} was expected."
 
 
 @judge(

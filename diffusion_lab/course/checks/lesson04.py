@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffusion_lab.course.checks import choice, exercise, number
+from diffusion_lab.course.checks import EMPTY, NO_RETURN, Untouched, choice, exercise, judge
+from diffusion_lab.course.checks.reading import complete
 
 
 # ---- the Fréchet distance
@@ -65,29 +66,18 @@ def _gaussians(g: Generator) -> list[tuple[Any, ...]]:
         lambda m1, c1, m2, c2: (
             (m1 - m2).square().sum() + _traces(c1, c2) - 2 * (c1 @ c2).trace()
         ): "the matrix root is missing.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum() + _traces(c1, c2) - 2 * (_root(c1) @ _root(c2)).trace()
+        ): "tr(root(C1) root(C2)) is right only where C1 and C2 commute; covariances do not.",
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().mean() + _traces(c1, c2) - 2 * _cross(c1, c2)
+        ): "the squares of the means' difference are added up, not averaged.",
     },
     hint="tr of the root = sum of the roots of the eigenvalues of root(C1) C2 root(C1).",
     right="0 for equal Gaussians, and |m1 - m2|^2 where only the means differ.",
 )
 def frechet_of_gaussians(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> Tensor:
     return (m1 - m2).square().sum() + _traces(c1, c2) - 2 * _cross(c1, c2)
-
-
-pictures_needed = number(
-    11_040,
-    tolerance=150,
-    slips={
-        640: "that is the part of the mean alone, d/N; the covariances add much more.",
-        10_400: "that is the part of the covariances alone; the mean adds d/N.",
-        21_440: "each of the d(d+1)/2 covariances adds 1/(2N), not 1/N.",
-        22_080: "that would be for two sampled sets; here one side is known exactly.",
-        1_104: "that brings the bias below 1, not below 0.1.",
-        110.4: "divide by 0.1, do not multiply.",
-    },
-    hint="N = (64 + 64 * 65 / 4) / 0.1.",
-    right="11,040: more than the 10,000 pictures of the full test set (2,000 of them travel with "
-    "the course); and for 2,048 features about 1,000 times more.",
-)
 
 
 # ---- the end of the line
@@ -115,6 +105,9 @@ def _fit(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         lambda sizes, values: values[sizes.argmax()]: (
             "that is the value at the largest n, still too high by its own bias."
         ),
+        lambda sizes, values: (
+            (values[-1] * sizes[-1] - values[0] * sizes[0]) / (sizes[-1] - sizes[0])
+        ): "that is the line through two of the points; least squares uses them all.",
         lambda sizes, values: values.mean(): "that is the plain mean, with all the bias in it.",
         lambda sizes, values: values.mean() + _fit(1 / sizes, values)[1] * (1 / sizes).mean(): (
             "the sign of the step back to 0 is wrong: the end lies below the values."
@@ -165,6 +158,13 @@ def _mmd2(x: Tensor, y: Tensor, pairs: str = "n(n-1)", across: float = 2.0) -> T
     return sum(within) - across * kxy.mean()
 
 
+def _one_repaired(x: Tensor, y: Tensor, which: int) -> Tensor:
+    """The diagonal left out in one of the two sets only."""
+    *own, kxy = _kernels(x, y)
+    right = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in own]
+    return right[which] + own[1 - which].mean() - 2 * kxy.mean()
+
+
 @exercise(
     probes=_points,
     bug=lambda x, y: (lambda k: k[0].mean() + k[1].mean() - 2 * k[2].mean())(_kernels(x, y)),
@@ -175,6 +175,12 @@ def _mmd2(x: Tensor, y: Tensor, pairs: str = "n(n-1)", across: float = 2.0) -> T
         lambda x, y: _without_diagonals(x, y, "n(n-1)"): _ACROSS,
         lambda x, y: _without_diagonals(x, y, "rest"): _ACROSS,
         lambda x, y: _without_diagonals(x, y, "all"): _ACROSS,
+        lambda x, y: _one_repaired(
+            x, y, 0
+        ): "only the first set is repaired: y has a diagonal too.",
+        lambda x, y: _one_repaired(
+            x, y, 1
+        ): "only the second set is repaired: x has a diagonal too.",
         lambda x, y: _mmd2(x, y, across=1.0): "the pairs across count twice: - 2 mean k(x, y).",
         lambda x, y: _mmd2(x, y).clamp(min=0): (
             "do not cut at 0: an unbiased estimate of something near 0 must fall below at times."
@@ -202,6 +208,70 @@ who_notices = choice(
 )
 
 
+# ---- copies
+def _moved(x: Tensor, g: Generator) -> Tensor:
+    """Each picture moved by one pixel, straight or askew."""
+    moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    chosen = torch.randint(len(moves), (len(x),), generator=g, device="cpu").tolist()
+    return torch.stack([one.roll(moves[k], (1, 2)) for one, k in zip(x, chosen, strict=True)])
+
+
+@judge(
+    hint="undo what the copier may have done, then compare; how near is too near, held_out says.",
+    right="it finds the copies in any of the three disguises, and leaves the honest alone.",
+)
+def catches_copies(alarm: Any, seed: int) -> str | None:
+    """Copies plain, with noise and moved, and new pictures, all from the embedded sets."""
+    from diffusion_lab import data
+
+    if not callable(alarm):
+        return f"a function is expected here, but a {type(alarm).__name__} was given."
+    g = torch.Generator().manual_seed(seed)
+    order = torch.randperm(2000, generator=g, device="cpu")
+    train, real = (
+        data.load("fashion").x[7000 + 500 * (seed % 2) :][:600],
+        data.load("fashion", "test").x,
+    )
+    held_out, new, source = real[order[:200]], real[order[200:260]], train[order[order < 600][:60]]
+    noise = 0.05 * torch.randn(source.shape, generator=g, device="cpu")
+    sets = {
+        "new pictures": new,
+        "plain copies": source,
+        "copies with a little noise": source + noise,
+        "copies moved by one pixel": _moved(source, g),
+    }
+    share = {}
+    for name, made in sets.items():
+        found = alarm(made.clone(), train.clone(), held_out.clone())
+        if found is None or found is ...:
+            if complete(alarm):
+                return NO_RETURN
+            raise Untouched(EMPTY)
+        if (
+            not isinstance(found, Tensor)
+            or found.shape != (len(made),)
+            or found.dtype != torch.bool
+        ):
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            kind = f" of {found.dtype}" if isinstance(found, Tensor) else ""
+            return f"{len(made)} booleans are expected, one for each of `made`; got {what}{kind}."
+        share[name] = found.double().mean().item()
+    for name, least in (("plain copies", 0.95), ("copies with a little noise", 0.9)):
+        if share[name] < least:
+            return f"of {name} it finds only {share[name]:.0%}: they lie nearer than new ones."
+    if share["copies moved by one pixel"] < 0.9:
+        found = share["copies moved by one pixel"]
+        return (
+            f"it finds {found:.0%} of copies moved by one pixel: move `made` back before comparing."
+        )
+    if share["new pictures"] > 0.17:
+        return (
+            f"{share['new pictures']:.0%} of new pictures are called copies, which is unjust: "
+            "measure held_out in just the same way, and let at most one in twenty of it ring?"
+        )
+    return None
+
+
 # ---- FLOPs
 @exercise(
     probes=lambda g: [(49, 64), (196, 32), (10, 3)],
@@ -222,7 +292,7 @@ who_notices = choice(
         ),
         lambda n, c: 8 * n**2 * c + 4 * n * c**2: "n and c have changed places.",
     },
-    hint="2 * (n * c * 3c + n * n * c + n * n * c + n * c * c).",
+    hint="four matrix products; write down the three sizes of each.",
     right="linear in pixels for the convolutions, quadratic for the pairs.",
 )
 def attention_flops(n: int, c: int) -> int:

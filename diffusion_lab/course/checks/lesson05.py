@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,19 +25,32 @@ one_jump = number(
 )
 
 
-def _jumps(g: Generator) -> list[tuple[Any, ...]]:
-    x, eps, z = torch.randn(3, 4, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu")
+def _walks(g: Generator) -> list[tuple[Any, ...]]:
+    """Walks of one and of three steps, with made-up levels and a network that is a line in x."""
+    starts = torch.randn(4, 4, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu")
     low, high = (
-        torch.rand(2, generator=g, dtype=torch.float32, device="cpu") * 0.4
+        torch.rand(2, generator=g, dtype=torch.float32, device="cpu") * 0.3
         + torch.tensor([0.05, 0.5])
     ).tolist()
     nearly = 1 - 1e-12  # as good as 1, and a division by 1 - abar_s is a slip that can be named
-    pairs = ((low, high, 0.2), (low, high, 0.5), (low, high, 1.0), (high, nearly, 1.0))
-    return [(x, eps, z, *pair) for pair in pairs]
+    levels = {1.0: low, 0.5: high, 0.2: 0.5 * (high + 1), 0.0: nearly}
+
+    def eps_hat(x: Tensor, t: float) -> Tensor:
+        return 0.6 * x + math.sin(7 * t)
+
+    def draws(seed: int) -> Callable[[], Tensor]:
+        own = torch.Generator().manual_seed(seed)
+        return lambda: torch.randn(4, 1, 2, 2, generator=own, dtype=torch.float64, device="cpu")
+
+    walks = (((1.0, 0.5), 0.2), ((1.0, 0.5), 1.0), ((0.5, 0.0), 1.0), ((1.0, 0.5, 0.2, 0.0), 0.5))
+    return [
+        (eps_hat, x, times, levels.__getitem__, eta, draws(k))
+        for k, (x, (times, eta)) in enumerate(zip(starts, walks, strict=True))
+    ]
 
 
-def _std(abar_t: float, abar_s: float, eta: float) -> float:
-    return eta * math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
+def _std(a: float, b: float, eta: float) -> Any:
+    return eta * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
 
 
 def _stepped(
@@ -46,16 +61,16 @@ def _stepped(
     b: float,
     eta: float,
     *,
-    std: float | None = None,
-    towards: float | None = None,
+    std: Any = None,
+    towards: Any = None,
     x0: Tensor | None = None,
     ahead: float | None = None,
 ) -> Tensor:
     """The step, with one of its four parts exchanged."""
     std = _std(a, b, eta) if std is None else std
-    towards = math.sqrt(max(1 - b - std**2, 0)) if towards is None else towards
-    x0 = (x - math.sqrt(1 - a) * eps) / math.sqrt(a) if x0 is None else x0
-    ahead = math.sqrt(b) if ahead is None else ahead
+    towards = (1 - b - std**2) ** 0.5 if towards is None else towards
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5 if x0 is None else x0
+    ahead = b**0.5 if ahead is None else ahead
     return ahead * x0 + towards * eps + std * z
 
 
@@ -64,46 +79,83 @@ def _real(answer: Any) -> Any:
     return answer.real if isinstance(answer, Tensor) and answer.is_complex() else answer
 
 
-def _turned(x: Tensor, eps: Tensor, z: Tensor, a: float, b: float, eta: float) -> Tensor:
-    """The real part with 1 - abar_s/abar_t, which is negative, under the root of S."""
-    variance = eta**2 * (1 - b) / (1 - a) * (1 - b / a)
-    return _stepped(x, eps, z, a, b, eta, std=0.0, towards=math.sqrt(1 - b - variance))
-
-
 def _rootless(
-    x: Tensor, eps: Tensor, z: Tensor, a: float, b: float, eta: float, *, std: float | None = None
+    x: Tensor, eps: Tensor, z: Tensor, a: float, b: float, eta: float, *, std: Any = None
 ) -> Tensor:
     """The step with variances and abar in the place of their roots."""
     std = eta * _std(a, b, 1) ** 2 if std is None else std
     return b * (x - (1 - a) * eps) / a + (1 - b - std**2) * eps + std * z
 
 
-@exercise(
-    probes=_jumps,
-    view=_real,
-    slips={
-        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, towards=math.sqrt(1 - b)): (
+def _loop(step: Callable[..., Tensor], *, asked_at_s: bool = False, one_z: bool = False) -> Any:
+    """The loop around a step, with or without a slip of the loop itself."""
+
+    def walked(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+        z = fresh() if one_z else None
+        for t, s in pairwise(times):
+            eps = eps_hat(x, s if asked_at_s else t)
+            x = step(x, eps, z if one_z else fresh(), abar(t), abar(s), eta)
+        return x
+
+    return walked
+
+
+def _short(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+    return _loop(_stepped)(eps_hat, x, times[:-1], abar, eta, fresh)
+
+
+def _same_x(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+    """Every step starts from the first x."""
+    made = x
+    for t, s in pairwise(times):
+        made = _stepped(x, eps_hat(x, t), fresh(), abar(t), abar(s), eta)
+    return made
+
+
+def _first_eps(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+    """The network is asked once."""
+    eps = eps_hat(x, times[0])
+    for t, s in pairwise(times):
+        x = _stepped(x, eps, fresh(), abar(t), abar(s), eta)
+    return x
+
+
+def _alpha_of(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+    """abar(t) is taken for alpha."""
+    return _loop(_stepped)(eps_hat, x, times, lambda t: abar(t) ** 2, eta, fresh)
+
+
+def _step_slips() -> dict[Callable[..., Any], str]:
+    """Slips of the step, each inside the loop."""
+    slips: dict[Callable[..., Tensor], str] = {
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, towards=(1 - b) ** 0.5): (
             "the variance of S z comes on top: the factor of eps must leave room for it?"
         ),
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, std=_std(a, b, 1) ** 2 * eta): (
             "S is a standard deviation: the root of the posterior variance is missing?"
         ),
         lambda x, eps, z, a, b, eta: _stepped(
-            x, eps, z, a, b, eta, std=eta * math.sqrt(1 - a / b)
-        ): (
+            x, eps, z, a, b, eta, std=_std(a, b, 1) ** 2 * eta**2
+        ): "that is S^2 in the place of S: take the root of the variance, eta outside of it?",
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, std=_std(a, b, 1) * eta**0.5): (
+            "eta stands under the root: it multiplies the root."
+        ),
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, std=eta * (1 - a / b) ** 0.5): (
             "S lacks the factor (1 - abar_s)/(1 - abar_t): that is sigma-hat's noise, and in long "
             "jumps its S^2 exceeds 1 - abar_s?"
         ),
         lambda x, eps, z, a, b, eta: _stepped(
-            x, eps, z, a, b, eta, std=eta * math.sqrt((1 - a) / (1 - b) * (1 - a / b))
+            x, eps, z, a, b, eta, std=eta * ((1 - a) / (1 - b) * (1 - a / b)) ** 0.5
         ): "s and t are exchanged in the first fraction of S: it is (1 - abar_s)/(1 - abar_t).",
         lambda x, eps, z, a, b, eta: _stepped(
-            x, eps, z, a, b, eta, towards=math.sqrt(max(1 - b - _std(a, b, eta), 0))
+            x, eps, z, a, b, eta, towards=(1 - b - _std(a, b, eta)) ** 0.5
         ): "S is squared under the root: the factor of eps is the root of 1 - abar_s - S^2.",
         lambda x, eps, z, a, b, eta: _stepped(x, eps, -z, a, b, eta): (
             "with - S z the law of x_s is equally right; the check compares with + S z."
         ),
-        _turned: "S is complex: abar_t is the smaller one, so abar_t/abar_s it must be.",
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, std=eta * ((1 - b) / (1 - a) * (1 - b / a)) ** 0.5
+        ): "S is complex: abar_t is the smaller one, so abar_t/abar_s it must be.",
         _rootless: "the roots are missing: alpha is the root of abar, and sigma that of 1 - abar.",
         lambda x, eps, z, a, b, eta: _rootless(x, eps, z, a, b, eta, std=_std(a, b, eta)): (
             "only S has its root: alpha is the root of abar, and sigma that of 1 - abar."
@@ -117,29 +169,55 @@ def _rootless(
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, std=_std(a, b, 1)): (
             "eta is left out: S does not depend on it?"
         ),
-        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, ahead=math.sqrt(a)): (
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, 0.0): (
+            "that is the walk for eta = 0: the noise S z is missing."
+        ),
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, ahead=a**0.5): (
             "x0_hat arrives at time s, so it is multiplied by the alpha of s, not of t."
         ),
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, ahead=b): (
             "abar_s stands where its root belongs (alpha = sqrt(abar))."
         ),
+        lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, x0=x - (1 - a) ** 0.5 * eps): (
+            "x0_hat is not divided by alpha_t."
+        ),
         lambda x, eps, z, a, b, eta: _stepped(
-            x, eps, z, a, b, eta, x0=x - math.sqrt(1 - a) * eps
-        ): "x0_hat is not divided by alpha_t.",
-        lambda x, eps, z, a, b, eta: _stepped(
-            x, eps, z, a, b, eta, x0=(x + math.sqrt(1 - a) * eps) / math.sqrt(a)
+            x, eps, z, a, b, eta, x0=(x + (1 - a) ** 0.5 * eps) / a**0.5
         ): "x0_hat adds the noise once more where it should take it away.",
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, towards=0.0): (
             "the direction towards x_t (the term with eps) is missing."
         ),
+        lambda x, eps, z, a, b, eta: (x - (1 - a) ** 0.5 * eps) / a**0.5: (
+            "each step goes to x0_hat and stays there: go back out to time s."
+        ),
+    }
+    return {_loop(step): sentence for step, sentence in slips.items()}
+
+
+@exercise(
+    probes=_walks,
+    view=_real,
+    slips={
+        **_step_slips(),
+        _loop(_stepped, asked_at_s=True): "the network is asked at s: x belongs to time t.",
+        _loop(_stepped, one_z=True): "every step needs new noise: call fresh() inside the loop.",
+        _short: "the last jump is missing: the walk ends at the last of the times.",
+        _same_x: "every step starts at the first x: the x_s of a step is the x_t of the next.",
+        _first_eps: "the network is asked once only: every step asks it at its own x and t.",
+        _alpha_of: "abar(t) is squared: it is alpha^2 already.",
     },
     hint="x0_hat first, then S, then the factor of eps such that its square and S^2 give 1-abar_s.",
-    right="eta = 0 is DDIM, eta = 1 ancestral sampling, and abar_s = 1 lands on x0_hat.",
+    right="eta = 0 is DDIM, eta = 1 ancestral sampling, and abar = 1 lands on x0_hat.",
 )
-def ddim_step(
-    x_t: Tensor, eps: Tensor, z: Tensor, abar_t: float, abar_s: float, eta: float
+def ddim_loop(
+    eps_hat: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    times: Sequence[float],
+    abar: Callable[[float], float],
+    eta: float,
+    fresh: Callable[[], Tensor],
 ) -> Tensor:
-    return _stepped(x_t, eps, z, abar_t, abar_s, eta)
+    return _loop(_stepped)(eps_hat, x, times, abar, eta, fresh)
 
 
 best_on_broad = choice(
@@ -170,9 +248,15 @@ steps_for_a_hundredth = number(
 
 
 def _noises(g: Generator) -> list[tuple[Any, ...]]:
-    a, z = torch.randn(2, 3, 1, 3, 3, generator=g, dtype=torch.float64, device="cpu")
+    a, z = torch.randn(2, 3, 2, 3, 3, generator=g, dtype=torch.float64, device="cpu")
     near = a + torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)[:, None, None, None] * z
     return [(a, near, 0.3), (a, near, 0.8)]  # three pairs, three angles
+
+
+def _half_repaired(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """One dot product for each pair, the two sizes of the whole batch."""
+    w = ((a * b).sum((1, 2, 3), keepdim=True) / (a.square().sum() * b.square().sum()).sqrt()).acos()
+    return (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
 
 
 def _mixed(a: Tensor, b: Tensor, share: float, cosine: Tensor) -> Tensor:
@@ -197,6 +281,10 @@ def _cosine(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
         lambda a, b, share: _mixed(a, b, share, _cosine(a, b, (3,))): (
             "now each row of pixels has an angle of its own: sum over channels and rows too."
         ),
+        lambda a, b, share: _mixed(a, b, share, _cosine(a, b, (2, 3))): (
+            "now each channel has an angle of its own: sum over the channels too."
+        ),
+        _half_repaired: "the dot product is that of a pair, the two sizes still of the batch.",
         lambda a, b, share: (1 - share) * a + share * b: (
             "that is the straight line, which passes through shorter vectors."
         ),
@@ -236,6 +324,9 @@ def _log_gamma(i: float, d: float, c: float, *, above: float = 1.0, below: float
             "D stands in every one of the i factors, not once."
         ),
         lambda i, d, c: _log_gamma(i, d, c) / 2: "that is log alpha, half of log abar.",
+        lambda i, d, c: _log_gamma(round(i), d, c): (
+            "i is rounded to a whole step: the formula takes any real one."
+        ),
         lambda i, d, c: math.exp(_log_gamma(i, d, c)): "that is abar itself, not its logarithm.",
     },
     hint="Gamma(x + 1) = x Gamma(x): a falling product is a quotient of two Gammas.",
