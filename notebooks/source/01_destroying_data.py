@@ -345,7 +345,7 @@ plots.show(
 )
 
 # %% [markdown] name="schedules-seen"
-# Linear is down to a tenth before the middle and spends its second half on values near zero. Cosine and sigmoid pass $\bar\alpha = 1/2$ at about $t = 0.5$, and catch up in a plunge at the end. On the right cosine is the gentlest in the middle; the deepest drop at the end is that of sigmoid, which is cut where $\bar\alpha$ reaches $10^{-9}$.
+# Linear is down to a tenth before the middle and spends its second half on values near zero. Cosine and sigmoid pass $\bar\alpha = 1/2$ at about $t = 0.5$, and catch up in a plunge at the end. On the right these two are about equally gentle in the middle. Cosine drops most at the end, without a bound (cut into steps, its last $\beta$ is clipped); sigmoid is cut where $\bar\alpha$ reaches $10^{-9}$.
 #
 # ### Why is t in [0, 1], and where did the 1000 steps go?
 #
@@ -816,7 +816,7 @@ explore(
 # - 75, 50 and 25 per cent of the class bits are left at $t = 0.25$, $0.5$ and $0.75$ (each time within 0.03);
 # - every beta lies in $(0, 1]$, the first step is gentle ($\bar\alpha_1 \ge 0.95$), and next to nothing is left at the end ($\bar\alpha_T \le 10^{-4}$).
 #
-# Many answers are right. The three values of $\lambda$ at which these shares are left are given as `marks` (exercise 5 found the one in the middle). The next figure draws your schedule beside the others.
+# Many answers are right. The three values of $\lambda$ at which these shares are left are given as `marks` (exercise 5 found the one in the middle); `check.marks([0.9, 0.8])` gives those of other shares. The next figure draws your schedule beside the others.
 #
 # <details><summary>Hint 1: nudge</summary>Do not start from beta. Decide where lambda should be at each time, and work backwards.</details>
 # <details><summary>Hint 2: formula</summary>
@@ -833,9 +833,11 @@ marks = check.marks()  # the lambdas at which 75, 50 and 25 per cent are left
 def my_betas(T):
     """T betas of a schedule of my own."""
     ### BEGIN SOLUTION
+    left = np.linspace(0.98, 0.02, 25)  # more marks than three: a straighter line
+    levels = check.marks(left)
+    points = [levels[0] + 5, *levels, levels[-1] - 5]
     times = np.arange(1, T + 1) / T
-    points = [marks[0] + 5, *marks, marks[2] - 5]
-    lam = torch.from_numpy(np.interp(times, [0, 0.25, 0.5, 0.75, 1], points))
+    lam = torch.from_numpy(np.interp(times, [0, *(1 - left), 1], points))
     abar = torch.sigmoid(2 * lam)
     before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
     return 1 - abar / before

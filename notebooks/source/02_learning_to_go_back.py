@@ -454,7 +454,7 @@ my_net, losses, learned = Net(), [], []
 for seed, count in enumerate(rounds):
     losses += training(my_net, digits.x, abar, count, generator(seed, 13))
     learned.append(drawn_by(my_net))
-early = len(losses) // 10
+early = max(1, len(losses) // 10)
 print(f"loss over the first {early} steps: {sum(losses[:early]) / early:.3f}, ", end="")
 print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
 

@@ -141,7 +141,7 @@ WRONG = {
         (lambda T: ratios(abar_of(line(T + 1))), "abar_0 = 1 is no step"),
         (lambda T: ratios(abar_of(line(T, 0.5))), "gentle"),
         (torch.full((200,), 0.1), "function of T"),
-        (lambda T: ratios(abar_of(line(200, 5))), "must follow T"),
+        (lambda T: lesson01.our_betas(200), "must follow T"),
         (lambda T: linear(T), "but a Table did"),
         (lambda T: 1 / 0, "with T = 200 it raised ZeroDivisionError"),
     ],

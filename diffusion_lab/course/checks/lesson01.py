@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -121,7 +121,7 @@ def _jump(x0: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
             "the product runs from beta_2 to beta_i: betas[0] is beta_1."
         ),
         lambda x0, betas, i, eps: _one_noise(x0, betas, i, eps): (
-            "one noise for all steps: then their standard deviations add up. Each step of the chain "
+            "one noise for all steps: then their standard deviations add up. Each step of a chain "
             "has fresh noise, so that their variances add."
         ),
         lambda x0, betas, i, eps: _jump(x0, 1 - betas[:i].sum(), eps): (
@@ -317,23 +317,23 @@ def half_times(given: Any) -> str | None:
 
 
 # ------------------------------------------------------------------------------------- your own
-def marks() -> list[float]:
-    """The lambdas at which 75, 50 and 25 per cent of the toy's class bits are left."""
+SHARES = (0.75, 0.5, 0.25)  # of the class bits, left at the times 0.25, 0.5, 0.75
+
+
+def marks(shares: Iterable[float] = SHARES) -> list[float]:
+    """The lambdas at which these shares of the toy's class bits are left."""
     whole = float(information.class_bits(two_class(), 15.0))
-    return [_level_of(left * whole) for left in SHARES]
-
-
-SHARES = (0.75, 0.5, 0.25)  # left at the times 0.25, 0.5, 0.75
+    return [_level_of(float(left) * whole) for left in shares]
 
 
 def our_betas(T: int) -> Tensor:
     """What the lesson draws until the exercise is right."""
-    high, middle, low = marks()
-    points = [high + 5, high, middle, low, low - 5]
-    times = torch.arange(1, T + 1, dtype=torch.float64) / T
-    lam = torch.from_numpy(np.interp(times, [0, 0.25, 0.5, 0.75, 1], points))
-    abar = torch.sigmoid(2 * lam)
-    return 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+    left = np.linspace(0.98, 0.02, 25)
+    levels = marks(left)
+    points = [levels[0] + 5, *levels, levels[-1] - 5]
+    lam = np.interp(np.arange(1, T + 1) / T, [0, *(1 - left), 1], points)
+    abar = torch.sigmoid(2 * torch.from_numpy(lam))
+    return 1 - abar / _before(abar)
 
 
 @judge(
@@ -402,7 +402,11 @@ def _off_the_marks(schedule: Schedule) -> str | None:
     for left, lam in zip(SHARES, marks(), strict=True):
         t = schedule.t_of_lam(lam)
         if abs(t - (1 - left)) > 0.03:
-            word = "too early: noise comes too fast" if t < 1 - left else "too late: too slowly"
+            word = (
+                "too early: noise comes too fast"
+                if t < 1 - left
+                else "too late: noise comes too slowly"
+            )
             return (
                 f"{left:.0%} of the class bits are left at t = {t:.2f}, not {1 - left:g}; {word}."
             )
