@@ -38,16 +38,25 @@ def test_the_letter_in_any_form(letter):
     assert lesson01.halved.result(letter).ok
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda states: [state.pred.x0 for state in states[1:]],
-        lambda states: (state.pred.x0 for state in states if state.pred is not None),
-        lambda states: torch.stack([state.pred.x0 for state in states[1:]]),
-    ],
-)
-def test_guesses_in_any_form(answer):
-    assert lesson00.guesses.result(answer).ok
+def by_the_noise(guess, x, noises):
+    """The same step, written with the noise that the guess leaves."""
+    for i in range(len(noises) - 1):
+        clean = guess(x, noises[i])
+        eps = (x - clean) / noises[i]
+        x = clean + noises[i + 1] * eps
+    return x
+
+
+def as_a_mean(guess, x, noises):
+    for i in range(len(noises) - 1):
+        r = noises[i + 1] / noises[i]
+        x = r * x + (1 - r) * guess(x, noises[i])
+    return x
+
+
+@pytest.mark.parametrize("answer", [by_the_noise, as_a_mean])
+def test_a_sampler_in_any_form(answer):
+    assert lesson00.sampler.result(answer).ok
 
 
 @pytest.mark.parametrize(

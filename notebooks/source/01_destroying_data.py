@@ -1,11 +1,9 @@
 # %% [markdown] name="title"
-# # 01 Destroying data
-#
-# *How does noise erase a picture, and how fast?*
+# # 01 Destroying data: how does noise erase a picture, and how fast?
 #
 # A diffusion model draws pictures by undoing damage. Before it can undo anything, somebody has to choose the damage: what kind of noise, how much of it, in how many steps. This lesson is about that choice. Nothing is trained here and nothing is generated; everything can be computed exactly, or measured in seconds.
 #
-# **Goals.** After this lesson you can
+# **Goals.** You will be able to
 #
 # - noise a picture step by step or in one jump, and say why the two give the same distribution;
 # - explain every square root in $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$;
@@ -13,9 +11,9 @@
 # - measure how much is still known about a picture at a given noise level, exactly on a toy and on Fashion-MNIST;
 # - say what "zero terminal SNR" repairs, and when a change of schedule changes nothing.
 #
-# **Prerequisites.** The variance of a sum of independent variables, logarithms, a little PyTorch. No earlier lesson is needed.
+# **Prerequisites.** The variance of a sum of independent variables, logarithms, conditional means and Bayes' rule, a little PyTorch. Entropy and mutual information are said in short where they are used. No earlier lesson is needed.
 #
-# **Time.** All cells together run in {{time}}.
+# **Time.** {{time}}.
 #
 # **Data.** Two toys whose exact answers are known, and the 10,000 embedded training pictures of Fashion-MNIST (28 x 28, grey). No network is needed.
 #
@@ -32,45 +30,17 @@
 #
 # <aside class="notes">Nothing is trained in this lesson. Open the notebook beside the slides: the figures are its stored ones.</aside>
 
-# %% [markdown] name="imports-text"
-# ## What we need
-#
-# Every lesson imports its algorithms from the package `diffusion_lab`, so that what you read here and what the tests check is the same code.
-
-# %% name="imports"
-import math
-from functools import partial
-
-import numpy as np
-import torch
-
-from diffusion_lab.course import lessons, plots, survey
-from diffusion_lab.course.checks import lesson01 as check
-from diffusion_lab.course.widgets import choice, explore, slider
-from diffusion_lab.data import load
-from diffusion_lab.data.toys import load_toy
-from diffusion_lab.device import generator
-from diffusion_lab.exact import FiniteData, Gaussian
-from diffusion_lab.forward import chain, noised, transition
-from diffusion_lab.metrics import Cost, information
-from diffusion_lab.metrics.information import vp
-from diffusion_lab.schedules import Table, cosine, linear, make, zero_terminal_snr
-
-# %% [markdown] name="map-text"
-# The families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
-
-# %% name="map"
-for family in survey.families():
-    if family.choice == "process":
-        names = [row.name for row in survey.rows(family=family.key)]
-        print(f"{family.title}: {', '.join(names)}")
-
 # %% [markdown] name="pictures-text"
-# ## 1 A picture disappears
+# ## A picture disappears
 #
 # Here is one picture of each class. The pixels are numbers from -1 (black) to 1 (white).
 
 # %% name="pictures"
+import torch
+
+from diffusion_lab.course import plots
+from diffusion_lab.data import load
+
 train = load("fashion")
 first = [int((train.labels == k).nonzero()[0]) for k in range(10)]
 x0 = train.x[first]
@@ -84,6 +54,10 @@ plots.show(
 # These ten pictures stay with us. Now we add noise to the ankle boot, a little at first and then more. A *schedule* says how much belongs to which time $t$; we take the best-known one, called linear, and look inside it later. What disappears first, and what last?
 
 # %% name="first-strip"
+from diffusion_lab.device import generator
+from diffusion_lab.forward import noised
+from diffusion_lab.schedules import linear
+
 times = torch.linspace(0, 1, 11)
 eps = torch.randn(1, 1, 28, 28, generator=generator(0)).expand(11, -1, -1, -1)
 boot = x0[9:].expand(11, -1, -1, -1)
@@ -94,7 +68,7 @@ plots.show(
 )
 
 # %% [markdown] name="first-strip-seen"
-# Texture goes first, then the edge; the rough shape lasts longest. From about $t = 0.6$ on most people see noise only. (Values outside $[-1, 1]$ are cut off when a picture is drawn, nowhere else.) Two questions lead through the rest of the lesson. *How* is this noise added? And *how much* is really left, whatever the eye says?
+# Texture goes first, then the edge; the rough shape lasts longest. From about $t = 0.5$ or $0.6$ on most people see noise only. (Values outside $[-1, 1]$ are cut off when a picture is drawn, nowhere else.) Two questions lead through the rest of the lesson. *How* is this noise added? And *how much* is really left, whatever the eye says?
 
 # %% [raw] name="slide-boot" shows="first-strip"
 # ## A picture disappears
@@ -103,28 +77,63 @@ plots.show(
 #
 # <aside class="notes">Let everybody name a time before you go on. Most people say about 0.6. What is still there after that is the question of the last third.</aside>
 
+# %% [markdown] name="map-text"
+# ## What we need, and where we are
+#
+# Every lesson imports its algorithms from the package, so that what you read here and what the tests check is the same code. The table holds the families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
+
+# %% name="map"
+import math
+from functools import partial
+
+import numpy as np
+
+from diffusion_lab.course import lessons, survey
+from diffusion_lab.course.checks import lesson01 as check
+from diffusion_lab.forward import chain, transition
+
+plots.show_table(
+    [
+        {"family": one.title, "systems": ", ".join(r.name for r in survey.rows(family=one.key))}
+        for one in survey.families()
+        if one.choice == "process"
+    ]
+)
+
 # %% [markdown] name="step-text"
-# ## 2 One step of noise
+# ## One step of noise
 #
 # The survey's equation 1 defines the forward process as a chain of $T$ small steps. Each step shrinks the picture a little and adds a little Gaussian noise:
 #
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big), \qquad t = 1, \dots, T. \tag{1}$$
 #
-# The numbers $\beta_1, \dots, \beta_T$ are the schedule. (The survey writes $\alpha_t$ for $1-\beta_t$. In this course $\alpha_t$ is kept for something else, so we write $1-\beta_t$.) DDPM uses $T = 1000$ steps, with $\beta$ rising along a straight line:
+# The numbers $\beta_1, \dots, \beta_T$ are the schedule. **Mind the letter alpha.** It means two things in what you will read:
+#
+# | | in this course (and in Variational Diffusion Models) | in DDPM, the survey, diffusers, most blogs |
+# |---|---|---|
+# | one step keeps the share (of the variance) | $1-\beta_t$ | $\alpha_t$, `alphas` |
+# | all steps together | $\bar\alpha_t$ | $\bar\alpha_t$, `alphas_cumprod` |
+# | the factor before $x_0$ in $x_t$ | $\alpha_t = \sqrt{\bar\alpha_t}$ | $\sqrt{\bar\alpha_t}$ |
+#
+# DDPM uses $T = 1000$ steps, with $\beta$ rising along a straight line:
 
 # %% name="betas" tags=["nbval-check-output"]
 ddpm = linear(T=1000)
 beta = ddpm.betas()  # beta[0] is beta_1
-for i in (1, 500, 1000):
-    print(f"beta_{i} = {beta[i - 1]:.5f}")
+plots.show_table(
+    [{"step i": i, "beta_i": float(beta[i - 1])} for i in (1, 500, 1000)], digits={"beta_i": ".5f"}
+)
 
 # %% [markdown] name="transition-text"
 # In the code, time is a number $t$ in $[0, 1]$, and step $i$ of $T$ sits at $t = i/T$. So `transition(ddpm, 499/1000, 500/1000)` is equation 1 at step 500. It returns what the picture is multiplied by, and the variance that is added.
 
 # %% name="transition" tags=["nbval-check-output"]
 kept, variance = transition(ddpm, 499 / 1000, 500 / 1000)
-print(f"kept     {kept:.6f}   sqrt(1 - beta_500) = {math.sqrt(1 - beta[499]):.6f}")
-print(f"variance {variance:.6f}   beta_500           = {beta[499]:.6f}")
+rows = [
+    {"": "kept of the picture", "transition": kept, "from beta_500": math.sqrt(1 - beta[499])},
+    {"": "variance added", "transition": variance, "from beta_500": float(beta[499])},
+]
+plots.show_table(rows, digits={"transition": ".6f", "from beta_500": ".6f"})
 
 # %% [raw] name="slide-step"
 # ## One step of noise
@@ -153,12 +162,14 @@ for b in beta.tolist():
     right = (1 - b) * right + b
     no_roots = (1 - b) ** 2 * no_roots + b**2
     no_shrink = no_shrink + b
-print(f"equation 1:              {right:6.3f}")
-print(f"roots forgotten:         {no_roots:6.3f}")
-print(f"shrinking forgotten:     {no_shrink:6.3f}")
+ends_at = {"equation 1": right, "roots forgotten": no_roots, "shrinking forgotten": no_shrink}
+plots.show_table(
+    [{"rule": rule, "variance after 1000 steps": v} for rule, v in ends_at.items()],
+    digits={"variance after 1000 steps": ".3f"},
+)
 
 # %% [markdown] name="why-seen"
-# Without the roots hardly any noise arrives, and the end is an almost empty grey picture. Without the shrinking the variance grows without a bound. (That second one is not always a mistake. Done on purpose it is the *variance exploding* process of section 5.)
+# Without the roots hardly any noise arrives, and the end is an almost empty grey picture. Without the shrinking the variance grows without a bound. (That second one is not always a mistake. Done on purpose it is the *variance exploding* process, which comes below.)
 
 # %% [raw] name="slide-why" shows="why"
 # ## The two most common mistakes
@@ -178,7 +189,7 @@ print(f"shrinking forgotten:     {no_shrink:6.3f}")
 # $x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon$
 #
 # </details>
-# <details><summary>Hint 3: pseudo-code</summary>return root(1 - beta) * x + root(beta) * noise, where root is math.sqrt</details>
+# <details><summary>Hint 3: pseudo-code</summary>Shrink x by the root of what is kept of its variance; multiply the noise by the root of what is added; return the sum. Floats take math.sqrt.</details>
 
 
 # %% name="ex1"
@@ -193,7 +204,7 @@ def one_step(x, beta, noise):
 check.one_step(one_step)
 
 # %% [markdown] name="jump-text"
-# ## 3 The jump
+# ## The jump
 #
 # A thousand steps to noise one picture would be slow, and nobody does it. Put two steps together:
 #
@@ -211,10 +222,12 @@ check.one_step(one_step)
 
 # %% name="product" tags=["nbval-check-output"]
 abar = torch.cumprod(1 - beta, dim=0)
-print("   i    product    alpha^2    alpha    sigma")
+rows = []
 for i in (1, 250, 500, 750, 1000):
     alpha, sigma = ddpm.alpha_sigma(i / 1000)
-    print(f"{i:4d}   {abar[i - 1]:.6f}   {alpha**2:.6f}   {alpha:.4f}   {sigma:.4f}")
+    rows.append({"i": i, "product": float(abar[i - 1]), "α²": alpha**2, "α": alpha, "σ": sigma})
+form = {"product": ".6f", "α²": ".6f", "α": ".4f", "σ": ".4f"}
+plots.show_table(rows, digits=form)
 
 # %% [raw] name="slide-jump" shows="product"
 # ## The jump
@@ -224,7 +237,7 @@ for i in (1, 250, 500, 750, 1000):
 # $$x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon, \qquad \alpha_t^2 = \bar\alpha_t = \prod_{i=1}^{t} (1-\beta_i), \qquad \sigma_t^2 = 1 - \bar\alpha_t$$
 
 # %% [markdown] name="product-seen"
-# After 250 of 1000 steps about half of $\bar\alpha$ is gone, after 500 more than nine tenths. And the last line is not zero; section 6 shows what that small number does.
+# After 250 of 1000 steps about half of $\bar\alpha$ is gone, after 500 more than nine tenths. And the last line is not zero; "The last step" below shows what that small number does.
 #
 # ### The smallest exact case
 #
@@ -233,6 +246,8 @@ for i in (1, 250, 500, 750, 1000):
 # First the walk: 20,000 points through all 1000 steps, with fresh noise at every step.
 
 # %% name="walk"
+from diffusion_lab.data.toys import load_toy
+
 toy = load_toy("two_class")
 grid = [i / 1000 for i in range(1001)]
 g = generator(1)
@@ -268,16 +283,18 @@ plots.show(
 # <aside class="notes">Exercise 2, find the bug, fits here: a jump that is one factor short. Five minutes.</aside>
 
 # %% name="moments" tags=["nbval-check-output"]
-mean0, var0, n = 0.1, 2.33, 20_000  # mean and variance of the toy: 0.3*(-2) + 0.7*1, ...
+rows, mean0, var0, n = [], 0.1, 2.33, 20_000  # mean and variance of the toy: 0.3*(-2) + 0.7*1, ...
 for t, x in states.items():
     alpha, sigma = ddpm.alpha_sigma(t)
     mean, var = alpha * mean0, alpha**2 * var0 + sigma**2
     x = x.double()
     off_mean = abs(float(x.mean()) - mean) / math.sqrt(var / n)
     off_var = abs(float(x.var()) - var) / float((x - mean).square().std() / math.sqrt(n))
-    print(
-        f"t = {t:<4g} exact variance {var:.4f}   off: mean {off_mean:.1f}, variance {off_var:.1f}"
+    rows.append(
+        {"t": t, "exact variance": var, "mean off by": off_mean, "variance off by": off_var}
     )
+form = {"exact variance": ".4f", "mean off by": ".1f", "variance off by": ".1f"}
+plots.show_table(rows, title="In standard errors", digits=form)
 
 # %% [markdown] name="variances-text"
 # The exact variance in that table is $\alpha_t^2 v + \sigma_t^2$, for data of variance $v$. So "the variance stays 1" is true for data of variance 1, and only for those. All others move towards 1:
@@ -329,7 +346,7 @@ plots.show(
 # $\bar\alpha_i = (1-\beta_1)(1-\beta_2)\cdots(1-\beta_i)$: i factors, the first of which is 1 - betas[0].
 #
 # </details>
-# <details><summary>Hint 3: pseudo-code</summary>In Python betas[:i] holds the first i numbers, that is beta_1 to beta_i.</details>
+# <details><summary>Hint 3: pseudo-code</summary>Which slice of the list holds the first i numbers, from beta_1 to beta_i? A slice stops before its end.</details>
 
 
 # %% name="ex2"
@@ -349,7 +366,7 @@ def repaired_jump(x0, betas, i, eps):
 check.repaired_jump(repaired_jump)
 
 # %% [markdown] name="schedules-text"
-# ## 4 Three schedules
+# ## Three schedules
 #
 # Once there is a jump, the chain has done its work: all that matters is the pair $(\alpha_t, \sigma_t)$ at the times we ask for. Three popular choices:
 #
@@ -362,6 +379,8 @@ check.repaired_jump(repaired_jump)
 # The left panel shows $\bar\alpha_t$, the right one shows $\lambda_t = \log(\alpha_t/\sigma_t)$, whose meaning comes in the next section. Which schedule is the gentlest in the middle, and which drops most at the end?
 
 # %% name="schedules"
+from diffusion_lab.schedules import Table, cosine, make, zero_terminal_snr
+
 three = {"linear": linear(), "cosine": cosine(), "sigmoid": make("sigmoid")}
 t = torch.linspace(0.001, 0.999, 400)
 fig, (left, right) = plots.axes(1, 2)
@@ -371,13 +390,13 @@ lams = {name: s.lam(t) for name, s in three.items()}
 plots.lines(t, lams, xlabel="time t", ylabel=r"$\lambda_t = \log(\alpha_t/\sigma_t)$", ax=right)
 plots.show(
     fig,
-    alt="Left: abar over time; linear falls early, cosine and sigmoid fall symmetrically. "
+    alt="Left: the share of the picture left over time; linear falls early, cosine and sigmoid fall symmetrically. "
     "Right: lambda; cosine and sigmoid plunge at the end.",
-    caption="The same three schedules, as abar and as half the log signal-to-noise ratio.",
+    caption="The same three schedules, as ᾱ and as half the log signal-to-noise ratio.",
 )
 
 # %% [markdown] name="schedules-seen"
-# Linear is down to a tenth before the middle and spends its second half on values near zero. Cosine and sigmoid pass $\bar\alpha = 1/2$ at about $t = 0.5$, and catch up in a plunge at the end.
+# Linear is down to a tenth before the middle and spends its second half on values near zero. Cosine and sigmoid pass $\bar\alpha = 1/2$ at about $t = 0.5$, and catch up in a plunge at the end. On the right these two are about equally gentle in the middle. Cosine drops most at the end, without a bound (cut into steps, its last $\beta$ is clipped); sigmoid is cut where $\bar\alpha$ reaches $10^{-9}$.
 #
 # ### Why is t in [0, 1], and where did the 1000 steps go?
 #
@@ -389,15 +408,16 @@ plots.show(
 # Which is the gentlest in the middle, and which drops most at the end?
 
 # %% name="grids" tags=["nbval-check-output"]
-for T in (1000, 100, 50):
-    print(f"T = {T:4d}   lambda(0.5) = {linear(T).lam(0.5):.3f}   largest beta {20 / T:.2f}")
-print(f"no grid    lambda(0.5) = {linear().lam(0.5):.3f}")
+rows = [
+    {"T": str(T), "λ(0.5)": linear(T).lam(0.5), "largest β": 20 / T} for T in (1000, 100, 50)
+] + [{"T": "no grid", "λ(0.5)": linear().lam(0.5), "largest β": None}]
+plots.show_table(rows, digits={"λ(0.5)": ".3f", "largest β": "g"})
 
 # %% [markdown] name="grids-seen"
-# With 1000 steps the difference is small; with 50 it starts to show, since a product of $1-\beta$ equals an exponential only while every $\beta$ is small. Below 20 steps the scaled betas would exceed 1 and the recipe breaks down. A sampler with few steps therefore does not scale the betas. It picks times on the fine curve, and takes $\alpha$ and $\sigma$ there.
+# With 1000 steps the difference is small; with 50 it starts to show, since a product of $1-\beta$ equals an exponential only while every $\beta$ is small. Below 20 steps the scaled betas would exceed 1 and the recipe breaks down: `linear(T)` then cuts them at 0.999, which is no longer the same curve. A sampler with few steps therefore does not scale the betas. It picks times on the fine curve, and takes $\alpha$ and $\sigma$ there.
 
 # %% [markdown] name="lambda-text"
-# ## 5 One number per noise level
+# ## One number per noise level
 #
 # Divide $x_t = \alpha x_0 + \sigma\epsilon$ by $\alpha$:
 #
@@ -412,14 +432,18 @@ print(f"no grid    lambda(0.5) = {linear().lam(0.5):.3f}")
 # The pair $\alpha = 1$, $\sigma$ growing is the **variance exploding** (VE) process. It looks different from VP, yet at equal $\lambda$ it is VP divided by $\alpha$:
 
 # %% name="ve" tags=["nbval-check-output"]
+from diffusion_lab.metrics.information import vp
+
 ve, levels = make("ve"), [2.0, 1.0, 0.0, -1.0, -2.0, -3.0]
-rows = {"VP": [], "VE": [], "VE scaled": []}
+views = {"VP": [], "VE": [], "VE scaled": []}
 for lam in levels:
     (alpha, sigma), (_, sigma_ve) = vp(lam), ve.alpha_sigma(ve.t_of_lam(lam))
     x_vp, x_ve = float(alpha) * x0[9:] + float(sigma) * eps[:1], x0[9:] + sigma_ve * eps[:1]
-    for row, x in zip(rows.values(), (x_vp, x_ve, float(alpha) * x_ve), strict=True):
-        row.append(x)
-worst = max(float((a - b).abs().max()) for a, b in zip(rows["VP"], rows["VE scaled"], strict=True))
+    for view, x in zip(views.values(), (x_vp, x_ve, float(alpha) * x_ve), strict=True):
+        view.append(x)
+worst = max(
+    float((a - b).abs().max()) for a, b in zip(views["VP"], views["VE scaled"], strict=True)
+)
 print(f"VP and rescaled VE differ by less than 0.0001: {worst < 1e-4}")
 
 # %% [markdown] name="ve-strip-text"
@@ -428,17 +452,17 @@ print(f"VP and rescaled VE differ by less than 0.0001: {worst < 1e-4}")
 # %% name="ve-strip"
 plots.show(
     plots.strip(
-        [torch.cat(row) for row in rows.values()],
+        [torch.cat(view) for view in views.values()],
         titles=[rf"$\lambda$ = {lam:g}" for lam in levels],
-        labels=list(rows),
+        labels=list(views),
     ),
     alt="Three rows of a boot under growing noise. The first and third rows are identical; the "
     "second has harder contrast because its values leave the range.",
-    caption="VP, VE, and VE multiplied by the alpha of VP, at equal lambda and with equal noise.",
+    caption="VP, VE, and VE multiplied by the α of VP, at equal λ and with equal noise.",
 )
 
 # %% [markdown] name="ve-strip-seen"
-# Rows one and three are equal. VE (row two) only looks harsher, because values far outside $[-1, 1]$ are cut off in the drawing. So VP against VE is a question of units. It matters to a network, which likes inputs of size 1, and not to the mathematics.
+# Rows one and three are equal. VE (row two) only looks harsher, because values far outside $[-1, 1]$ are cut off in the drawing. So VP against VE is a question of units. It matters to a network, which likes inputs of size 1, and not to the mathematics. (The model of lesson 00 is VE: its noise goes up to 20, and its pictures were scaled back for the eye.)
 
 # %% [raw] name="slide-lambda" shows="ve-strip"
 # ## A noise level is one number
@@ -458,7 +482,7 @@ plots.show(
 # $e^{2\lambda} = \alpha^2/(1-\alpha^2)$. Solve for $\alpha^2$: you get the logistic function, torch.sigmoid, of something.
 #
 # </details>
-# <details><summary>Hint 3: pseudo-code</summary>alpha = root(sigmoid(2 lam)); sigma = root(sigmoid(-2 lam))</details>
+# <details><summary>Hint 3: pseudo-code</summary>Take the logistic function of the number that hint 2 gives: that is alpha squared. What is left to 1 is sigma squared. Two roots, with torch, since lam is a tensor.</details>
 
 
 # %% name="ex3"
@@ -490,7 +514,7 @@ check.from_lambda(from_lambda)
 # $\alpha\,(x_0/2) + \sigma\epsilon = (\alpha/2)\,x_0 + \sigma\epsilon$
 #
 # </details>
-# <details><summary>Hint 3: pseudo-code</summary>new lambda = log((alpha / 2) / sigma) = old lambda - ...</details>
+# <details><summary>Hint 3: pseudo-code</summary>Write the new lambda as the logarithm of a ratio, and take the 1/2 out of the logarithm.</details>
 
 # %% name="ex4"
 ### BEGIN SOLUTION
@@ -501,7 +525,7 @@ halved = "b"
 check.halved(halved)
 
 # %% [markdown] name="terminal-text"
-# ## 6 The last step, and what leaks through it
+# ## The last step, and what leaks through it
 #
 # A sampler starts from pure noise, $\mathcal N(0, I)$. Training, however, ends at $x_T = \alpha_T x_0 + \sigma_T\epsilon$. If $\alpha_T$ is not zero, the two do not match. How large is it? Here is the DDPM schedule, the one Stable Diffusion was trained with (also 1000 betas, linear in $\sqrt\beta$), cosine, and a repaired DDPM.
 
@@ -513,8 +537,11 @@ ends = {
     "cosine": cosine(T=1000),
     "linear, zero SNR": zero_terminal_snr(ddpm),
 }
-for name, s in ends.items():
-    print(f"{name:17s} abar_1 {s.abar[1]:.4f}  abar_T {s.abar[-1]:.3e}  alpha_T {s.alpha(1.0):.4f}")
+rows = [
+    {"schedule": name, "ᾱ₁": s.abar[1], "ᾱ_T": f"{s.abar[-1]:.3e}", "α_T": s.alpha(1.0)}
+    for name, s in ends.items()
+]
+plots.show_table(rows, digits={"ᾱ₁": ".4f", "α_T": ".4f"})
 
 # %% [markdown] name="leak-text"
 # DDPM keeps $\bar\alpha_T = 4.036 \cdot 10^{-5}$, that is $\alpha_T = 0.0064$ of the picture. Surely that is nothing? For one pixel, yes. But think of the **mean brightness** of a picture of $d$ pixels. Averaging leaves the brightness as it is and divides the noise's standard deviation by $\sqrt d$. So the signal-to-noise ratio of the brightness is
@@ -525,14 +552,18 @@ for name, s in ends.items():
 
 # %% name="leak" tags=["nbval-check-output"]
 spread = float(train.x.double().mean((1, 2, 3)).var())
-print(f"standard deviation of the brightness: {spread**0.5:.2f}")
-print("side of the picture:", *(f"{side:7d}" for side in (28, 64, 256, 512)))
+rows = []
 for name, s in ends.items():
-    ratios = [s.snr(1.0) * spread * side**2 for side in (28, 64, 256, 512)]
-    print(f"{name:19s}:", *(f"{math.sqrt(r / (1 + r)):7.2f}" for r in ratios))
+    row = {"schedule": name}
+    for side in (28, 64, 256, 512):
+        ratio = s.snr(1.0) * spread * side**2
+        row[f"side {side}"] = math.sqrt(ratio / (1 + ratio))
+    rows.append(row)
+title = f"Correlation of brightness; its standard deviation is {spread**0.5:.2f}"
+plots.show_table(rows, title=title, digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
 
 # %% [markdown] name="leak-seen"
-# At 28 x 28 pixels the leak of the linear schedule is harmless. At 512 x 512 its "noise" tells the brightness rather well, and with the schedule of Stable Diffusion the brightness has survived almost intact. (Stable Diffusion works on latents of side 64. With the spread of our clothes its number there is above 0.7: lower, and still far from noise.) A network trained that way learns to read the brightness off $x_T$. At sampling time $x_T$ is real noise of brightness close to zero, so the pictures come out medium bright ([arXiv 2305.08891](https://arxiv.org/abs/2305.08891)).
+# At 28 x 28 pixels the leak of the linear schedule is harmless. At 512 x 512 its "noise" tells part of the brightness (the square of the correlation is the share of its variance that is explained), and with the schedule of Stable Diffusion the brightness has survived almost intact. (Stable Diffusion works on latents of side 64. With the spread of our clothes its number there is above 0.7: lower, and still far from noise.) A network trained that way learns to read the brightness off $x_T$. At sampling time $x_T$ is real noise of brightness close to zero, so the pictures come out medium bright ([arXiv 2305.08891](https://arxiv.org/abs/2305.08891)).
 #
 # Let us see it. We enlarge 200 pictures 16 times, to side 448, by repeating pixels, noise them to $t = 1$ and compare brightness before and after. (Brightness is a mean, so of the noise only the mean over 448 x 448 pixels is needed.)
 
@@ -555,7 +586,7 @@ plots.show(
 )
 
 # %% [markdown] name="see-leak-seen"
-# Left, the end of the process knows about the beginning; right, it does not. Above each panel stand the correlation of these 200 pictures and the one that the formula predicts; chance moves the first by 0.07 or so, about $1/\sqrt{200}$. The repair, `zero_terminal_snr`, shifts and stretches $\sqrt{\bar\alpha}$ so that its last value is 0 and its first stays: $r \mapsto (r - r_T)\, r_1/(r_1 - r_T)$ with $r = \sqrt{\bar\alpha}$.
+# Left, the end of the process knows about the beginning; right, it does not. Above each panel stand the correlation of these 200 pictures and the one that the formula predicts; chance moves the first by about 0.05 on the left and 0.07 on the right, $(1-\rho^2)/\sqrt{200}$ for a correlation $\rho$. These 200 pictures also differ a little less in brightness than all do, which lowers it on the left. The repair, `zero_terminal_snr`, shifts and stretches $\sqrt{\bar\alpha}$ so that its last value is 0 and its first stays: $r \mapsto (r - r_T)\, r_1/(r_1 - r_T)$ with $r = \sqrt{\bar\alpha}$.
 #
 # It has a price. At $\alpha = 0$ the picture cannot be read off the noise, because $x_0 = (x_t - \sigma\epsilon)/\alpha$ divides by zero. A network for such a schedule has to predict something other than $\epsilon$; lesson 03 says what.
 
@@ -567,22 +598,32 @@ plots.show(
 # <aside class="notes">For one pixel the rest is nothing. The mean brightness averages the noise away, so that in large pictures it survives. The price of the repair: at the end the noise cannot be turned into a picture by a division, so the network must predict something else (lesson 03).</aside>
 
 # %% [markdown] name="information-text"
-# ## 7 How much is left? The exact answer on a toy
+# ## How much is left? The exact answer on a toy
 #
-# "Looks like noise" is a statement about eyes. Information is a statement about the best possible observer. For the toy with two classes we ask three things at each noise level:
+# "Looks like noise" is a statement about eyes. Information is a statement about the best possible observer. Three words first. The **entropy** of a class $k$, $H = -\sum_k p_k \log_2 p_k$, is how many bits it takes to say it. The **mutual information** $I(k; x_t) = H(k) - H(k \mid x_t)$ is by how many bits $x_t$ shortens that. The **mmse**, minimum mean squared error, is what the conditional mean still gets wrong; for a Gaussian of variance $v$ it is $v/(1 + v\,\mathrm{SNR})$.
+#
+# <details><summary>Where the last formula comes from</summary>
+#
+# Given $y = x_0 + \epsilon/\sqrt{\mathrm{SNR}}$, precisions add: $1/v$ from the data and $\mathrm{SNR}$ from the observation. The variance that is left is one over their sum.
+# </details>
+#
+# For the toy with two classes we ask three things at each noise level:
 #
 # - **class bits** $I(k; x_t)$: how much $x_t$ tells about the class. One bit is the answer to one fair yes-or-no question.
 # - **accuracy**: how often the best guess of the class is right.
 # - **mmse** $\mathbb E\,|x_0 - \mathbb E[x_0 \mid x_t]|^2$: the error that even a perfect denoiser makes.
 #
-# All three are integrals over a line, which the package computes to many digits. They take $\lambda$ and nothing else: section 5 is in the interface.
+# All three are integrals over a line, which the package computes to many digits. They take $\lambda$ and nothing else: one number per noise level is enough.
 
 # %% name="toy-numbers" tags=["nbval-check-output"]
-lam = torch.tensor([4.0, 1.0, 0.0, -1.0, -2.0, -4.0], dtype=torch.float64)
-columns = [lam, information.class_bits(toy, lam), information.bayes_accuracy(toy, lam)]
-print("lambda   class bits   accuracy     mmse")
-for row in zip(*columns, information.mmse(toy, lam), strict=True):
-    print("{:6.1f}   {:10.3f}   {:8.3f}   {:6.3f}".format(*row))
+from diffusion_lab.exact import FiniteData, Gaussian
+from diffusion_lab.metrics import Cost, information
+
+few = torch.tensor([4.0, 1.0, 0.0, -1.0, -2.0, -4.0], dtype=torch.float64)
+asked = {"λ": few, "class bits": information.class_bits(toy, few),
+         "accuracy": information.bayes_accuracy(toy, few), "mmse": information.mmse(toy, few)}  # fmt: skip
+rows = [dict(zip(asked, map(float, row), strict=True)) for row in zip(*asked.values(), strict=True)]
+plots.show_table(rows, digits={"class bits": ".3f", "accuracy": ".3f", "mmse": ".3f"})
 
 # %% [markdown] name="toy-numbers-seen"
 # With little noise the accuracy does not reach 1, because the two bumps overlap a little even without noise. With much noise it falls to 0.7 and no further: always guessing the more frequent class is right that often. The mmse ends at 2.33, the variance of the data, since a denoiser that sees nothing can only answer with the mean.
@@ -591,10 +632,12 @@ for row in zip(*columns, information.mmse(toy, lam), strict=True):
 
 # %% name="halved-exact" tags=["nbval-check-output"]
 whole, half = Gaussian([0.0], [[1.0]]), Gaussian([0.0], [[0.25]])
+rows = []
 for level in (1.0, 0.0, -1.0):
     a = float(information.data_bits(half, level))
     b = float(information.data_bits(whole, level - math.log(2)))
-    print(f"half the contrast at {level:4.1f}: {a:.4f} bits; lambda lowered: {b:.4f} bits")
+    rows.append({"λ": level, "bits, half the contrast": a, "bits, λ lowered": b})
+plots.show_table(rows, digits={"bits, half the contrast": ".4f", "bits, λ lowered": ".4f"})
 
 # %% [markdown] name="immse-text"
 # ### How fast is it lost?
@@ -603,7 +646,14 @@ for level in (1.0, 0.0, -1.0):
 #
 # $$\frac{d}{d\lambda}\, I(x_0; x_t) \;=\; \mathrm{SNR}\cdot\mathrm{mmse} \;=\; \mathbb E\,|\epsilon - \hat\epsilon(x_t)|^2 ,$$
 #
-# where $\hat\epsilon$ is the best possible guess of the noise. Keep the right-hand side in mind: it is the loss that a diffusion model is trained with, at its optimum. **The best possible training loss at a noise level is the speed at which information is destroyed there.** We compare a numerical derivative of the left side with the right side.
+# where $\hat\epsilon$ is the best possible guess of the noise.
+#
+# <details><summary>Why, for a Gaussian</summary>
+#
+# For data of variance $v$, $I = \tfrac12 \log(1 + v\,\mathrm{SNR})$ nats, and $\mathrm{SNR} = e^{2\lambda}$. Differentiate: $\frac{dI}{d\lambda} = \frac{v\,\mathrm{SNR}}{1 + v\,\mathrm{SNR}}$, which is $\mathrm{SNR}$ times the mmse above. That the same law holds for all data is the theorem; the next cell tests it on the toy. The second equality is the change of units $x_0 - \hat x_0 = -(\epsilon - \hat\epsilon)\,\sigma/\alpha$.
+# </details>
+#
+# Keep the right-hand side in mind: it is the loss that a diffusion model is trained with, at its optimum. **The best possible training loss at a noise level is the speed at which information is destroyed there.** We compare a numerical derivative of the left side with the right side.
 
 # %% name="immse" tags=["nbval-check-output"]
 lam, h = torch.linspace(-5, 4, 91, dtype=torch.float64), 1e-4
@@ -620,8 +670,9 @@ snr = torch.exp(2 * lam)
 known = 0.3 * 0.3 * snr / (1 + 0.3 * snr) + 0.7 * 0.5 * snr / (1 + 0.5 * snr)
 area = float(torch.trapezoid(loss - known, lam)) / math.log(2)
 bits = information.class_bits(toy, lam)
-print(f"area between the curves: {area:.3f} bits")
-print(f"class bits lost:         {float(bits[-1] - bits[0]):.3f} bits")
+print(
+    f"area between the curves {area:.3f} bits, class bits lost {float(bits[-1] - bits[0]):.3f} bits"
+)
 
 # %% [markdown] name="immse-plot-text"
 # As curves. Where on the $\lambda$ axis does the class go?
@@ -652,7 +703,7 @@ plots.show(
 #
 # <details><summary>Hint 1: nudge</summary>The half-life is one value of lambda. Only the time at which a schedule reaches it differs.</details>
 # <details><summary>Hint 2: formula</summary>Find lam with class_bits(toy, lam) = class_bits(toy, 15.0) / 2; then schedule.t_of_lam(lam).</details>
-# <details><summary>Hint 3: pseudo-code</summary>f = partial(information.class_bits, toy); lam = information.level(f, 0.5 * float(f(15.0))); then a dictionary over three.items().</details>
+# <details><summary>Hint 3: pseudo-code</summary>Make a function of lambda alone out of class_bits (functools.partial does it). Take its value at 15, halve it, and let information.level find where the function takes that value. Ask every schedule in three for its time.</details>
 
 # %% name="ex5"
 ### BEGIN SOLUTION
@@ -685,7 +736,7 @@ plots.show(
 # Linear loses half of the class before $t = 0.35$; the other two keep it beyond $t = 0.55$, and stay close together. Same noise, same data: only the clock differs.
 
 # %% [markdown] name="fashion-strip-text"
-# ## 8 The same on clothes
+# ## The same on clothes
 #
 # Three schedules, one boot, one noise pattern. Compare the columns.
 
@@ -724,7 +775,7 @@ plots.show(
 )
 
 # %% [markdown] name="ideal-seen"
-# The top row is noise to us, yet most of the bets are right, and most of the wrong ones are reasonable: a dress taken for a t-shirt, a shirt for a coat. The observer also knows how sure it is. Where it is unsure, it answers with a blend of candidates. That is why denoised pictures are blurred at high noise: the blur is honest.
+# The top row is noise to us, yet more than half of the bets are right, and some of the wrong ones are reasonable: a dress taken for a t-shirt, a shirt for a coat. Others are not: the bag is taken for an ankle boot. Each bet comes with how sure the observer is. Where it is unsure, it answers with a blend of candidates. That is why denoised pictures are blurred at high noise: the blur is honest.
 
 # %% [markdown] name="measure-text"
 # ### Bits over the noise levels
@@ -761,7 +812,7 @@ plots.show(
 # %% [markdown] name="measure-plot-seen"
 # Above $\lambda = 0$ the ideal observer is all but certain which picture it was: 784 pixels are a lot of evidence. With more noise the picture is forgotten first (which shirt?), and its class a little later (a shirt at all?). Everything interesting happens between about $\lambda = -4$ and $\lambda = 0$.
 #
-# One caution. This observer knows *these* pictures by heart. A network has to do with pictures it has never seen, and needs less noise to be confused. Read the curves as what is there to be found.
+# One caution. This observer knows *these* pictures by heart. A network is asked about pictures that it has never seen; what it can still tell of them is not measured here. Read the curves as what is there to be found.
 
 # %% [raw] name="slide-left" shows="measure-plot"
 # ## How much is left?
@@ -800,7 +851,10 @@ plots.show(
 # Move the time, change the schedule, choose a picture. Left: what the network sees. Middle: the best possible answer. Right: what the ideal observer thinks of the class. Find the time at which it starts to doubt, for linear and for cosine; then compare the two values of $\lambda$ in the title.
 
 
-# %% name="explore"
+# %% name="explore" tags=["hide-input"]
+from diffusion_lab.course.widgets import choice, explore, slider
+
+
 def look(t, schedule, picture):
     alpha, sigma = three[schedule].alpha_sigma(t)
     k = train.classes.index(picture)
@@ -825,7 +879,7 @@ explore(
     schedule=choice("schedule", list(three)),
     picture=choice("picture", list(train.classes), "coat"),
     alt=lambda t, schedule, picture: (
-        f"A {picture} at time {t:.2f} under the {schedule} schedule, the ideal denoised picture, "
+        f"The picture of class {picture} at time {t:.2f} under the {schedule} schedule, the ideal denoised picture, "
         "and bars with the probability of each class."
     ),
     caption="What is seen, the best answer to it, and the class as the ideal observer judges it.",
@@ -835,31 +889,35 @@ explore(
 # You will find the doubt at nearly the same $\lambda$ under every schedule, and at very different times.
 
 # %% [markdown] name="ex6-text"
-# ### Exercise 6 (extend): your own schedule
+# ### Exercise 6 (build): a schedule of your own
 #
-# Write a function that returns a tensor of `T` betas, for any `T`, such that
+# None of the three clocks is even. Make one that is: the toy's class bits should fall along a straight line. Write a function that returns a tensor of `T` betas, for any `T`, such that
 #
-# - every beta lies in $(0, 1]$, the first step is gentle ($\bar\alpha_1 \ge 0.95$), and next to nothing is left at the end ($\bar\alpha_T \le 10^{-4}$);
-# - half of the toy's class bits are gone at $t = 0.5$ (within 0.03).
+# - 75, 50 and 25 per cent of the class bits are left at $t = 0.25$, $0.5$ and $0.75$ (each time within 0.03);
+# - every beta lies in $(0, 1]$, the first step is gentle ($\bar\alpha_1 \ge 0.95$), and next to nothing is left at the end ($\bar\alpha_T \le 10^{-4}$).
 #
-# Many answers are right. The value of $\lambda$ at which half is gone is given as `half_lam`.
+# Many answers are right. The three values of $\lambda$ at which these shares are left are given as `marks` (exercise 5 found the one in the middle); `check.marks([0.9, 0.8])` gives those of other shares. The next figure draws your schedule beside the others.
 #
-# <details><summary>Hint 1: nudge</summary>Do not start from beta. Decide where lambda should be at each step, and work backwards.</details>
+# <details><summary>Hint 1: nudge</summary>Do not start from beta. Decide where lambda should be at each time, and work backwards.</details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $\bar\alpha_i = \mathrm{sigmoid}(2\lambda_i)$ and $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$ with $\bar\alpha_0 = 1$. A straight line for $\lambda$, from half_lam + 5 to half_lam - 5, will do.
+# $\bar\alpha_i = \mathrm{sigmoid}(2\lambda_i)$ and $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$ with $\bar\alpha_0 = 1$.
 #
 # </details>
-# <details><summary>Hint 3: pseudo-code</summary>lam = line of T values; abar = sigmoid(2 * lam); before = [1, then all abar but the last]; return 1 - abar / before. Use float64.</details>
+# <details><summary>Hint 3: pseudo-code</summary>Five points fix lambda over time: one well above the marks at t = 0, the three marks at their times, one well below at t = 1. Join them by straight lines (np.interp) and read off lambda at i/T, for i = 1 to T, in float64. Then abar at each step; then beta from neighbours, with 1 before the first.</details>
 
 # %% name="ex6"
-half_lam = check.half_level()
+marks = check.marks()  # the lambdas at which 75, 50 and 25 per cent are left
 
 
 def my_betas(T):
     """T betas of a schedule of my own."""
     ### BEGIN SOLUTION
-    lam = half_lam + torch.linspace(5, -5, T, dtype=torch.float64)
+    left = np.linspace(0.98, 0.02, 25)  # more marks than three: a straighter line
+    levels = check.marks(left)
+    points = [levels[0] + 5, *levels, levels[-1] - 5]
+    times = np.arange(1, T + 1) / T
+    lam = torch.from_numpy(np.interp(times, [0, *(1 - left), 1], points))
     abar = torch.sigmoid(2 * lam)
     before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
     return 1 - abar / before
@@ -869,16 +927,48 @@ def my_betas(T):
 # %% name="check6"
 check.my_betas(my_betas)
 
-# %% [markdown] name="ex6-seen"
-# To see your clothes under your own schedule, run `Table(my_betas(200))` through the strip at the start of section 8.
+# %% [markdown] name="own-clock-text"
+# Your schedule (ours until the check says `right`) beside the three, judged by the toy it was made for and by the clothes it was not made for:
+
+# %% name="own-clock"
+mine = check.my_betas.result(my_betas).ok
+own = Table((my_betas if mine else check.our_betas)(1000))
+fig, (left, right) = plots.axes(1, 2)
+t = torch.linspace(0.001, 0.999, 300)
+clocks = three | {"yours" if mine else "ours": own}
+of_toy = {name: information.class_bits(toy, s.lam(t)) for name, s in clocks.items()}
+of_clothes = {name: np.interp(s.lam(t), where, share) for name, s in clocks.items()}
+plots.lines(t, of_toy, xlabel="time t", ylabel="class bits left", title="toy", ax=left)
+plots.lines(t, of_clothes, xlabel="time t", ylabel="share left", title="clothes", ax=right)
+plots.show(
+    fig,
+    alt="Class bits over time under four schedules. Left, on the toy, the schedule of the exercise "
+    "falls along a straight line. Right, on the clothes, it is no straighter than the others.",
+    caption="A clock that is even for one set of data is not for another.",
+)
+
+# %% [markdown] name="own-strip-text"
+# And the boot under it, in the same noise as before:
+
+# %% name="own-strip"
+times = torch.linspace(0, 1, 11)
+plots.show(
+    plots.strip([noised(boot, eps, own, times)], titles=[f"t = {t:.1f}" for t in times]),
+    alt="Eleven pictures of a boot from clean to noise under the schedule of the exercise.",
+    caption="The boot, destroyed by the schedule of exercise 6.",
+)
+
+# %% [markdown] name="own-strip-seen"
+# An even clock for the class would need another line of $\lambda$ for every data set. Later lessons choose times by what a network finds hard (03) or by what a sampler loses (08), with the same tool: decide where $\lambda$ should be, and work backwards.
 
 # %% [markdown] name="cost-text"
 # ## What did it cost
 #
-# No network was called, so this row of the course's running table has zeros where later lessons have their largest numbers. What is worth measuring is the jump against the walk: three operations for each pixel, once or 1000 times. The walk is timed on 50 steps.
+# No network was called, so this row of the course's running table has zeros where later lessons have their largest numbers. What is worth measuring is the jump against the walk. Both shrink, scale and add, three operations for each pixel, once or 1000 times; most of the time goes into drawing the noise, which is timed alone as well. The walk is timed on 50 steps.
 
 # %% name="cost"
 import time
+from collections import deque
 
 
 def cpu_seconds(work):
@@ -894,21 +984,23 @@ def fifty_jumps():
 
 batch, half_way, g = train.x[:500], torch.full((500,), 0.5), generator(6)
 jump = cpu_seconds(fifty_jumps) / 50
-walked = cpu_seconds(lambda: list(chain(batch, ddpm, grid[:51], g))) * 1000 / 50
+walked = cpu_seconds(lambda: deque(chain(batch, ddpm, grid[:51], g), maxlen=0)) * 1000 / 50
+alone = cpu_seconds(lambda: [torch.randn(batch.shape, generator=g) for _ in range(50)]) / 50
 rows = [
     {"system": name, **Cost(500, 0, 0, 3 * 784 * times, seconds, seconds).row()}
     for name, times, seconds in (("one jump", 1, jump), ("1000 steps of noise", 1000, walked))
 ]
 lessons.cost_row(1, *rows)
-print(f"the 1000 steps cost {walked / jump:.0f} times the jump")
+print(f"the 1000 steps cost {walked / jump:.0f} times the jump; "
+      f"drawing its noise alone is {alone / jump:.0%} of a jump")  # fmt: skip
 
 # %% [markdown] name="cost-seen"
-# The 1000 steps cost hundreds of times the jump, or more. Training draws one random $t$ for each picture and needs only $x_t$ there, so it always jumps. Going *back* there is no jump that is as good: that is where the cost of diffusion models lies, and what most of this course tries to reduce.
+# A step and a jump draw the same noise, so the 1000 steps cost about 1000 times the jump (times of milliseconds scatter). Training draws one random $t$ for each picture and needs only $x_t$ there, so it always jumps. Going *back* there is no jump that is as good: that is where the cost of diffusion models lies, and what most of this course tries to reduce.
 
 # %% [markdown] name="paper-text"
 # ## Paper against here
 #
-# Three claims from the papers behind this lesson, and what we measure. The first paper measures image quality (FID) of trained networks at side 64; we measure information at side 28. So our number supports its explanation; it does not repeat its experiment. The second is exact. The third is about trained networks again; the next section says where our number comes from.
+# Three claims from the papers behind this lesson. Nichol and Dhariwal ([2102.09672](https://arxiv.org/abs/2102.09672), side 64): the end of the linear schedule is too noisy, skipping up to 20% of its steps hardly hurts FID, and cosine spends its steps better. They measure image quality of trained networks; we measure information at side 28, so our number supports their explanation and does not repeat their experiment. Lin et al. ([2305.08891](https://arxiv.org/abs/2305.08891), table 1): the SNR left at the end, which is exact. Chen ([2301.10972](https://arxiv.org/abs/2301.10972)): larger pictures want a noisier schedule, since their pixels are redundant; that follows from the argument of the next section for copies of pixels, and nothing is tested here.
 
 
 # %% name="paper"
@@ -918,21 +1010,17 @@ def idle(schedule, bits):
 
 
 idles = {name: torch.tensor([idle(s, b) for b in class_bits]) for name, s in three.items()}
-words = [f"{name} {v.mean():.3f} ± {v.std():.3f}" for name, v in idles.items()]
-print("1  Nichol & Dhariwal 2021, 2102.09672, side 64: the end of linear is too noisy, skipping")
-print("   up to 20% of its steps hardly hurts FID; cosine spends its steps better")
-print("   here, share of the time with < 5% of the class bits:", ", ".join(words))
-print("   holds for every seed:", bool((idles["linear"] > 3 * idles["cosine"]).all()))
-snr = {name: ends[name].snr(1.0) for name in ("linear", "Stable Diffusion")}
-print("2  Lin et al. 2023, 2305.08891, table 1: SNR(T) = 4.036e-05 (linear), 0.004682 (SD)")
-print(f"   here {snr['linear']:.3e} and {snr['Stable Diffusion']:.6f}")
-print("   holds:", abs(snr["linear"] / 4.036e-5 - 1) < 1e-3)
-half_level = np.interp(0.5, share, where)
-small, large = (cosine().t_of_lam(float(half_level - math.log(k))) for k in (1, 16))
-print("3  Chen 2023, 2301.10972: larger pictures want a noisier schedule (redundant pixels)")
-print(f"   here, cosine loses half of the class bits at t = {small:.2f} (side 28)")
-print(f"   and, each pixel repeated 16 x 16 times, at t = {large:.3f} (side 448)")
-print("   holds in this extreme case:", large > small)
+rows = [
+    {"claim": f"{name}: time at the end with < 5% of class bits",
+     "paper": "up to 20% skipped" if name == "linear" else "less",
+     "here": f"{v.mean():.3f} ± {v.std():.3f} (3 seeds)"}
+    for name, v in idles.items()
+]  # fmt: skip
+for name, wanted in (("linear", "4.036e-05"), ("Stable Diffusion", "4.682e-03")):
+    rows.append({"claim": f"SNR(T), {name}", "paper": wanted, "here": f"{ends[name].snr(1.0):.3e}"})
+plots.show_table(rows)
+print("linear idles over 3 times as long as cosine, for every seed:",
+      bool((idles["linear"] > 3 * idles["cosine"]).all()))  # fmt: skip
 
 # %% [markdown] name="paper-seen"
 # The agreement of our idle share of the linear schedule with the paper's 20 per cent is closer than it has a right to be: other data, another size, another measure. What carries over is the ratio between linear and cosine, many times the spread over seeds.
@@ -940,16 +1028,17 @@ print("   holds in this extreme case:", large > small)
 # %% [markdown] name="nohelp-text"
 # ## When it does not help
 #
-# **A schedule cannot change the total.** Information destroyed between two noise levels is the area under the loss curve of section 7. Integrated over time under different schedules, between the same two values of $\lambda$, it must come out the same, and does:
+# **A schedule cannot change the total.** Information destroyed between two noise levels is the area under the curve of the best loss. Integrated over time under different schedules, between the same two values of $\lambda$, it must come out the same, and does:
 
 # %% name="total" tags=["nbval-check-output"]
 ends_lam = torch.tensor([3.0, -3.0], dtype=torch.float64)
 exact = information.data_bits(toy, ends_lam)
-print(f"exact:   {float(exact[0] - exact[1]):.3f} bits")
+rows = [{"schedule": "exact", "bits": float(exact[0] - exact[1])}]
 for name, s in three.items():
-    lam = s.lam(torch.linspace(s.t_of_lam(3.0), s.t_of_lam(-3.0), 801, dtype=torch.float64))
-    rate = torch.exp(2 * lam) * information.mmse(toy, lam)  # nats for one unit of lambda
-    print(f"{name:8s} {float(-torch.trapezoid(rate, lam)) / math.log(2):.3f} bits")
+    level = s.lam(torch.linspace(s.t_of_lam(3.0), s.t_of_lam(-3.0), 801, dtype=torch.float64))
+    rate = torch.exp(2 * level) * information.mmse(toy, level)  # nats for one unit of lambda
+    rows.append({"schedule": name, "bits": float(-torch.trapezoid(rate, level)) / math.log(2)})
+plots.show_table(rows, digits={"bits": ".3f"})
 
 # %% [markdown] name="total-seen"
 # So with a perfect denoiser, as many steps as one likes and the same end points, the schedule is a matter of taste (Kingma et al. 2021, [arXiv 2107.00630](https://arxiv.org/abs/2107.00630), show this for the likelihood). It matters because networks are imperfect, because training spends its effort evenly over $t$, and because samplers take few steps. A sampler that chooses its own times, as in lessons 07 and 08, cares little about the clock the network was trained with.
@@ -957,19 +1046,22 @@ for name, s in three.items():
 # **A schedule that suits small pictures does not suit large ones.** Repeat every pixel of a picture $k \times k$ times. The observer can average the copies, and the noise shrinks by the factor $k$: everything that was known at $\lambda$ is now known at $\lambda - \log k$. The time at which half of the class bits of our clothes are gone, for larger and larger copies:
 
 # %% name="larger"
-print("side      ", *(f"{name:>9s}" for name in three))
+half_level, rows = float(np.interp(0.5, share, where)), []
 for side in (28, 112, 448):
-    moved = float(half_level) - math.log(side / 28)
-    print(f"{side:4d}      ", *(f"{s.t_of_lam(moved):9.3f}" for s in three.values()))
+    moved = half_level - math.log(side / 28)
+    rows.append({"side": side} | {name: s.t_of_lam(moved) for name, s in three.items()})
+plots.show_table(rows, digits=dict.fromkeys(three, ".3f"))
+survives = float(np.interp(ends["linear"].lam(1.0) + math.log(448 / 28), where, share))
+print(f"side 448, linear, at its end: {survives:.0%} of the class bits are left")
 
 # %% [markdown] name="larger-seen"
-# At side 448 cosine and sigmoid have destroyed half of the class only in the last hundredth of their time. What was too fast for small pictures would be fair here: linear gets there at about $t = 0.93$. Real large pictures are less redundant than copies of pixels, so this is the extreme case, but the direction is that of claim 3, and the reason why later work shifts $\lambda$ with the resolution.
+# At side 448 cosine and sigmoid have destroyed half of the class only in the last hundredth of their time. Linear passes the half earlier, but never finishes: the last line says how much of the class survives its end. A side of 448 wants a schedule that goes further down. Real large pictures are less redundant than copies of pixels, so this is the extreme case, but the direction is that of Chen's claim, and the reason why later work shifts $\lambda$ with the resolution.
 
 # %% [markdown] name="recap"
 # ## Recap
 #
 # - One step: $x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon$. Roots, because variances add.
-# - All steps at once: $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with $\alpha_t^2 = \bar\alpha_t = \prod(1-\beta_i)$ and $\sigma_t^2 = 1 - \bar\alpha_t$. Exact, and hundreds of times cheaper.
+# - All steps at once: $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with $\alpha_t^2 = \bar\alpha_t = \prod(1-\beta_i)$ and $\sigma_t^2 = 1 - \bar\alpha_t$. Exact, and about as many times cheaper as there are steps.
 # - Time is a label. A noise level is one number, $\lambda = \log(\alpha/\sigma)$; a schedule says when it is reached; VP and VE differ by a factor.
 # - Fine detail goes first, then the identity of the picture, then its class. What a schedule leaves over at its end is little for one pixel and may be much for the whole picture: in large pictures the linear schedules never quite destroy the mean brightness.
 # - The speed of destruction is the loss of the best denoiser, $\mathrm{SNR}\cdot\mathrm{mmse}$. Schedules spread the same total differently over time.

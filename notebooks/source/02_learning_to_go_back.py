@@ -14,48 +14,24 @@
 # a network to guess *noise*? The answer is one inequality, taken apart term by term, in bits.
 #
 # **Goals.** You will be able to
+#
 # - say what one step back looks like when the clean datum is known (the posterior),
+# - write DDPM's two algorithms, training and sampling, and draw digits with them,
 # - write down every term of the variational bound and compute it in bits per dimension,
 # - say which steps matter, and which reverse variance is best for which data,
-# - say what the simple loss changes, and what that costs and brings,
-# - train a small DDPM by hand, with learned variances, and use it with fewer steps.
+# - use a trained network with fewer steps.
 #
-# **Prerequisites.** Lesson 01; the KL divergence of two Gaussians. From lesson 00 the Fréchet distance (FD)
-# and its unit A, which come back where pictures are judged.
+# **Prerequisites.** Lesson 01; conditional means, Bayes' rule, the KL divergence of two Gaussians; a
+# training loop in PyTorch. From lesson 00 the Fréchet distance (FD) and its unit A, which come back where
+# pictures are judged.
 #
-# **Time.** {{time}}; most of it is three live trainings.
+# **Time.** {{time}}.
 #
-# **Data.** One-dimensional data whose density is a formula; 8 x 8 digits (from scikit-learn,
-# BSD licence); a few pictures of Fashion-MNIST at the end.
+# **Data.** One-dimensional data whose density is a formula; 8 x 8 digits (UCI, by Alpaydin and Kaynak, CC BY
+# 4.0, as scikit-learn ships them); a few pictures of Fashion-MNIST at the end.
 #
 # **On the map.** DDPM (row 1 of the survey, its section II.A, equations 1 to 7), with its neighbour
 # Improved DDPM (learned variances, importance-sampled $t$, strided sampling).
-
-# %% [markdown] name="imports-text"
-# Everything comes from the package. `bounds` is this lesson's instrument: it computes all terms.
-
-# %% name="imports"
-import math
-
-import torch
-
-from diffusion_lab import checkpoints, data, metrics, schedules
-from diffusion_lab.bound import TimesByLoss, bounds, vlb_term
-from diffusion_lab.course import lessons, plots
-from diffusion_lab.course.checks import lesson02 as check
-from diffusion_lab.course.widgets import choice, explore, slider
-from diffusion_lab.data import toys
-from diffusion_lab.device import device, generator
-from diffusion_lab.exact import Gaussian, GaussianMixture
-from diffusion_lab.forward import best_variance, noised, posterior, variance_weight
-from diffusion_lab.generate import generate
-from diffusion_lab.grids import grid
-from diffusion_lab.metrics.likelihood import dequantise, exact_nll
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA, Recipe, build
-
-linear = schedules.linear(1000)
-LN2 = math.log(2)
 
 # %% [markdown] name="small-text"
 # ## One step back
@@ -64,6 +40,25 @@ LN2 = math.log(2)
 # one-dimensional data, a mixture of two Gaussians, Bayes' rule answers by brute force:
 # $q(x_s \mid x_t) \propto p_s(x_s)\, q(x_t \mid x_s)$. The next cell draws it for three step
 # lengths, from the same $x_t$ at step 300, and beside it the Gaussian of the same mean and variance.
+
+# %% name="imports"
+import math
+
+import torch
+
+from diffusion_lab import schedules
+from diffusion_lab.course import lessons, plots
+from diffusion_lab.course.checks import lesson02 as check
+from diffusion_lab.data import toys
+from diffusion_lab.device import device, generator
+from diffusion_lab.forward import posterior
+
+linear = schedules.linear(1000)
+LN2 = math.log(2)
+torch.set_num_threads(1)  # with networks as small as these, more threads wait for each other
+
+# %% [markdown] name="back-text"
+# The density on a line of points, by Bayes' rule:
 
 # %% name="back"
 toy = toys.two_class()
@@ -112,13 +107,13 @@ plots.show(
 # ## If the clean datum were known
 #
 # Given $x_0$ as well, a step back of *any* length is a Gaussian, and its coefficients are formulas
-# (equations keep the survey's numbers). With $\bar\alpha_t = \alpha_t^2$ and, for the step from $s$ to $t$,
+# ("survey 3" is the survey's number; its equation 1 is lesson 01). With $\bar\alpha_t = \alpha_t^2$ and, for the step from $s$ to $t$,
 # $1 - \beta = \bar\alpha_t/\bar\alpha_s$:
 #
 # $$ q(x_s \mid x_t, x_0) = \mathcal N(c_0 x_0 + c_t x_t,\ \tilde\beta), \quad
 #  c_0 = \frac{\sqrt{\bar\alpha_s}\,\beta}{1-\bar\alpha_t}, \quad
 #  c_t = \frac{\sqrt{1-\beta}\,(1-\bar\alpha_s)}{1-\bar\alpha_t}, \quad
-#  \tilde\beta = \beta\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}. \tag{3} $$
+#  \tilde\beta = \beta\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}. \tag{survey 3} $$
 #
 # <details><summary>Where this comes from: Bayes' rule in three lines</summary>
 #
@@ -145,27 +140,28 @@ plots.show(
 
 
 # %% name="identities-of"
-def identities(i: int, deterministic: bool = False) -> str:
+def identities(i: int, deterministic: bool = False) -> dict:
     """The weights at step i of 1000, and which of the three identities hold."""
     t, s = i / 1000, (i - 1) / 1000
     (alpha_t, sigma_t), (alpha_s, sigma_s) = linear.alpha_sigma(t), linear.alpha_sigma(s)
     c_t, c_0, var, _ = posterior(linear, t, s)
     if deterministic:
         c_t, c_0, var = sigma_s / sigma_t, alpha_s - sigma_s / sigma_t * alpha_t, 0.0
-    mean = abs(c_0 + c_t * alpha_t - alpha_s) < 1e-12
-    variance = abs(c_t**2 * sigma_t**2 + var - sigma_s**2) < 1e-12
-    joint = abs(c_t * sigma_t**2 - alpha_t / alpha_s * sigma_s**2) < 1e-12
-    return f"{i:4d}   {c_0:7.4f}  {c_t:7.4f}   {mean!s:9s}   {variance!s:13s}   {joint}"
+    fits = {
+        "mean": c_0 + c_t * alpha_t - alpha_s,
+        "variance": c_t**2 * sigma_t**2 + var - sigma_s**2,
+        "covariance": c_t * sigma_t**2 - alpha_t / alpha_s * sigma_s**2,
+    }
+    row = {"step": f"{i}, variance 0" if deterministic else str(i), "c_0": c_0, "c_t": c_t}
+    return row | {name: "fits" if abs(gap) < 1e-12 else "no" for name, gap in fits.items()}
 
 
 # %% [markdown] name="identities-text"
 # The posterior at four steps; the last row is the comparison:
 
 # %% name="identities" tags=["nbval-check-output"]
-print("step   c_0      c_t       mean fits   variance fits   covariance fits")
-for i in (2, 10, 100, 1000):
-    print(identities(i))
-print(identities(100, deterministic=True) + "   <- variance 0")
+rows = [*map(identities, (2, 10, 100, 1000)), identities(100, deterministic=True)]
+plots.show_table(rows, digits={"c_0": ".4f", "c_t": ".4f"})
 
 # %% [markdown] name="posterior-text"
 # Variance 0 passes two of the three: it is a possible way back to the right $q(x_s \mid x_0)$, but not the posterior.
@@ -186,7 +182,8 @@ print(identities(100, deterministic=True) + "   <- variance 0")
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `a = abar_t / abar_s; beta = 1 - a; c_0 = sqrt(abar_s) * beta / (1 - abar_t)`, and so on
+# Form the ratio of the two abars, and from it beta. Then the two weights, each a root times a difference,
+# divided by what is noise at t. The mean is their sum with x0 and x_t; the variance has no root.
 # </details>
 
 
@@ -209,7 +206,7 @@ check.posterior(my_posterior)
 #
 # The reverse model takes that posterior and puts a guess in place of $x_0$:
 #
-# $$ p(x_s \mid x_t) = \mathcal N(c_0\, \hat x_0(x_t) + c_t\, x_t,\ S^2). \tag{2} $$
+# $$ p(x_s \mid x_t) = \mathcal N(c_0\, \hat x_0(x_t) + c_t\, x_t,\ S^2). \tag{survey 2} $$
 #
 # Two Gaussians then differ only by their means and variances. Their KL divergence holds the means as
 # $c_0^2\, |x_0 - \hat x_0|^2 / 2S^2$: **a squared error of $x_0$**. And as $x_0 = (x_t - \sigma
@@ -222,64 +219,276 @@ check.posterior(my_posterior)
 #
 # $$ E_{q(x_0|x_t)}\, KL\big(q(x_s|x_t,x_0)\,\|\,p(x_s|x_t)\big) = KL\big(q(x_s|x_t)\,\|\,p(x_s|x_t)\big) + \text{const}. $$
 #
-# ($p$ enters both sides as $-E_q \log p(x_s|x_t)$ only. The constant is what $x_0$ still tells about $x_s$.) So the $p$
-# that is best for the left side is best for the right one too.
+# <details><summary>Where this comes from</summary>
+#
+# ($p$ enters both sides as $-E_q \log p(x_s|x_t)$ only. The constant is what $x_0$ still tells about $x_s$.)
+# </details>
+#
+# So the $p$ that is best for the left side is best for the right one too.
 #
 # Then why $\epsilon$ and not $x_0$? In the algebra it makes no difference. In training it does: equal weight on the error of $\epsilon$ is
 # weight $\mathrm{SNR} = \alpha^2/\sigma^2$ on that of $x_0$ (lesson 03), and the target has variance 1 at every $t$.
 #
 # Both forms of the mean, with exact guesses. Written with $\epsilon$ it is
 #
-# $$ c_0\, \hat x_0 + c_t\, x_t = \frac{1}{\sqrt{1-\beta_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\, \hat\epsilon\Big). \tag{6} $$
+# $$ c_0\, \hat x_0 + c_t\, x_t = \frac{1}{\sqrt{1-\beta_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\, \hat\epsilon\Big). \tag{survey 6} $$
 
 # %% name="two-means" tags=["nbval-check-output"]
 x0 = toy.sample(1000, generator(0))
 eps = torch.randn(1000, 1, generator=generator(1), dtype=torch.float64)
+gaps = []
 for i in (2, 100, 1000):
     t, beta = i / 1000, linear.betas()[i - 1].item()
     p = toy.denoiser(linear)(linear.alpha(t) * x0 + linear.sigma(t) * eps, t)
     q = posterior(linear, t, t - 0.001)
     by_eps = (p.x_t - beta / p.sigma * p.eps) / (1 - beta) ** 0.5
     gap = (q.c_0 * p.x0 + q.c_t * p.x_t - by_eps).abs().max()
-    print(f"step {i:4d}: the mean by x0 and by eps agree: {bool(gap < 1e-9)}")
+    gaps.append({"step": i, "the two means agree": bool(gap < 1e-9)})
+plots.show_table(gaps)
 
-# %% [markdown] name="derive-text"
-# ### Exercise 2 (derive): the weight that the bound puts on the noise
+# %% [markdown] name="walk-text"
+# ## The way back as a loop: DDPM's Algorithm 2
 #
-# With the mean by $\epsilon$ (eq. 6) the KL's mean part is $w_t\, |\epsilon - \hat\epsilon|^2$. Return
-# $w_t$ from $\beta_t$, $\bar\alpha_t$ and `var` $= S_t^2$ (tensors).
+# Start from pure noise, $x_T \sim \mathcal N(0, I)$. At each step from $T$ down to 1 ask for the noise, form the mean
+# (survey 6), and add fresh noise of variance $S^2$; DDPM takes $S^2 = \beta_t$. In the last step the mean itself is the answer.
+#
+# We want to see it draw before anything is trained. So here is data whose best guess is a formula: 8 x 8 digits,
+# each class replaced by the Gaussian of its mean and covariance. The small network of this lesson stands
+# beside it, as a recipe; we come to it next.
+
+# %% name="recipe"
+from diffusion_lab import data
+from diffusion_lab.training import Recipe, build
+
+digits, test = data.load("digits"), data.load("digits", "test")
+small_unet = {"name": "unet", "patch": 1, "widths": (16, 32), "out_channels": 2}
+T = 200
+recipe = Recipe(
+    "digits-vlb", "lesson 02", data="digits", net=small_unet, schedule={"name": "linear", "T": T},
+    kind="eps", sd=1.0, lam_range=None, weighting={"name": "simple"}, times={"law": "grid"},
+    hybrid=True, conditional=False,
+)  # fmt: skip
+
+# %% [markdown] name="mixture-text"
+# The ten Gaussians:
+
+# %% name="mixture"
+from diffusion_lab.exact import Gaussian, GaussianMixture
+from diffusion_lab.metrics.likelihood import dequantise, exact_nll
+
+
+def ten_gaussians(x, labels, ridge: float) -> GaussianMixture:
+    """One Gaussian a class; ``ridge`` is added to the variance of every pixel."""
+    flat = x.flatten(1).double()
+    classes = [flat[labels == k] for k in range(10)]
+    return GaussianMixture(
+        [len(c) / len(flat) for c in classes],
+        torch.stack([c.mean(0) for c in classes]),
+        torch.stack([torch.cov(c.T) for c in classes]) + ridge * torch.eye(64, dtype=torch.float64),
+    )
+
+
+# %% [markdown] name="ridge-text"
+# The covariances are not quite what 1500 digits say: many pixels at the rim are always empty, and a variance
+# of 0 has no density. A small number, the *ridge*, is added to each variance. Which? The one that gives the
+# fewest bits on 300 training digits that were kept out:
+
+# %% name="ridge"
+tried, kept_out = {}, slice(1200, None)
+smooth = dequantise(digits.x[kept_out].flatten(1).double(), digits.levels, generator(11))
+for ridge in (0.05, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0.0005):
+    fitted = ten_gaussians(digits.x[:1200], digits.labels[:1200], ridge)
+    tried[ridge] = exact_nll(fitted, smooth, digits.levels).value
+ridge = min(tried, key=tried.get)
+fitted = ten_gaussians(digits.x, digits.labels, ridge)
+print(f"ridge {ridge}: {tried[ridge]:.3f} bits a pixel; with 0.02 they are {tried[0.02]:.3f}")
+
+# %% [markdown] name="walk-back-text"
+# ### Exercise 2 (build): the sampling loop
+#
+# `guess(x, i)` is the guess of the noise in `x` at step `i`. `abar` holds $\bar\alpha_0 = 1, \bar\alpha_1, \dots, \bar\alpha_T$, so
+# that `abar[i]` belongs to step `i`. `noise(i)` gives the fresh noise of step `i`, of the shape of `x`. Start at `x`
+# $= x_T$ and return $x_0$, with $S^2 = \beta_i$.
 #
 # <details><summary>Hint 1: nudge</summary>
 #
-# By how much do the two means differ when the noise is off by 1?
+# What does the schedule say about step i alone? And in which step is nothing added?
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# KL of two Gaussians of variance $S^2$ whose means are $d$ apart: $d^2/2S^2$.
+# $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$, and the mean is the survey's equation 6, two cells up from the digits.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `d = beta / sqrt(1 - abar) / sqrt(1 - beta); return d**2 / (2 * var)`
+# For i from T down to 1, both ends included: beta of this step; subtract from x the guess of the noise, with the factor
+# of equation 6; divide by the root; unless i is 1, add the noise of this step times the root of beta. Return x.
 # </details>
 
 
-# %% name="my-weight"
-def my_eps_weight(beta, abar, var):
-    """The factor of |eps - eps_hat|^2 in L_{t-1}."""
+# %% name="my-walk-back"
+def my_walk_back(guess, x, abar, noise):
+    """Algorithm 2: from x_T to x_0."""
     ### BEGIN SOLUTION
-    return beta**2 / (2 * var * (1 - beta) * (1 - abar))
+    for i in range(len(abar) - 1, 0, -1):
+        beta = 1 - abar[i] / abar[i - 1]
+        x = (x - beta / (1 - abar[i]).sqrt() * guess(x, i)) / (1 - beta).sqrt()
+        if i > 1:
+            x = x + beta.sqrt() * noise(i)
+    return x
     ### END SOLUTION
 
 
-# %% name="check-weight"
-check.eps_weight(my_eps_weight)
+# %% name="check-walk-back"
+check.walk_back(my_walk_back)
+
+# %% [markdown] name="draw-exact-text"
+# It draws, with 200 steps and the exact guess of the ten Gaussians: your loop if the check says `right`, else ours.
+
+# %% name="draw-exact"
+short = schedules.linear(T)
+abar = torch.tensor(short.abar)
+denoiser = fitted.denoiser(short)
+mine = check.walk_back.result(my_walk_back).ok
+walk_back = my_walk_back if mine else check.our_walk_back
+
+
+def drawn_by(guess, n: int = 12, seed: int = 0):
+    """n digits from the sampling loop; the same start and the same fresh noise for every guess."""
+    fresh = torch.randn(T + 1, n, 1, 8, 8, generator=generator(seed))
+    with torch.no_grad():
+        return walk_back(guess, fresh[0], abar, lambda i: fresh[i])
+
+
+def exact_guess(x, i):
+    """The noise that the ten Gaussians expect in x at step i."""
+    return denoiser(x.flatten(1), i / T).eps.reshape(x.shape)
+
+
+by_formula = drawn_by(exact_guess)
+plots.show(
+    plots.strip([digits.x[:12], by_formula], labels=["real", "ten Gaussians"]),
+    alt="Two rows of twelve 8 by 8 digits: real ones, and softer ones of which most can be read.",
+    caption=f"Below: drawn by {'your' if mine else 'our'} loop from noise, with a formula as guess.",
+)
+
+# %% [markdown] name="draw-exact-seen"
+# No network was trained for this row. Where a digit looks like two at once, that is the model's fault, not
+# the loop's: a Gaussian also holds what lies between two ways to write a digit.
+#
+# ## Training: DDPM's Algorithm 1
+#
+# Now learn the guess. DDPM's **simple loss** draws a step uniformly, makes $x_t$ in one jump, and asks for the noise:
+#
+# $$ L_{\rm simple} = E_{t, x_0, \epsilon}\, |\epsilon - \hat\epsilon(x_t, t)|^2. \tag{survey 7} $$
+#
+# The network is a small U-Net: it sees $x_t$, a picture, and returns a picture of the same size; the step enters as a
+# number, turned into waves of many lengths, and shifts and scales its layers (lesson 03 opens it up). Here it
+# is wrapped, so that it takes the whole numbers of the algorithm:
+
+
+# %% name="net"
+class Net(torch.nn.Module):
+    """net(x_t, i): the guess of the noise in x_t (B, 1, 8, 8) at the steps i, (B,) or one for all."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.model = build(recipe.but(seed=seed), digits)
+
+    def forward(self, x_t, i):
+        return self.model(x_t, torch.as_tensor(i).double().expand(len(x_t)) / T).eps
+
+
+# %% [markdown] name="training-text"
+# ### Exercise 3 (build): the training loop
+#
+# Train `net` in place, for `steps` steps, and return the list of the losses. In every step draw 64 pictures of `x0s`
+# (N, 1, 8, 8), and *for each of them* a step number from 1 to $T$ and noise; all random numbers come from the generator
+# `gen`. `net(x_t, i)` takes the step numbers as a tensor (64,). The optimiser is Adam, with learning rate 0.002.
+#
+# <details><summary>Hint 1: nudge</summary>
+#
+# Five things happen in a step: draw, jump, ask, compare, learn. Which of them needs abar?
+# </details>
+# <details><summary>Hint 2: formula</summary>
+#
+# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$, with one $\bar\alpha_t$ for each picture: give it the shape (64, 1, 1, 1).
+# </details>
+# <details><summary>Hint 3: pseudo-code</summary>
+#
+# Before the loop: Adam over net.parameters(). In the loop: random indices into x0s; random whole numbers from 1 up to and
+# including T (the upper end of torch.randint is excluded); normal noise of the pictures' shape; the jump; the mean of the squared
+# difference between the network's answer and the noise; clear the gradients, go backward, step; keep the loss as a
+# number.
+# </details>
+
+
+# %% name="my-training"
+def my_training(net, x0s, abar, steps, gen):
+    """Algorithm 1: trains net, returns the losses."""
+    ### BEGIN SOLUTION
+    adam, losses = torch.optim.Adam(net.parameters(), lr=2e-3), []
+    for _ in range(steps):
+        x0 = x0s[torch.randint(len(x0s), (64,), generator=gen)]
+        i = torch.randint(1, len(abar), (64,), generator=gen)
+        eps = torch.randn(x0.shape, generator=gen)
+        a = abar[i].view(-1, 1, 1, 1)
+        loss = (net(a.sqrt() * x0 + (1 - a).sqrt() * eps, i) - eps).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    return losses
+    ### END SOLUTION
+
+
+# %% name="check-training"
+check.training(my_training)
+
+# %% [markdown] name="train-mine-text"
+# Your loop (or ours), in seconds; the digits are drawn twice on the way, from the noise of the row above.
+
+# %% name="train-mine"
+rounds = lessons.pick(smoke=(2, 2), live=(100, 300), full=(300, 2700))
+training = my_training if check.training.result(my_training).ok else check.our_training
+my_net, losses, learned = Net(), [], []
+for seed, count in enumerate(rounds):
+    losses += training(my_net, digits.x, abar, count, generator(seed, 13))
+    learned.append(drawn_by(my_net))
+early = max(1, len(losses) // 10)
+print(f"loss over the first {early} steps: {sum(losses[:early]) / early:.3f}, ", end="")
+print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
+
+# %% [markdown] name="mine-text"
+# What it learned:
+
+# %% name="mine"
+plots.show(
+    plots.strip(
+        [by_formula, *learned], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
+    ),
+    alt="Three rows of twelve 8 by 8 digits from the same noise: by the formula, and by the network "
+    "after a short and a longer training, whose strokes come closer to digits.",
+    caption="The same noise and the same loop; the guess is a formula, then a network in training.",
+)
+
+# %% [markdown] name="mine-seen"
+# That is a whole diffusion model: two loops, and everything else in this lesson is about what they leave open. What
+# do the two choices mean that DDPM made in passing, the equal weight of all steps and $S^2 = \beta_t$?
+#
+# ## What the simple loss leaves out
 
 # %% [markdown] name="weight-figure-text"
-# DDPM's **simple loss** drops this weight and draws $t$ uniformly:
+# With the mean by $\epsilon$ (survey 6), the mean part of a step's KL is $w_t\,|\epsilon-\hat\epsilon|^2$ with
 #
-# $$ L_{\rm simple} = E_{t, x_0, \epsilon}\, |\epsilon - \hat\epsilon(x_t, t)|^2. \tag{7} $$
+# $$ w_t = \frac{\beta_t^2}{2 S_t^2\,(1-\beta_t)\,(1-\bar\alpha_t)}. $$
 #
-# The figure shows what is dropped, for $S^2 = \beta_t$.
+# <details><summary>Where this comes from</summary>
+#
+# When the noise is off by 1, the mean (survey 6) is off by $d = \beta_t / \sqrt{(1-\beta_t)(1-\bar\alpha_t)}$. Two Gaussians of variance
+# $S^2$ whose means are $d$ apart have the KL divergence $d^2/2S^2$.
+# </details>
+#
+# The simple loss drops this weight. The figure shows what is dropped, for $S^2 = \beta_t$.
 
 # %% name="weight-figure"
 steps = torch.arange(1, 1001)
@@ -300,17 +509,17 @@ print(f"step 1 weighs {dropped[0] / dropped.min():.0f} times as much as the ligh
 
 # %% [markdown] name="weight-seen"
 # The bound cares most about the first steps, where the noise is too small to see. The simple loss takes
-# that effort away and spends it where the content of a picture is decided. Keep this figure in mind: it
-# predicts the outcome of our trainings.
+# that effort away and spreads it over all steps. What comes of it, in bits and in pictures, is measured further
+# down. First the bound itself.
 #
 # ## The bound, term by term
 #
 # No formula gives $p(x_0)$ of the whole chain, but an upper bound of $-\log p(x_0)$ follows from Jensen's
-# inequality (the survey's eq. 4), and it falls apart into one term a step:
+# inequality (survey 4), and it falls apart into one term a step:
 #
 # $$ -\log p(x_0) \le E\Big[\underbrace{KL(q(x_T|x_0)\,\|\,p(x_T))}_{L_T} + \sum_{t=2}^{T}
 #  \underbrace{KL(q(x_{t-1}|x_t,x_0)\,\|\,p(x_{t-1}|x_t))}_{L_{t-1}}
-#  \underbrace{-\log p(x_0|x_1)}_{L_0}\Big]. \tag{5} $$
+#  \underbrace{-\log p(x_0|x_1)}_{L_0}\Big]. \tag{survey 5} $$
 #
 # <details><summary>Where this comes from: Jensen, Bayes, and a telescope</summary>
 #
@@ -331,7 +540,7 @@ print(f"step 1 weighs {dropped[0] / dropped.min():.0f} times as much as the ligh
 # and the mean of a logarithm of $q/p$ under $q$ is a KL.
 # </details>
 #
-# (The survey's eq. 5 names the same terms by the step they lead *to*: its $L_t$, for $1 \le t \le T-1$, is
+# (Survey 5 names the same terms by the step they lead *to*: its $L_t$, for $1 \le t \le T-1$, is
 # $KL(q(x_t|x_{t+1},x_0)\,\|\,p(x_t|x_{t+1}))$, the term that our sum holds at $t+1$.)
 #
 # How much is lost by the inequality? Take data $\mathcal N(0, \tfrac14)$ with its exact denoiser. Then everything
@@ -339,6 +548,8 @@ print(f"step 1 weighs {dropped[0] / dropped.min():.0f} times as much as the ligh
 # $(\pm\tfrac12, \pm 1)$ of $(x_0, \epsilon)$ give exact expectations, so there is no sampling error.
 
 # %% name="four-points"
+from diffusion_lab.bound import bounds
+
 signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
 
 
@@ -356,16 +567,17 @@ def gaussian_bounds(s2: float, times=None, variances=("small", "large", "best"))
 # - `best`: $\tilde\beta_t + c_0^2\, E|x_0 - \hat x_0|^2$, the posterior's variance plus what the error of
 #   the guess adds to it. Among fixed numbers no other gives a smaller term.
 #
-# At $t = 1$ the posterior's variance is 0; as in the papers' code, `small` takes that of the step before it there (the
-# step from 2 to 1).
+# At $t = 1$ the posterior's variance is 0; as in the papers' code, `small` takes that of step 2 there (from 2 to 1).
 
 # %% name="tight" tags=["nbval-check-output"]
 entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.25)
-print(f"entropy {entropy:.4f} bits\n{'S^2':7s}  L_T (prior)   steps   L_0 (decoder)    sum")
-for name, found in gaussian_bounds(0.25).items():
-    part = found.parts
-    row = f"{part['prior']:11.4f} {part['steps']:7.4f} {part['decoder']:15.4f}"
-    print(f"{name:7s}  {row} {found.total:6.4f}")
+rows = [
+    {"S²": name, "L_T (prior)": found.parts["prior"], "steps": found.parts["steps"],
+     "L_0 (decoder)": found.parts["decoder"], "sum": found.total}
+    for name, found in gaussian_bounds(0.25).items()
+]  # fmt: skip
+names = dict.fromkeys(list(rows[0])[1:], ".4f")
+plots.show_table(rows, title=f"Bits; the entropy is {entropy:.4f}", digits=names)
 
 # %% [markdown] name="tight-seen"
 # **Nothing is lost** if the reverse variance is right. `large` is nearly perfect here and `small` loses most of a
@@ -373,7 +585,7 @@ for name, found in gaussian_bounds(0.25).items():
 # negative, as it is minus the logarithm of a *density*, a high one: $x_1$ tells nearly all of $x_0$. But these are the
 # bits of *this* data.
 #
-# ### Exercise 3 (predict): data of five values
+# ### Exercise 4 (predict): data of five values
 #
 # Now $x_0$ takes only the values -1, -0.5, 0, 0.5 and 1, with unequal shares. $T = 1000$, exact denoiser.
 # Which fixed variance needs fewer bits: `"small"`, `"large"`, or are they `"equal"` (to 0.01 bits)?
@@ -388,7 +600,7 @@ for name, found in gaussian_bounds(0.25).items():
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# If the error is 0, `best == small`.
+# Put the error of the guess at little noise into the formula of hint 2, and see which of the other two it equals.
 # </details>
 
 # %% name="my-variance"
@@ -408,25 +620,28 @@ check.which_variance(which)
 values = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
 share = torch.tensor([0.1, 0.3, 0.05, 0.35, 0.2], dtype=torch.float64)
 five = GaussianMixture(share, values, torch.zeros(5, 1, 1))
-drawn = values.repeat_interleave((2000 * share).round().long(), 0)
+of_five = values.repeat_interleave((2000 * share).round().long(), 0)
 
 # %% [markdown] name="five-print-text"
 # Three lengths of the chain, three variances:
 
 # %% name="five" tags=["nbval-check-output"]
-print(f"entropy {-(share * share.log2()).sum():.2f} bits\n   T   small   large    best")
-for T in (20, 200, 1000):
+rows = []
+for steps_of_five in (20, 200, 1000):
     found = bounds(
-        five.denoiser(schedules.linear(T)), drawn, noise=generator(0), levels=5, batch=40_000,
-        variances=("small", "large", "best"),
+        five.denoiser(schedules.linear(steps_of_five)), of_five, noise=generator(0), levels=5,
+        batch=40_000, variances=("small", "large", "best"),
     )  # fmt: skip
-    print(f"{T:4d}" + "".join(f"{b.total:8.2f}" for b in found.values()))
+    rows.append({"T": steps_of_five} | {name: b.total for name, b in found.items()})
+title = f"Bits; the entropy is {-(share * share.log2()).sum():.2f}"
+plots.show_table(rows, title=title, digits=dict.fromkeys(("small", "large", "best"), ".2f"))
 
 # %% [markdown] name="five-seen"
 # The other way round: at $T = 1000$ small is close to the entropy, and large wastes almost half a bit. Real pictures lie
 # between (pixels are discrete, and neighbours nearly tell each other), so a network that may *choose* has
 # an advantage. And the bound needs small steps for such data: at $T = 20$ no fixed variance helps,
-# since the true steps are not Gaussian.
+# since the true steps are not Gaussian. (With $T = 20$ the scaled betas would end at 1; the package clips the last at
+# 0.999, so hardly anything but the schedule's shape is the same.)
 #
 # ### Which steps matter?
 #
@@ -434,7 +649,10 @@ for T in (20, 200, 1000):
 # entropy, summed up from the clean side.
 
 
-# %% name="look"
+# %% name="look" tags=["hide-input"]
+from diffusion_lab.course.widgets import choice, explore, slider
+
+
 def look(s2: float, kind: str):
     found = gaussian_bounds(s2)
     fig, ax = plots.axes(1, 2, size=(4.4, 3.2))
@@ -461,24 +679,26 @@ explore(
         f"Left: terms of the bound over t on log axes for data variance {s2:g}, S^2 {kind} against "
         "best. Right: bits above the entropy summed over steps, rising at the first steps."
     ),
-    caption="Terms of the bound of Gaussian data of variance s2 with exact means. What a wrong variance costs is paid "
-    "in the first few steps.",
+    caption="Terms of the bound for Gaussian data with exact means, and where a wrong variance costs.",
 )
 
 # %% [markdown] name="touch-seen"
-# With `small`, nearly all of the waste lies in the first twenty of the thousand steps. With `large` and variance 1 there
-# is none. The terms themselves fall from step 2 on: bits are spent on fine detail, at noise levels that no
-# eye would notice. The right panel begins with the decoder ($t = 1$), whose variance `small` borrows. In numbers, for
-# $\mathcal N(0, 1)$ with `small`, in bits above `best`:
+# `small` wastes nearly all of its bits in the first twenty of the thousand steps. `large` does the opposite: for data
+# of variance 0.25 its waste, much less in all, comes later, and for variance 1 there is none. The terms themselves
+# fall from step 2 on: bits are spent on fine detail, at noise levels that no eye would notice. The right panel begins
+# with the decoder ($t = 1$), whose variance `small` borrows. In numbers, bits above `best` for both variances of the
+# data:
 
 # %% name="which-numbers" tags=["nbval-check-output"]
-found = gaussian_bounds(1.0)
-waste = (found["small"].terms - found["best"].terms).flip(0)  # t = 1 (the decoder), 2, ..., 1000
-for words, part in {
-    "decoder (t = 1)": waste[0], "t = 2": waste[1], "t = 3 to 20": waste[2:20],
-    "t = 21 to 1000": waste[20:], "together": waste,
-}.items():  # fmt: skip
-    print(f"{words:17s}{part.sum():.3f} bits")
+spans = {"decoder (t = 1)": (0, 1), "t = 2": (1, 2), "t = 3 to 20": (2, 20),
+         "t = 21 to 500": (20, 500), "t = 501 to 1000": (500, 1000), "together": (0, 1000)}  # fmt: skip
+rows = [{"steps": words} for words in spans]
+for s2, kind in ((1.0, "small"), (0.25, "small"), (0.25, "large")):
+    found = gaussian_bounds(s2)
+    waste = (found[kind].terms - found["best"].terms).flip(0)  # t = 1 (the decoder), 2, ..., 1000
+    for row, (first, last) in zip(rows, spans.values(), strict=True):
+        row[f"{kind}, variance {s2:g}"] = waste[first:last].sum().item()
+plots.show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".5f"))
 
 # %% [markdown] name="learned-text"
 # ## Let the network choose the variance
@@ -487,72 +707,40 @@ for words, part in {
 #
 # $$ S^2 = \exp\big(v \log\beta + (1 - v) \log\tilde\beta\big). $$
 #
-# ### Exercise 4 (extend): what should v be?
-#
-# At a step from $s$ to $t$ the guess of $x_0$ has mean squared error `error`. Return the $v$ of the
-# best variance. `abar_t` and `abar_s` are tensors.
-#
-# <details><summary>Hint 1: nudge</summary>
-#
-# Write down the best $S^2$ (the list of three choices above the first table of the bound), then solve for $v$.
-# </details>
-# <details><summary>Hint 2: formula</summary>
-#
-# $v^* = \log(S^2/\tilde\beta) / \log(\beta/\tilde\beta)$
-# </details>
-# <details><summary>Hint 3: pseudo-code</summary>
-#
-# `best = bt + c_0**2 * error; return log(best / bt) / log(beta / bt)`
-# </details>
-
-
-# %% name="my-v"
-def my_best_weight(error: float, abar_t, abar_s):
-    """v of the best reverse variance."""
-    ### BEGIN SOLUTION
-    beta = 1 - abar_t / abar_s
-    bt = beta * (1 - abar_s) / (1 - abar_t)
-    c_0 = abar_s.sqrt() * beta / (1 - abar_t)
-    return ((bt + c_0**2 * error) / bt).log() / (beta / bt).log()
-    ### END SOLUTION
-
-
-# %% name="check-v"
-check.best_weight(my_best_weight)
-
-# %% [markdown] name="v-table-text"
-# The table that a network would have to learn for $\mathcal N(0, s^2)$:
+# What should it say? Solve for the $v$ of the best variance (the list of three choices above the first table of the
+# bound): $v^* = \log(S^2_{\rm best}/\tilde\beta) / \log(\beta/\tilde\beta)$. The table that a network would have to learn for $\mathcal N(0, s^2)$:
 
 # %% name="v-table" tags=["nbval-check-output"]
-print("step         " + "".join(f"{i:9d}" for i in (2, 10, 100, 500, 1000)))
+from diffusion_lab.forward import best_variance, variance_weight
+
+rows = []
 for s2 in (0.0, 0.25, 1.0, 4.0):
-    row = []
+    row = {"variance": s2}
     for i in (2, 10, 100, 500, 1000):
         t, s = i / 1000, (i - 1) / 1000
         alpha, sigma = linear.alpha_sigma(t)
         left = s2 * sigma**2 / (alpha**2 * s2 + sigma**2)  # Var(x_0 | x_t)
         q = posterior(linear, t, s)
-        row.append(variance_weight(best_variance(linear, t, s, left), q.added, q.var))
-    print(f"variance {s2:4g}" + "".join(f"{v:9.3f}" for v in row))
+        row[f"step {i}"] = variance_weight(best_variance(linear, t, s, left), q.added, q.var)
+    rows.append(row)
+plots.show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".3f"))
 
 # %% [markdown] name="v-table-seen"
 # $v = 0$ for certain data, $v = 1$ for variance 1, between for most, and **above 1** for data wider than the
-# noise: $v$ is not a probability, so the network's output is not squashed.
+# noise: $v$ is not a probability, so the network's output is not squashed, and clamping it to [0, 1] would be a
+# mistake.
 #
 # ### The hybrid loss, and what it must not do
 #
-# $L_{\rm simple}$ says nothing about $S^2$. So the hybrid loss adds the bound with a small factor, and
-# **stops its gradient at the mean**: the bound trains $v$, the simple loss trains the mean. The next
+# $L_{\rm simple}$ says nothing about $S^2$. So the hybrid loss adds 0.001 times the whole bound (in the code $T/1000$ times
+# the one term that was drawn), and **stops its gradient at the mean**: the bound trains $v$, the simple loss trains the mean. The next
 # cell takes a network of two outputs and looks at the gradient of the bound on the weights of each.
 
 # %% name="stop" tags=["nbval-check-output"]
-digits, test = data.load("digits"), data.load("digits", "test")
-small_unet = {"name": "unet", "patch": 1, "widths": (16, 32), "out_channels": 2}
-recipe = Recipe(
-    "digits-vlb", "lesson 02", data="digits", net=small_unet, schedule={"name": "linear", "T": 200},
-    kind="eps", sd=1.0, lam_range=None, weighting={"name": "simple"}, times={"law": "grid"},
-    hybrid=True, conditional=False,
-)  # fmt: skip
+from diffusion_lab.bound import vlb_term
+from diffusion_lab.forward import noised
+from diffusion_lab.objectives import draw_times
+
 model = build(recipe, digits)
 x0, t = digits.x[:32], draw_times(model.schedule, 32, generator(2), law="grid")
 x_t = noised(x0, torch.randn(x0.shape, generator=generator(3)), model.schedule, t)
@@ -566,26 +754,16 @@ print("gradient on the variance's weights is zero:", bool((variance_part == 0).a
 # %% [markdown] name="known-text"
 # ## Digits: what is a good number?
 #
-# "2.5 bits per dimension" means nothing by itself. A yardstick: fit one Gaussian to each class of the
-# training digits. Its density is a formula, so its bits on test digits are **exact**; and its denoiser
-# is a formula too, so the same model can also be run as a diffusion with 1000 steps and judged by
-# the bound. (Pixels take 17 values; noise of one bin's width makes them continuous, and the scaling adds
+# "2.5 bits per dimension" means nothing by itself. A yardstick: the ten Gaussians of Algorithm 2. Their
+# density is a formula, so its bits on test digits are **exact**; and its denoiser is a formula too, so
+# the same model can also be run as a diffusion with 1000 steps and judged by the bound. (Pixels take 17 values; noise of one bin's width makes them continuous, and the scaling adds
 # $\log_2 \frac{17-1}{2} = 3$ bits.)
-
-# %% name="yardstick"
-flat = digits.x.flatten(1).double()
-ridge = 0.02 * torch.eye(64, dtype=torch.float64)
-classes = [flat[digits.labels == k] for k in range(10)]
-fitted = GaussianMixture(
-    [len(c) / len(flat) for c in classes],
-    torch.stack([c.mean(0) for c in classes]),
-    torch.stack([torch.cov(c.T) + ridge for c in classes]),
-)
-
-# %% [markdown] name="known-print-text"
+#
 # Exact bits against the bound of the same model, on the test digits that the networks will be judged on too:
 
 # %% name="known"
+from diffusion_lab import metrics
+
 held_out = test.x[: lessons.pick(smoke=4, live=120, full=297)]
 some = dequantise(held_out.flatten(1).double(), test.levels, generator(4))
 exact = exact_nll(fitted, some, test.levels)
@@ -594,26 +772,40 @@ found = bounds(
     fitted.denoiser(linear), some, noise=generator(5), levels=None,
     variances=("small", "large", "best"),
 )  # fmt: skip
-print(f"exact, {len(some)} test digits   {exact.value:.3f} +- {exact.error:.3f} bits/dim")
+rows = [{"bits/dim": "exact", "value": exact.value, "above exact": 0.0, "±": 0.0}]
 for name, b in found.items():
     gap = metrics.Estimate.of(b.each + 3 - exact_each)
-    print(f"bound, {name:5s} S^2        {b.total + 3:.3f}   gap {gap.value:.2f} +- {gap.error:.2f}")
+    rows.append({"bits/dim": f"bound, S² {name}", "value": b.total + 3, "above exact": gap.value,
+                 "±": gap.error})  # fmt: skip
+title = f"{len(some)} test digits; the exact value has a standard error of {exact.error:.3f}"
+plots.show_table(rows, title=title, digits={"value": ".3f", "above exact": ".3f", "±": ".3f"})
 
 # %% [markdown] name="known-seen"
-# With the best variance the gap is lost in its standard error (an exact gap is never negative; an
-# estimate from random noise may come out so): on digits, too, the bound is no crude estimate, and what
-# separates a trained network from the truth is the network. The yardstick for
-# what follows: ten Gaussians with covariances.
+# Compare the gap of `best` with its standard error. (An exact gap is never negative; an estimate from random noise may
+# come out so.) On digits, too, the bound is no crude estimate. The yardstick for what follows: ten Gaussians with
+# covariances, with the ridge that suits them best.
 #
 # ## Training: the simple loss against the bound
 #
-# A DDPM training fits on one page. The cell below trains the same small U-Net (learned variance, $T = 200$)
-# with one of three objectives:
+# The cell below trains the same small U-Net (learned variance, $T = 200$) with one of three objectives. Beside your loop it
+# has a learning rate that rises and falls, and an average of the weights (lesson 03):
+#
 # - **hybrid**: $L_{\rm simple}$, plus the bound for the variance only;
 # - **bound, uniform t**: $T\, L_{t-1}$ with $t$ uniform, an unbiased estimate of the whole bound;
 # - **bound, t by loss**: the same, with $t$ drawn in proportion to $\sqrt{E[L_t^2]}$ over the last ten values
 #   seen at each $t$ (uniform until all have ten, 0.1% uniform always) and weighted by $1/(T p_t)$,
 #   so that the mean stays the same.
+
+
+# %% name="more-imports"
+from diffusion_lab.bound import TimesByLoss, vlb_term
+from diffusion_lab.forward import noised
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.training import EMA
+
+
+# %% [markdown] name="fit-text"
+# The training:
 
 
 # %% name="fit"
@@ -673,6 +865,8 @@ for name in objectives:
 # comparison, as it is larger, was trained much longer with other weights (lesson 03), and is told which digit to draw.
 
 # %% name="judge"
+from diffusion_lab.generate import generate
+
 held_out = held_out.to(device())
 N = lessons.pick(smoke=32, live=400, full=1000)
 A, kinds = metrics.noise_anchor(N, "digits"), ("small", "large", "learned", "best")
@@ -682,20 +876,22 @@ for key, net in trained.items():
     bits[key] = bounds(
         net, held_out, noise=generator(6), variances=kinds, levels=test.levels, batch=600
     )
-    drawn, cost[key] = metrics.measure(
+    run, cost[key] = metrics.measure(
         net, lambda net=net: generate(net, N, seed=1, **walk), pictures=N
     )
-    pictures[key], quality[key] = drawn.x.cpu(), metrics.fd(drawn.x, "digits") / A
+    pictures[key], quality[key] = run.x.cpu(), metrics.fd(run.x, "digits") / A
 
 # %% [markdown] name="reference-text"
 # The reference:
 
 # %% name="reference"
+from diffusion_lab import checkpoints
+
 reference = checkpoints.load("digits").to(device())
 longer = reference.about["recipe"]
 some_labels = torch.randint(10, (N,), generator=generator(9)).to(device())
-drawn = generate(reference, N, label=some_labels, seed=1, **longer["sampler"])
-pictures["reference"] = drawn.x.cpu()
+drawn = generate(reference, N, label=some_labels, seed=1, **longer["sampler"]).x.cpu()
+pictures["reference"] = drawn
 
 # %% [markdown] name="marks-text"
 # And the two marks:
@@ -703,21 +899,29 @@ pictures["reference"] = drawn.x.cpu()
 # %% name="marks"
 floor, spread = metrics.real_floor(N, "digits", balanced=False)
 sizes = [sum(c.numel() for c in net.parameters()) for net in (trained["hybrid", 0], reference)]
-print(f"weights: ours {sizes[0]:,}, reference {sizes[1]:,}")
-print(f"training steps: ours {steps}, reference {longer['steps']}")
-print(f"FD / A of {N} digits: real {floor / A:.2f} (scatter of a draw {spread / A:.2f}), ", end="")
-print(f"reference {metrics.fd(drawn.x, 'digits') / A:.2f}")
+rows = [
+    {"model": "ours", "weights": sizes[0], "training steps": steps, "FD / A": None},
+    {"model": "reference", "weights": sizes[1], "training steps": longer["steps"],
+     "FD / A": metrics.fd(pictures["reference"], "digits") / A},
+    {"model": "real digits", "weights": None, "training steps": None, "FD / A": floor / A},
+]  # fmt: skip
+title = f"N = {N}; a draw of real digits scatters by {spread / A:.2f} A"
+plots.show_table(rows, title=title, digits={"FD / A": ".2f"})
 
 # %% [markdown] name="judge-print-text"
 # The table, with standard errors over the test digits:
 
 # %% name="verdict"
-print(f"{'':18s} seed" + "".join(f"{k:>9s}" for k in kinds) + "   +- (learned)   FD / A")
+rows = []
 for (name, seed), found in bits.items():
-    row = "".join(f"{found[k].total:9.3f}" for k in kinds)
     error = metrics.Estimate.of(found["learned"].each).error
-    print(f"{name:18s} {seed:4d}{row} {error:10.3f} {quality[name, seed]:12.2f}")
-print(f"ten Gaussians, exact   {exact.value:27.3f} {'':8s} {exact.error:10.3f}")
+    row = {"objective": name, "seed": seed} | {f"bits, {kind}": found[kind].total for kind in kinds}
+    rows.append(row | {"± (learned)": error, "FD / A": quality[name, seed]})
+form = {name: ".3f" for name in rows[0] if "bits" in name} | {"± (learned)": ".3f", "FD / A": ".2f"}
+title = (
+    f"{len(held_out)} test digits, {N} drawn; ten Gaussians {exact.value:.3f} ± {exact.error:.3f}"
+)
+plots.show_table(rows, title=title, digits=form)
 
 # %% [markdown] name="apart-text"
 # All rows see the same digits and the networks the same noise, so differences of two rows are known better than each row (seed 0):
@@ -725,42 +929,80 @@ print(f"ten Gaussians, exact   {exact.value:27.3f} {'':8s} {exact.error:10.3f}")
 # %% name="apart"
 each = {name: bits[name, 0]["learned"].each.cpu() for name in objectives}
 each["ten Gaussians"] = exact_each
+rows = []
 for more, less in (
     ("hybrid", "bound, t by loss"), ("bound, uniform t", "bound, t by loss"),
     ("ten Gaussians", "hybrid"), ("ten Gaussians", "bound, uniform t"),
 ):  # fmt: skip
     gap = metrics.Estimate.of(each[more] - each[less])
-    print(f"{more:16s} above {less:16s}  {gap.value:6.3f} +- {gap.error:.3f} bits/dim")
+    rows.append({"more bits": more, "fewer bits": less, "difference": gap.value, "±": gap.error})
+plots.show_table(rows, title="Bits/dim, pairs of digits", digits={"difference": ".3f", "±": ".3f"})
+
+# %% [markdown] name="seeds-text"
+# Standard errors over digits say nothing about other *trainings*. So the same cells were run with more seeds, more drawn
+# digits and all test digits, beforehand (`benchmarks/objectives.py`). A row of the second table is one pair of
+# objectives, a column one seed, and a difference counts as shown where its sign is the same for all seeds:
+
+# %% name="seeds"
+import json
+
+from diffusion_lab.data import store
+
+bench = json.loads(store.path("measured/objectives.json").read_text())
+each_seed = range(bench["seeds"])
+rows = []
+for name in objectives:
+    runs = [bench["runs"][f"{name}, seed {seed}"] for seed in each_seed]
+    row = {"objective": name, "bits": " ".join(f"{run['bits']['learned']:.3f}" for run in runs)}
+    row["below ten Gaussians"] = " ".join(f"{run['below_gaussians'][0]:.2f}" for run in runs)
+    rows.append(row | {"FD / A": " ".join(f"{run['fd']:.2f}" for run in runs)})
+title = f"N = {bench['pictures']}, {bench['digits']} digits, a number a seed; "
+plots.show_table(rows, title=title + f"floor {bench['floor']} ± {bench['spread']} A")
+
+# %% [markdown] name="pairs-text"
+# And the pairs:
+
+# %% name="pairs"
+rows = []
+for pair, found in bench["pairs"].items():
+    left, right = pair.split(" - ")
+    seen = [[bench["runs"][f"{name}, seed {s}"]["fd"] for s in each_seed] for name in (left, right)]
+    fd = [a - b for a, b in zip(*seen, strict=True)]
+    same = [abs(sum(x > 0 for x in gaps) - len(gaps) / 2) == len(gaps) / 2
+            for gaps in ([gap for gap, _ in found], fd)]  # fmt: skip
+    rows.append({"objective": left, "minus": right, "bits": " ".join(f"{gap:+.3f}" for gap, _ in found),
+                 "±, largest": max(error for _, error in found),
+                 "FD / A": " ".join(f"{x:+.2f}" for x in fd),
+                 "one sign": f"bits {same[0]}, FD {same[1]}"})  # fmt: skip
+plots.show_table(rows, title="Differences, a number a seed", digits={"±, largest": ".3f"})
 
 # %% [markdown] name="pictures-text"
 # And the pictures, twelve each. The three rows in the middle start from the same noise. Above them stand twelve real digits,
 # since at 8 x 8 even those are coarse; below them, the reference: what a longer training of a larger network brings.
 
 # %% name="pictures"
-rows = [test.x[:12], *(pictures[name, 0][:12] for name in objectives), pictures["reference"][:12]]
+sheets = [test.x[:12], *(pictures[name, 0][:12] for name in objectives), pictures["reference"][:12]]
 labels = ["real", *(name.replace(", ", ",\n") for name in objectives), "reference\n(longer)"]
 plots.show(
-    plots.strip(rows, labels=labels),
+    plots.strip(sheets, labels=labels),
     alt="Five rows of twelve 8 by 8 digits: real ones, generated ones for each of three "
     "objectives, and those of a model trained longer. The same noise gives similar digits in the "
     "three rows of the short trainings, and many of those are no digits; the reference's are.",
-    caption="Digits drawn after the three short trainings, 50 ancestral steps, between real ones "
-    "and those of another, longer training.",
+    caption="Real digits, three short trainings (50 ancestral steps), and another, longer one.",
 )
 
 # %% [markdown] name="pictures-seen"
-# Compare within a row of the table: `learned` needs the fewest bits, for every objective. It chooses
-# pixel by pixel (corners of a digit are always empty, its strokes are not), which no single number
-# per step can. Compare down its column: all three need fewer bits than the ten Gaussians
-# (which pay a little for the noise that makes pixels continuous: bits of dequantised data are an upper bound).
-# With $t$ by loss the bound gives the fewest; trained with uniform $t$ it is, in this budget, the worst even at its own game.
-# The differences are many times their standard errors over digits. Those say nothing about other *trainings*, though: this is one seed.
+# Compare within a row of the table: which variance needs the fewest bits? `learned` chooses pixel by pixel (corners of
+# a digit are always empty, its strokes are not), which no single number per step can. Compare down its column, and
+# with the ten Gaussians, which pay a little for the noise that makes pixels continuous: bits of dequantised data are
+# an upper bound. With $t$ by loss the bound gives the fewest bits; trained with uniform $t$ it is, in this budget,
+# behind both others, even at its own game. The table of pairs says whether that holds for every seed.
 #
-# The distances rank them differently. The bound with uniform $t$ is far behind. The hybrid loss comes out
-# a little ahead of the bound with $t$ by loss, although it needs more bits; with one seed that lead is no proof.
-# All three are several A above the floor, and the reference lies at it: that distance is what a short training lacks. At 8 x 8 the eye
-# sees less of it. In each of the three middle rows several pictures are strokes that belong to no digit; the reference's can nearly
-# all be read, though not more easily than the real ones. The level `full` trains more than four times as long, with three seeds.
+# The distances rank them differently. The bound with uniform $t$ is far behind for every seed. Between the hybrid loss
+# and the bound with $t$ by loss look at the signs: where they differ from seed to seed, nothing is shown. All three
+# are several A above the floor, and the reference is much closer to it: that distance is what a short training
+# lacks. At 8 x 8 the eye sees less of it. In each of the three middle rows several pictures are strokes that
+# belong to no digit.
 #
 # ### Why uniform t hurts the bound: noise of the gradient
 #
@@ -768,8 +1010,10 @@ plots.show(
 # is the same however $t$ is drawn. How far does it scatter around that mean?
 
 # %% name="by-loss"
-net = trained["hybrid", 0].requires_grad_(True)
-schedule, T = net.schedule, net.schedule.T
+import copy
+
+watched = copy.deepcopy(trained["hybrid", 0]).requires_grad_(True)
+schedule = watched.schedule
 by_loss, table = TimesByLoss(T), bits["hybrid", 0]["learned"].table
 for column in range(10):  # the ten last losses at every step, from the table of terms
     times = torch.tensor(bits["hybrid", 0]["learned"].times)
@@ -789,9 +1033,9 @@ def gradient(law: str, k: int):
     if law == "t by loss":
         t, weight = by_loss.draw(64, gen)
     x0, eps, t, weight = (c.to(device()) for c in (x0, eps, t, weight))
-    pred = net(noised(x0, eps, schedule, t), t)
+    pred = watched(noised(x0, eps, schedule, t), t)
     loss = (weight * T * vlb_term(pred, x0, schedule, t, levels=digits.levels)).mean()
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(watched.parameters()))])
 
 
 # %% [markdown] name="gradient-noise-text"
@@ -802,7 +1046,8 @@ noise = {}
 for law in ("uniform t", "t by loss"):
     grads = torch.stack([gradient(law, k) for k in range(lessons.pick(smoke=2, live=40))])
     noise[law] = grads.var(0).sum().item()
-    print(f"{law}: variance of the gradient {noise[law]:.3g}")
+plots.show_table([{"t drawn": law, "variance of the gradient": v} for law, v in noise.items()],
+                 digits={"variance of the gradient": ".3g"})  # fmt: skip
 print(f"uniform t is {noise['uniform t'] / noise['t by loss']:.1f} times as noisy")
 
 # %% [markdown] name="gradient-figure-text"
@@ -828,12 +1073,16 @@ plots.show(
 )
 first = term[: T // 10].sum() / term.sum()
 print(f"the first tenth of the steps holds {first:.0%} of the bits")
-net = net.requires_grad_(False)
+snr = torch.tensor([schedule.snr(float(t)) for t in order / T], dtype=torch.float64)
+for words, terms in {"bound": term, "squared error of the noise": b.error.flip(0) * snr}.items():
+    print(f"{words}: T ΣL² / (ΣL)² = {T * (terms**2).sum() / terms.sum() ** 2:.1f}, "
+          f"largest over smallest term {terms.max() / terms.min():.0f}")  # fmt: skip
 
 # %% [markdown] name="gradient-seen"
 # A few steps hold most of the bits, so uniform draws mostly fall on steps with tiny terms, and now and then one huge
-# term dominates the batch. Drawing by loss evens that out at no cost in bias. The simple loss hardly needs it: without the bound's
-# weight its terms differ far less.
+# term dominates the batch. Drawing by loss evens that out at no cost in bias. The last two lines say how uneven the terms are
+# (1 is even): those of the simple loss differ widely too, so drawing by loss could gain something there as well, but
+# several times less than for the bound.
 #
 # ## Fewer steps from the same network
 #
@@ -856,7 +1105,7 @@ net = net.requires_grad_(False)
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `kept = abar[steps]; before = concatenate(1, kept[:-1]); return 1 - kept / before`
+# First pick the kept levels; then shift *these* by one, with a 1 in front; then the ratio of the two.
 # </details>
 
 
@@ -883,11 +1132,14 @@ check.strided_betas(my_strided_betas)
 # both ends kept; bits above the entropy:
 
 # %% name="gauss-stride" tags=["nbval-check-output"]
-print("   K     small    large     best")
+from diffusion_lab.grids import grid
+
+rows = []
 for K in (10, 25, 50, 100, 1000):
     found = gaussian_bounds(0.25, grid(linear, K, "linspace"))
-    row = [abs(found[name].total - entropy) for name in ("small", "large", "best")]
-    print(f"{K:4d}  {row[0]:8.2f} {row[1]:8.3f} {row[2]:8.3f}")
+    kept = ("small", "large", "best")
+    rows.append({"K": K} | {name: abs(found[name].total - entropy) for name in kept})
+plots.show_table(rows, title="Bits above the entropy", digits=dict.fromkeys(kept, ".3f"))
 
 # %% [markdown] name="gauss-stride-seen"
 # With the best variance even ten steps are exact: for Gaussian data *every* step back is Gaussian. `small`
@@ -904,8 +1156,10 @@ for K in (10, 25, 50, 100, 1000):
 
 # %% name="stride"
 shipped = checkpoints.load("fashion-vp1000").to(device())
-for key in ("kind", "weighting", "times", "hybrid", "steps"):
-    print(f"{key:10s}{shipped.about['recipe'][key]}")
+about = shipped.about["recipe"]
+named = {"predicts": "kind", "weight on t": "weighting", "t drawn": "times", "variance": "hybrid"}
+rows = [{"training": words, "as": str(about[key]).strip("{}")} for words, key in named.items()]
+plots.show_table([*rows, {"training": "steps", "as": str(about["steps"])}])
 clothes = data.load("fashion", "test").x[: lessons.pick(smoke=2, live=8, full=200)].to(device())
 Ks = lessons.pick(smoke=(10, 25), live=(10, 25, 50, 100, 200), full=(10, 25, 50, 100, 200))
 strided = {"digits": {}, "fashion": {}}
@@ -937,13 +1191,16 @@ def ahead(b) -> metrics.Estimate:
 
 # %% name="stride-table"
 for name, found in strided.items():
-    print(f"{name}, bits/dim\n   K" + "".join(f"{kind:>10s}" for kind in kinds) + "   fewest   by")
+    rows = []
     for K, b in found.items():
         first, gap = min(kinds[:3], key=lambda kind: b[kind].total), ahead(b)
-        row = "".join(f"{b[kind].total:10.2f}" for kind in kinds)
-        print(f"{K:4d}{row}   {first:8s} {gap.value:6.2f} +- {gap.error:.2f}")
-about = shipped.about["metrics"]["bits_per_dim"]
-print(f"fashion with all 1000 steps, learned, other test pictures: {about['total']:.2f}")
+        row = {"K": K} | {kind: b[kind].total for kind in kinds}
+        rows.append(row | {"fewest": first, "learned - fixed": gap.value, "±": gap.error})
+    form = dict.fromkeys((*kinds, "learned - fixed", "±"), ".2f")
+    plots.show_table(rows, title=f"{name}, bits/dim, {len(found[Ks[0]]['learned'].each)} pictures",
+                     digits=form)  # fmt: skip
+whole = shipped.about["metrics"]["bits_per_dim"]
+print(f"fashion with all 1000 steps, learned, other test pictures: {whole['total']:.2f}")
 
 # %% [markdown] name="stride-figure-text"
 # The same as curves.
@@ -982,11 +1239,12 @@ plots.show(
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# Try a first large jump, then steps whose lengths shrink towards 0.
+# Look at the first figure: from step 300 to 200 the step back has ceased to be a Gaussian. Above 500 all is noise.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `[1000, about 500, about 400, ...]`, ending near 15, not at 1
+# One long jump from 1000 to somewhere in the middle, and the other nine spread below it. Then move one number at a time
+# and keep what lowers the cost.
 # </details>
 
 # %% name="my-steps"
@@ -1019,55 +1277,50 @@ lessons.cost_row(2, *rows)
 
 
 # %% name="sides"
-def side(measure, left: str, right: str) -> str:
-    """Mean of both sides, and whether all seeds of one lie below all of the other."""
-    a, b = ([measure(name, seed) for seed in seeds] for name in (left, right))
-    verdict = (
-        "agrees" if max(a) < min(b) else "does not show" if min(a) > max(b) else "within seeds"
-    )
-    return f"{sum(a) / len(a):.2f} against {sum(b) / len(b):.2f}: {verdict} ({len(a)} seed(s))"
-
-
-def in_bits(name, seed):
-    return bits[name, seed]["learned"].total
-
-
-def in_fd(name, seed):
-    return quality[name, seed]
+def side(key, left: str, right: str) -> tuple[str, str]:
+    """Means of both sides over the recorded seeds, and what they say about left < right."""
+    a, b = ([key(bench["runs"][f"{name}, seed {s}"]) for s in each_seed] for name in (left, right))
+    signs = {x < y for x, y in zip(a, b, strict=True)}
+    verdict = {(True,): "agrees", (False,): "does not"}.get(tuple(signs), "differs with the seed")
+    return f"{sum(a) / len(a):.2f} against {sum(b) / len(b):.2f}", f"{verdict}, {len(a)} seeds"
 
 
 # %% [markdown] name="paper-print-text"
-# Each claim, and what this run says of it:
+# DDPM trained with fixed variances, and we with a learned one; the sides of its row differ from ours in that too. The last
+# rows are our own question: learned against the better fixed variance, at $K$ steps, on pictures of Fashion.
 
 # %% name="paper"
-print("DDPM: FID 3.17 with L_simple, 13.5 with the true bound (t uniform)")
-print("   here FD / A, hybrid against bound:", side(in_fd, "hybrid", "bound, uniform t"))
-print("Improved DDPM: the bound with t by loss gives fewer bits than the hybrid loss (2.94, 3.17)")
-print("   here bits/dim:", side(in_bits, "bound, t by loss", "hybrid"))
-print("Improved DDPM: drawing t by loss makes the bound trainable")
-print("   here bits/dim:", side(in_bits, "bound, t by loss", "bound, uniform t"))
-print("Improved DDPM: learned variance needs fewer bits than a fixed one also at few steps")
+rows = []
+for claim, key, left, right in (
+    ("DDPM: FID, simple < bound", lambda run: run["fd"], "hybrid", "bound, uniform t"),
+    ("IDDPM: bits, t by loss < hybrid", lambda run: run["bits"]["learned"], "bound, t by loss",
+     "hybrid"),
+    ("IDDPM: bits, t by loss < uniform t", lambda run: run["bits"]["learned"], "bound, t by loss",
+     "bound, uniform t"),
+):  # fmt: skip
+    here, holds = side(key, left, right)
+    rows.append({"claim": claim, "here": here, "holds": holds})
 for K, b in strided["fashion"].items():
-    learned, fixed = b["learned"].total, min(b["small"].total, b["large"].total)
-    gap = ahead(b)
-    verdict = "agrees" if gap.value < 0 else "does not show"
-    if abs(gap.value) < 2 * gap.error:
-        verdict = "within the error of so few pictures"
-    print(f"   here fashion, K = {K:3d}: {learned:.2f} against {fixed:.2f}: {verdict}")
+    learned, fixed, gap = b["learned"].total, min(b["small"].total, b["large"].total), ahead(b)
+    holds = "yes" if gap.value < 0 else "no"
+    holds = holds if abs(gap.value) > 2 * gap.error else "within the error of so few pictures"
+    here = f"{learned:.2f} against {fixed:.2f}"
+    rows.append({"claim": f"learned < fixed, K = {K}", "here": here, "holds": holds})
+plots.show_table(rows)
 
 # %% [markdown] name="paper-seen"
 # The papers' figures (Ho et al. 2020; Nichol and Dhariwal 2021): DDPM reports FID 3.17 with the simple loss and
 # 13.5 with the bound, and at most 3.75 bits/dim; Improved DDPM takes bits/dim on CIFAR-10 from 3.73 to 2.94.
-# None of these compares with ours in size: other data, levels, and features. With one seed "agrees" is a direction,
+# None of these compares with ours in size: other data, levels, and features. A few seeds that agree are a direction,
 # not a proof.
 
 # %% [markdown] name="not-text"
 # ## When it does not help
 #
-# - **The bound as a training loss**, if pictures are what you want: it spends the network on detail that no one sees.
+# - **The bound with uniform t as a training loss**: here it was behind in bits and in pictures, for noise in its gradient.
 # - **A learned variance**, at very few steps: it was learned for short ones, and the first rows of our tables of strided
 #   chains show `large` ahead of it. Samplers without noise (lesson 05) do not use it at all.
-# - **Importance-drawn t**, for the simple loss: its terms differ far less, there is little to even out.
+# - **Importance-drawn t**, for the simple loss: there is less to even out than for the bound (the figure's last lines).
 # - **More steps**, where the data are nearly Gaussian: there a step of any length is exact, with the best variance.
 # - **Bits/dim**, as a judge of pictures: the last imperceptible details hold most of the bits.
 
@@ -1079,7 +1332,8 @@ for K, b in strided["fashion"].items():
 #   Gaussian data, and approaches the entropy for other data as the steps get small. It is a bound for any mean and variance.
 # - The best variance is $\tilde\beta$ plus $c_0^2$ times the error of the guess: `small` for data that are certain,
 #   `large` for data $\mathcal N(0, 1)$, larger still for wider ones.
-# - Most bits, and most of the waste, lie at the first few steps. The simple loss gives them up for better pictures.
+# - Training is one loop (jump, ask, compare) and sampling another (mean, noise); both fit on ten lines.
+# - Most bits lie at the first few steps, and so does the waste of `small`. The simple loss gives these steps less weight.
 # - With fewer steps, compute beta anew; the variance then matters most.
 #
 # Next: lesson 03 trains a real image model, and asks which other weights on $t$ pay.

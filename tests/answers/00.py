@@ -1,5 +1,7 @@
 """Recorded wrong answers of lesson 00: (answer, words that its check must say)."""
 
+from itertools import pairwise
+
 import torch
 
 
@@ -14,20 +16,41 @@ def seed_plus_run(runs, n, seed):
     ]
 
 
+def walked(guess, x, noises, share, at=0):
+    for pair in pairwise(noises):
+        clean = guess(x, pair[at])
+        x = clean + share(*pair) * (x - clean)
+    return x
+
+
+def asked_once(guess, x, noises):
+    clean = guess(x, noises[0])
+    return walked(lambda x, noise: clean, x, noises, lambda now, then: then / now)
+
+
+def all_the_way(guess, x, noises):
+    for noise in noises[:-1]:
+        x = guess(x, noise)
+    return x
+
+
 BOOT, NONE = [9] * 10, [10] * 10
 
 WRONG = {
-    "guesses": [
-        (lambda states: [s.x for s in states if s.pred is not None], "noisy"),
-        (lambda states: [s.pred.x0 for s in states], "NoneType"),
-        (lambda states: [s.pred.eps for s in states if s.pred], "predicted noise"),
-        (lambda states: [s.pred.x0 for s in states if s.pred][-1], "last answer alone"),
-        (lambda states: [], "values should come back"),
-        (lambda states: [s.pred.x0 if s.pred else torch.zeros(()) for s in states], "leave it out"),
-        (lambda states: [s.pred for s in states if s.pred], "Prediction came back"),
+    "sampler": [
+        (asked_once, "once, before the loop"),
+        (all_the_way, "all the way to the guess"),
+        (lambda guess, x, noises: guess(x, noises[0]), "first guess alone"),
+        (lambda guess, x, noises: x, "as it was given"),
+        (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: 1 - b / a), "swapped"),
+        (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: b), "then / now"),
+        (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: b / a, 1), "to come"),
+        (lambda guess, x, noises: walked(guess, x, noises[:-1], lambda a, b: b / a), "missing"),
+        (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: a / b), "raised Zero"),
+        (lambda guess, x: x, "called with 3 arguments"),
     ],
     "calls": [
-        (12, "without guidance"),
+        (12, "asks twice"),
         (36, "how far"),
         (1440, "batch"),
         (25, "too large"),

@@ -26,6 +26,12 @@ def line(T, high=4.8, low=-5.0):
     return lesson01.half_level() + torch.linspace(high, low, T, dtype=torch.float64)
 
 
+def one_noise(x0, betas, i, eps):
+    for beta in betas[:i]:
+        x0 = (1 - beta).sqrt() * x0 + beta.sqrt() * eps
+    return x0
+
+
 def ratios(abar):
     return 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
 
@@ -67,6 +73,13 @@ WRONG = {
                 (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
             ),
             "where its root belongs",
+        ),
+        (one_noise, "one noise for all"),
+        (
+            lambda x0, betas, i, eps: (
+                (1 - betas[1:i]).prod().sqrt() * x0 + (1 - (1 - betas[1:i]).prod()).sqrt() * eps
+            ),
+            "from beta_2",
         ),
         (lambda x0, betas, i, eps: torch.cumprod(1 - betas, 0)[i].sqrt() * x0, "raised"),
         (
@@ -119,14 +132,16 @@ WRONG = {
     ],
     "my_betas": [
         (lambda T: abar_of(line(T)), "did you return abar"),
-        (lambda T: 1 - abar_of(line(T)), "1 - abar_t/abar_{t-1}"),
+        (lambda T: 1 - torch.cumprod(1 - lesson01.our_betas(T), 0), "1 - abar_t/abar_{t-1}"),
+        (lambda T: ratios(abar_of(line(T))), "not 0.25"),
+        (lambda T: cosine(T=T).betas(), "too late"),
         (lambda T: torch.linspace(1e-4, 0.02, T), "too much is left at the end"),
         (lambda T: linear(T).betas(), "too early"),
         (lambda T: ratios(abar_of(line(T, 5, 5))), "must lie in (0, 1]"),
         (lambda T: ratios(abar_of(line(T + 1))), "abar_0 = 1 is no step"),
         (lambda T: ratios(abar_of(line(T, 0.5))), "gentle"),
         (torch.full((200,), 0.1), "function of T"),
-        (lambda T: ratios(abar_of(line(200, 5))), "must follow T"),
+        (lambda T: lesson01.our_betas(200), "must follow T"),
         (lambda T: linear(T), "but a Table did"),
         (lambda T: 1 / 0, "with T = 200 it raised ZeroDivisionError"),
     ],

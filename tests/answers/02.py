@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 
 def _with_beta(x0, x_t, abar_t, abar_s):
     a = abar_t / abar_s
@@ -27,43 +29,114 @@ def _half_noise(x0, x_t, abar_t, abar_s):  # passes the identities of mean and v
     return (math.sqrt(abar_s) - c_t * math.sqrt(abar_t)) * x0 + c_t * x_t, var
 
 
-def _variance(error, abar_t, abar_s):
-    beta = 1 - abar_t / abar_s
-    bt = beta * (1 - abar_s) / (1 - abar_t)
-    return bt + abar_s * (beta / (1 - abar_t)) ** 2 * error
+def _since_data(x0, x_t, abar_t, abar_s):
+    c_t = math.sqrt(abar_t) * (1 - abar_s) / (1 - abar_t)
+    return math.sqrt(abar_s) * x0 + c_t * x_t, 1 - abar_s
 
 
-def _logless(error, abar_t, abar_s):
-    beta = 1 - abar_t / abar_s
-    bt = beta * (1 - abar_s) / (1 - abar_t)
-    return abar_s * (beta / (1 - abar_t)) ** 2 * error / (beta - bt)
+def walked(guess, x, abar, noise, std=None, shrink=None, ask=0, order=None, last=False):
+    """Algorithm 2 with a slip."""
+    for i in (order or (lambda T: range(T, 0, -1)))(len(abar) - 1):
+        beta = 1 - abar[i] / abar[i - 1]
+        x = x - beta / (1 - abar[i]).sqrt() * guess(x, i + ask)
+        x = x / ((1 - beta).sqrt() if shrink is None else shrink(beta, abar[i]))
+        if i > 1 or last:
+            x = x + (beta.sqrt() if std is None else std(beta)) * noise(i)
+    return x
+
+
+def trained(
+    target=lambda x0, x_t, eps: eps,
+    factors=lambda a: (a.sqrt(), (1 - a).sqrt()),
+    draw=lambda T, n: torch.randint(1, T + 1, (n,)),
+    noise=torch.randn,
+    shift=0,
+    zero=True,
+    step=True,
+    sign=1,
+    power=2,
+    first=False,
+    keep=True,
+):
+    """Algorithm 1 with a slip."""
+
+    def loop(net, x0s, abar, steps, gen):
+        adam, losses = torch.optim.Adam(net.parameters(), lr=2e-3), []
+        for _ in range(steps):
+            x0 = x0s[torch.randint(3 if first else len(x0s), (64,), generator=gen)]
+            i, eps = draw(len(abar) - 1, 64), noise(x0.shape)
+            a, s = factors(abar[i - shift].view(-1, 1, 1, 1))
+            x_t = a * x0 + s * eps
+            away = (net(x_t, i) - target(x0, x_t, eps)).abs()
+            loss = sign * (away**power).mean()
+            if zero:
+                adam.zero_grad()
+            loss.backward()
+            if step:
+                adam.step()
+            losses.append(loss.item())
+        return losses if keep else 0
+
+    return loop
+
+
+def scaled(abar, steps):
+    before = torch.cat([torch.ones(1), abar[:-1]])
+    return (1 - abar / before)[steps] * len(abar) / len(steps)
 
 
 WRONG = {
     "posterior": [
         (_with_beta, "forward step"),
         (_rootless, "both roots"),
+        (_since_data, "since t = 0"),
         (_without_noise, "covariance"),
         (_half_noise, "largest error"),
         (lambda x0, x_t, abar_t, abar_s: (x_t, 0.0), "error"),
         (lambda x0, x_t, abar_t, abar_s: x0[:2], "2 values"),
     ],
-    "eps_weight": [
-        (lambda b, a, v: b**2 / (v * (1 - b) * (1 - a)), "1/2"),
-        (lambda b, a, v: b**2 / (2 * v * a * (1 - a)), "one step"),
-        (lambda b, a, v: b / ((1 - b) * (1 - a)) ** 0.5 / (2 * v), "not squared"),
-        (lambda b, a, v: b**2 / (2 * v * (1 - a)), "1 - beta is missing"),
-        (lambda b, a, v: 3 * b**2 / (2 * v * (1 - b) * (1 - a)), "3 times"),
+    "walk_back": [
+        (lambda *a: walked(*a, std=lambda beta: 0 * beta), "no fresh noise"),
+        (lambda *a: walked(*a, last=True), "last step too"),
+        (lambda *a: walked(*a, std=lambda beta: beta), "not by its root"),
+        (lambda *a: walked(*a, shrink=lambda beta, abar: abar.sqrt()), "this step alone"),
+        (lambda *a: walked(*a, shrink=lambda beta, abar: 1), "missing"),
+        (lambda *a: walked(*a, ask=-1), "still at step i"),
+        (lambda *a: walked(*a, order=lambda T: range(1, T + 1)), "upwards"),
+        (lambda *a: walked(*a, order=lambda T: range(T, 1, -1)), "i = 1, is missing"),
+        (lambda *a: walked(*a, order=lambda T: range(T - 1, 0, -1)), "i = T, is missing"),
+        (lambda guess, x, abar, noise: x, "as it was given"),
+        (lambda guess, x, abar, noise: guess(x, 5), "error"),
+    ],
+    "training": [
+        (trained(target=lambda x0, x_t, eps: x0), "clean picture"),
+        (trained(target=lambda x0, x_t, eps: x_t), "what it was shown"),
+        (trained(target=lambda x0, x_t, eps: -eps), "the same noise"),
+        (trained(target=lambda x0, x_t, eps: torch.randn(eps.shape)), "the same noise in both"),
+        (trained(factors=lambda a: (a, 1 - a)), "both roots"),
+        (trained(factors=lambda a: (a.sqrt(), 1 - a)), "by 1 - abar"),
+        (trained(factors=lambda a: ((1 - a).sqrt(), a.sqrt())), "swapped"),
+        (trained(shift=1), "abar[0] is 1"),
+        (trained(draw=lambda T, n: torch.randint(1, T, (n,))), "never drawn"),
+        (trained(draw=lambda T, n: torch.randint(0, T + 1, (n,))), "step 0"),
+        (trained(draw=lambda T, n: torch.randint(1, T + 1, (1,)).expand(n)), "the same step"),
+        (trained(draw=lambda T, n: torch.randint(1, T + 1, (1,))), "for each picture"),
+        (trained(draw=lambda T, n: torch.rand(n)), "raised"),
+        (trained(noise=torch.rand), "standard normal"),
+        (trained(noise=lambda shape: torch.randn(shape[1:]).expand(shape)), "fresh noise"),
+        (trained(zero=False), "zero_grad"),
+        (trained(step=False), "never change"),
+        (trained(sign=-1), "climbed"),
+        (trained(power=1), "absolute"),
+        (trained(first=True), "only some"),
+        (trained(keep=False), "return the list"),
+        (lambda net, x0s, abar, steps, gen: [0.0] * steps, "never asked"),
+        (3, "a function"),
     ],
     "which_variance": [("large", "N(0, 1)"), ("equal", "KL")],
-    "best_weight": [
-        (_logless, "logs"),
-        (_variance, "S^2 itself"),
-        (lambda e, a, b: b.sqrt() * 0 + e, "error"),
-        (lambda e, a, b: a[:2], "shape"),
-    ],
     "strided_betas": [
         (lambda abar, steps: 1 - abar[steps], "since t = 0"),
+        (scaled, "small ones only"),
         (lambda abar, steps: 1 - abar[steps][1:] / abar[steps][:-1], "missing"),
     ],
     "ten_steps": [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,11 +12,7 @@ from torch import Generator, Tensor
 from diffusion_lab.course import checks, survey
 from diffusion_lab.course.checks import exercise, judge, number
 from diffusion_lab.device import generator, randn
-from diffusion_lab.exact import Gaussian
-from diffusion_lab.grids import grid
-from diffusion_lab.samplers import ddim
-from diffusion_lab.schedules import make
-from diffusion_lab.walk import Result, State, walk
+from diffusion_lab.walk import Result
 
 CLASSES = 10  # of Fashion-MNIST; this number itself stands for 'no kind'
 IDEAS = (
@@ -40,58 +37,101 @@ SAID = {
 """What is said to a word that is nearly right: the idea's paper and the word."""
 
 
-# ------------------------------------------------------------------------------- states of a walk
+# ------------------------------------------------------------------------------- a sampler
+Guess = Callable[[Tensor, float], Tensor]
+
+
 def _walks(g: Generator) -> list[tuple[Any, ...]]:
-    schedule = make("edm", sigma_max=20.0)
-    denoiser = Gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]]).denoiser(schedule)
-    start = 20 * torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
-    return [
-        (list(walk(ddim(), denoiser, start, times)),)
-        for steps in (2, 5)
-        for times in [grid(schedule, steps, "karras", lam_range=(-3.0, 4.0))]
-    ]
+    """A guess that is exact for data N(1, 0.5), a start, and falling noises."""
+    start = 20 * torch.randn(3, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu")
+
+    def guess(x: Tensor, noise: float) -> Tensor:
+        return 1 + 0.5 / (0.5 + noise**2) * (x - 1)
+
+    return [(guess, start, [20.0, 6.0, 2.0, 0.5, 0.1]), (guess, start, [20.0, 3.0, 1.0, 0.0])]
 
 
-def _listed(given: Any) -> Any:
-    """A tuple, a stack of tensors or a generator will do where a list is asked for."""
-    stacked = isinstance(given, Tensor) and given.ndim > 2  # of states (3, 2) each
-    return list(given) if stacked or isinstance(given, Iterator | tuple) else given
+def our_sampler(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+    """What the lesson draws with until the exercise is right."""
+    for now, then in pairwise(noises):
+        clean = guess(x, now)
+        x = clean + then / now * (x - clean)
+    return x
+
+
+def _moving(share: Callable[[float, float], float], at: int = 0) -> Callable[..., Tensor]:
+    """A sampler that keeps another share of the noise, or asks at the noise it goes to."""
+
+    def walked(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+        for pair in pairwise(noises):
+            clean = guess(x, pair[at])
+            x = clean + share(*pair) * (x - clean)
+        return x
+
+    return walked
+
+
+def _asked_once(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+    clean = guess(x, noises[0])
+    for now, then in pairwise(noises):
+        x = clean + then / now * (x - clean)
+    return x
+
+
+def _of_the_start(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+    first = x
+    for now, then in pairwise(noises):
+        clean = guess(x, now)
+        x = clean + then / noises[0] * (first - clean)
+    return x
+
+
+def _unshrunk(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+    for now, then in pairwise(noises):
+        x = then / now * x
+    return x
 
 
 @exercise(
     probes=_walks,
-    view=_listed,
     slips={
-        lambda states: [state.x for state in states if state.pred is not None]: (
-            "these are the noisy pictures that the sampler holds; the guess is in pred."
+        _asked_once: "the network is asked once, before the loop: ask again at every step.",
+        _moving(lambda now, then: 0.0): (
+            "this steps all the way to the guess: x then carries no noise, and the network is told "
+            "that it does. Keep a share of x - guess."
         ),
-        lambda states: [state.x for state in states]: (
-            "these are the pictures that the sampler holds, the start included; the guess is in "
-            "pred."
+        _moving(lambda now, then: 1 - then / now): (
+            "the two shares are swapped: then/now of the noise stays, the rest goes."
         ),
-        lambda states: [state.pred.eps for state in states if state.pred is not None]: (
-            "this is the predicted noise; the clean picture is x0."
+        _moving(lambda now, then: (then / now) ** 2): (
+            "the share is squared: noise is a standard deviation here, and x - guess shrinks as it "
+            "does."
         ),
-        lambda states: [state.pred.x_t for state in states if state.pred is not None]: (
-            "this is what the network was shown; its answer is x0."
+        _moving(lambda now, then: then): (
+            "x - guess is multiplied by the new noise; it holds the old one already: then / now."
         ),
-        lambda states: [state.pred.x0 for state in states if state.pred is not None][:-1]: (
-            "the answer of the last step is missing: only the first state has none."
+        _moving(lambda now, then: then / now, at=1): (
+            "the network is asked at the noise to come; x still carries the noise of now."
         ),
-        lambda states: [state.pred.x0 for state in states if state.pred is not None][-1:]: (
-            "this is the last answer alone; all of them are asked for, in order."
+        lambda guess, x, noises: our_sampler(guess, x, noises[:-1]): (
+            "one step is missing: the last goes to the last of the noises."
         ),
-        lambda states: [state.pred.x0 if state.pred else torch.zeros(()) for state in states]: (
-            "something stands in the list for the first state too; it has no answer, so leave it "
-            "out."
+        lambda guess, x, noises: guess(x, noises[0]): (
+            "that is the first guess alone; the loop goes on from there."
         ),
+        _of_the_start: (
+            "the noise of the start is kept; take what x holds now, x - guess, at every step."
+        ),
+        _unshrunk: "x is only made smaller: where does the network's guess come in?",
+        lambda guess, x, noises: x: "x comes back as it was given.",
     },
-    hint="each state after the first has pred, and pred.x0 is the clean picture it expects.",
-    right="one guess for each step, from the average of everything to the finished picture.",
+    hint="x is the guess plus noise of size `now`. What has to happen to the part x - guess, so "
+    "that its size becomes `then`?",
+    right="this is a sampler: DDIM without added noise, in the units of this network (lesson 05).",
 )
-def guesses(states: Iterable[State]) -> list[Tensor]:
-    """The predicted clean pictures of a walk, in order."""
-    return [state.pred.x0 for state in states if state.pred is not None]
+def sampler(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
+    """From noises[0] down to noises[-1], a share of the noise at a time."""
+    return our_sampler(guess, x, noises)
 
 
 # ------------------------------------------------------------------------------- counting calls
@@ -99,13 +139,14 @@ calls = number(
     24,
     tolerance=0,
     slips={
-        12: "that is without guidance: a guided step asks with the label and without it?",
+        12: "that is what it costs without guidance: a guided step asks twice, with the label and "
+        "without it.",
         36: "the scale is how far to go, not how often to ask?",
         720: "that is for the whole batch, without guidance; one picture is asked for.",
         1440: "that is for the whole batch; one picture is asked for.",
     },
     unit="calls",
-    hint="each step asks the network twice, once with the label and once without.",
+    hint="how many answers does one guided step need?",
     right="12 steps, two answers for each, at any scale but 1 and in a batch of any size.",
 )
 
@@ -176,8 +217,12 @@ def _results(g: Generator) -> list[tuple[Any, ...]]:
         lambda run: run.nfe * len(run.x): (
             "this is how many picture-calls the batch took; how many seconds did one of them take?"
         ),
-        lambda run: run.seconds * run.nfe / len(run.x): "the calls multiply where they divide?",
-        lambda run: run.seconds * len(run.x) / run.nfe: "the pictures multiply where they divide?",
+        lambda run: run.seconds * run.nfe / len(run.x): (
+            "you multiply by the calls; the more calls the batch took, the less is one of them."
+        ),
+        lambda run: run.seconds * len(run.x) / run.nfe: (
+            "you multiply by the pictures; the batch's seconds are shared by them."
+        ),
     },
     tolerance=1e-9,
     hint="the batch took nfe times len(x) picture-calls in all.",
@@ -220,7 +265,8 @@ def choices(given: Any) -> str | None:
 
 # ------------------------------------------------------------------------------- wishes
 @judge(
-    hint="torch.tensor([k] * 10 + [10] * 10), with the position k of a kind from 0 to 9.",
+    hint="a list of ten equal numbers is [k] * 10; two lists can be added, and torch.tensor takes "
+    "the whole.",
     right="ten wishes, and ten times 'as you like'.",
 )
 def labels(given: Any) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -68,7 +69,7 @@ def _steps(g: Generator) -> list[tuple[Any, ...]]:
             "noise gets the factor of the picture; its own is sqrt(beta)."
         ),
     },
-    hint="N(mean, variance I) is drawn as mean + sqrt(variance) * noise, with the noise that is "
+    hint="a normal draw is its mean plus its standard deviation times noise, the noise that is "
     "given; beta is a float, so use math.sqrt.",
     right="this is a draw from q(x_t | x_{t-1}), the survey's equation 1.",
 )
@@ -84,6 +85,13 @@ def _jumps(g: Generator) -> list[tuple[Any, ...]]:
         torch.randn(3, 1, 2, 2, generator=g, dtype=torch.float64, device="cpu") for _ in range(2)
     )
     return [(x0, betas, i, eps) for i in (1, 2, 5, 8)]
+
+
+def _one_noise(x0: Tensor, betas: Tensor, i: int, eps: Tensor) -> Tensor:
+    x = x0
+    for beta in betas[:i]:
+        x = (1 - beta).sqrt() * x + beta.sqrt() * eps
+    return x
 
 
 def _jump(x0: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
@@ -109,6 +117,13 @@ def _jump(x0: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
         lambda x0, betas, i, eps: (
             (1 - betas[:i]).prod() * x0 + (1 - (1 - betas[:i]).prod()) * eps
         ): "the product is right now, but the roots have gone: abar where its root belongs.",
+        lambda x0, betas, i, eps: _jump(x0, (1 - betas[1:i]).prod(), eps): (
+            "the product runs from beta_2 to beta_i: betas[0] is beta_1."
+        ),
+        lambda x0, betas, i, eps: _one_noise(x0, betas, i, eps): (
+            "one noise for all steps: then their standard deviations add up. Each step of a chain "
+            "has fresh noise, so that their variances add."
+        ),
         lambda x0, betas, i, eps: _jump(x0, 1 - betas[:i].sum(), eps): (
             "the betas are added up; it is the factors 1 - beta that multiply up."
         ),
@@ -190,7 +205,7 @@ def _root(x: Tensor) -> Tensor:
             "this is alpha^2: take the root, and return sigma too: return alpha, sigma."
         ),
     },
-    hint="write SNR = exp(2 lam) = alpha^2 / (1 - alpha^2) and solve for alpha^2; lam is a tensor, "
+    hint="how does alpha^2 / (1 - alpha^2) depend on lam? Solve that for alpha^2; lam is a tensor, "
     "so use torch's functions.",
     right="abar is the logistic function of 2 lambda; a VP schedule is nothing but lambda_t.",
 )
@@ -302,11 +317,29 @@ def half_times(given: Any) -> str | None:
 
 
 # ------------------------------------------------------------------------------------- your own
+SHARES = (0.75, 0.5, 0.25)  # of the class bits, left at the times 0.25, 0.5, 0.75
+
+
+def marks(shares: Iterable[float] = SHARES) -> list[float]:
+    """The lambdas at which these shares of the toy's class bits are left."""
+    whole = float(information.class_bits(two_class(), 15.0))
+    return [_level_of(float(left) * whole) for left in shares]
+
+
+def our_betas(T: int) -> Tensor:
+    """What the lesson draws until the exercise is right."""
+    left = np.linspace(0.98, 0.02, 25)
+    levels = marks(left)
+    points = [levels[0] + 5, *levels, levels[-1] - 5]
+    lam = np.interp(np.arange(1, T + 1) / T, [0, *(1 - left), 1], points)
+    abar = torch.sigmoid(2 * torch.from_numpy(lam))
+    return 1 - abar / _before(abar)
+
+
 @judge(
-    hint="choose lambda at each of the T steps first, then abar, then beta = 1 - abar_t/abar_{t-1} "
-    "with abar_0 = 1.",
-    right="a valid schedule of your own, with its half-life in the middle and next to nothing left "
-    "at the end.",
+    hint="lambda first, at each of the T steps: it passes the three marks at their times. Then "
+    "abar, then beta.",
+    right="a clock that runs evenly on the toy: a schedule is lambda over time, whatever its name.",
 )
 def my_betas(given: Any, seed: int) -> str | None:
     if not callable(given):
@@ -352,11 +385,29 @@ def _faults(betas: Tensor, steps: int) -> str | None:
         return f"the first step must be gentle, abar_1 >= 0.95; yours is {schedule.abar[1]:.3f}."
     if schedule.abar[-1] > 1e-4:
         return f"too much is left at the end: abar_T is {schedule.abar[-1]:.2g}, not below 1e-4."
-    half = schedule.t_of_lam(half_level())
-    if abs(half - 0.5) > 0.03:
-        word = "too early: noise comes too fast" if half < 0.5 else "too late: noise comes too slow"
-        extra = ""
-        if torch.allclose(torch.diff(betas).sign(), torch.ones(1).double()) and betas[-1] > 0.99:
-            extra = " Is it 1 - abar_t, where 1 - abar_t/abar_{t-1} belongs?"
-        return f"half of the class bits are gone at t = {half:.2f}, {word}.{extra}"
+    if reason := _off_the_marks(schedule):
+        falls = bool((torch.diff(betas) > 0).all())
+        if falls and not _off_the_marks(Table(1 - (1 - betas) / _before(1 - betas))):
+            return "is it 1 - abar_t, where 1 - abar_t/abar_{t-1} belongs?"
+        return reason
+    return None
+
+
+def _before(abar: Tensor) -> Tensor:
+    return torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+
+
+def _off_the_marks(schedule: Schedule) -> str | None:
+    """Which of the three marks is passed at another time, and on which side."""
+    for left, lam in zip(SHARES, marks(), strict=True):
+        t = schedule.t_of_lam(lam)
+        if abs(t - (1 - left)) > 0.03:
+            word = (
+                "too early: noise comes too fast"
+                if t < 1 - left
+                else "too late: noise comes too slowly"
+            )
+            return (
+                f"{left:.0%} of the class bits are left at t = {t:.2f}, not {1 - left:g}; {word}."
+            )
     return None
