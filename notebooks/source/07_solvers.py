@@ -800,7 +800,7 @@ def word(gap: float, error: float) -> str:
 
 
 judged = {
-    (one, other, int(k)): f"{word(gap, error)} {gap:+.2f} ± {error:.2f}"
+    (one, other, int(k)): f"{word(gap, error)} {gap:+.3f} ± {error:.3f}"
     for k, found in duels["duels"].items()
     for _, one, other, _, _, gap, error in found
 }
@@ -1446,8 +1446,8 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 #   order 2, or clip.
 # - **Adaptive steps in few dimensions**, or with a batch that must end together: the slowest sample
 #   decides, and refused trials bias the law.
-# - **When noise should repair the network.** ODE solvers follow the network's errors faithfully;
-#   samplers of the SDE forget them. The rows "noise on the way" say from how many calls on that pays.
+# - **Noise on the way, with few calls.** ODE solvers follow the network's errors faithfully; samplers of the SDE can forget
+#   them, but their steps must be good enough first. The pairs go to 20 calls; for more, see the first table.
 
 # %% [markdown] name="recap"
 # ## Recap
