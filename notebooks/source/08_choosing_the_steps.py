@@ -553,7 +553,7 @@ explore(
 # numbers in the titles for `uniform` (800, 600, 400, 200) and for the times that DP stride chose:
 
 # %% name="touch-times"
-print("DP stride's five steps:", *(f"{1000 * t:.0f}" for t in laid("DP stride", 5)))
+print("DP stride's five steps:", *(f"{1000 * t:.0f}" for t in laid("DP stride", 5)[:-1]))
 
 # %% [markdown] name="even-text"
 # Back to the toy mixture. Four moves from $t = 1$ to $t = 0.001$, even in $t$ and even in $\lambda$:
@@ -1213,8 +1213,9 @@ plots.show(
 )
 
 # %% [markdown] name="bddm-seen"
-# Read the table first: where the cap leaves it room, $\varphi$ proposes nearly the best share of every level, at the clean end
-# and at the noisy one. So it learns what it is trained on. At large $t$ it is the cap that holds it down. But the best share
+# Read the table first: where the cap leaves it room, $\varphi$ proposes nearly the best share of the level (somewhat too much at
+# the cleanest ones), and that share differs from level to level. So it learns what it is trained on, and sees more than the
+# clean end. At large $t$ it is the cap that holds it down. But the best share
 # of *one* step, in the KL of the DDPM step, need not make the best *walk*, and DDIM walks here.
 #
 # The start decides much: betas can only shrink on the way, and from a small first beta
@@ -1666,7 +1667,8 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 # Which claims hold here? DP stride's first by construction; its second where the differences are above zero by more than two
 # errors. GGDM's against the sampler that it starts from; the next row says where a solver that nothing was learned for
 # stands. Analytic-DPM's in part: exact on the toy and cheaper moves on pictures, but the decoder can take that back (the
-# differences of the variances say where). NEDM's hardly: most of the rescue is its family of betas, not the measurement.
+# differences of the variances say where). NEDM's in small part: most of the rescue is its family of betas; what the
+# measurement adds stands, with its error, in the last column of its table.
 #
 # How can 32 steps cost no more than the whole chain, which on the toy nothing could beat? The toy had an
 # exact denoiser and no decoder. Here the errors are measured on a network, and the 32 steps may choose
@@ -1690,7 +1692,7 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 #   another one. Each number of steps needs its own training, and so does each network.
 # - **BDDM** finds the best single step, which need not make the best walk; its search over starts by a quality measure
 #   does much of the work.
-# - **NEDM** helps where the schedule is bad, and there a good fixed schedule does most of it. In few
+# - **NEDM** helps most where the schedule is bad, and there a good fixed schedule does most of it. In few
 #   dimensions the level cannot be read well (above, for pure noise).
 # - **DiffusionTimes** needs data whose noised form a small model can learn. The shorter T, the more the
 #   work moves into that model: at $T = 0$ it *is* the model.
