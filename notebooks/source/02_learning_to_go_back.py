@@ -316,7 +316,7 @@ print(f"ridge {ridge}: {tried[ridge]:.3f} bits a pixel; with 0.02 they are {trie
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$, and the mean is the survey's equation 6, two cells up from the digits.
+# $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$, and the mean is the survey's equation 6.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
@@ -491,14 +491,14 @@ plots.show(
 # The simple loss drops this weight. The figure shows what is dropped, for $S^2 = \beta_t$.
 
 # %% name="weight-figure"
-steps = torch.arange(1, 1001)
-beta, abar = linear.betas(), linear.alpha(steps / 1000) ** 2
-dropped = beta / (2 * (1 - beta) * (1 - abar))
+at = torch.arange(1, 1001)
+beta, level = linear.betas(), linear.alpha(at / 1000) ** 2
+dropped = beta / (2 * (1 - beta) * (1 - level))
 simple = torch.full_like(dropped, dropped.mean().item())
 fig, ax = plots.axes(size=(6.0, 3.2))
 curves = {"bound": dropped, "simple (same mean)": simple}
 weight = r"weight on $|\epsilon - \hat\epsilon|^2$"
-plots.lines(steps, curves, ax=ax, log="xy", xlabel="step t", ylabel=weight)
+plots.lines(at, curves, ax=ax, log="xy", xlabel="step t", ylabel=weight)
 plots.show(
     fig,
     alt="On log-log axes the bound's weight falls from 0.5 at step 1 to about 0.005 near step 350 "
@@ -966,15 +966,15 @@ plots.show_table(rows, title=title + f"floor {bench['floor']} ± {bench['spread'
 rows = []
 for pair, found in bench["pairs"].items():
     left, right = pair.split(" - ")
-    seen = [[bench["runs"][f"{name}, seed {s}"]["fd"] for s in each_seed] for name in (left, right)]
-    fd = [a - b for a, b in zip(*seen, strict=True)]
-    same = [abs(sum(x > 0 for x in gaps) - len(gaps) / 2) == len(gaps) / 2
-            for gaps in ([gap for gap, _ in found], fd)]  # fmt: skip
-    rows.append({"objective": left, "minus": right, "bits": " ".join(f"{gap:+.3f}" for gap, _ in found),
-                 "±, largest": max(error for _, error in found),
-                 "FD / A": " ".join(f"{x:+.2f}" for x in fd),
-                 "one sign": f"bits {same[0]}, FD {same[1]}"})  # fmt: skip
-plots.show_table(rows, title="Differences, a number a seed", digits={"±, largest": ".3f"})
+    runs = [[bench["runs"][f"{name}, seed {s}"] for s in each_seed] for name in (left, right)]
+    gaps = {"bits": [gap for gap, _ in found]}
+    gaps["FD / A"] = [a["fd"] - b["fd"] for a, b in zip(*runs, strict=True)]
+    row = {"": left.removeprefix("bound, "), "minus": right.removeprefix("bound, ")}
+    for name, gap in gaps.items():
+        row[name] = " ".join(f"{one:+.2f}" for one in gap)
+        row[f"{name}: one sign"] = len({one > 0 for one in gap}) == 1
+    rows.append(row | {"±, bits": max(error for _, error in found)})
+plots.show_table(rows, title="Differences, a number a seed", digits={"±, bits": ".3f"})
 
 # %% [markdown] name="pictures-text"
 # And the pictures, twelve each. The three rows in the middle start from the same noise. Above them stand twelve real digits,
@@ -1157,8 +1157,10 @@ plots.show_table(rows, title="Bits above the entropy", digits=dict.fromkeys(kept
 # %% name="stride"
 shipped = checkpoints.load("fashion-vp1000").to(device())
 about = shipped.about["recipe"]
-named = {"predicts": "kind", "weight on t": "weighting", "t drawn": "times", "variance": "hybrid"}
-rows = [{"training": words, "as": str(about[key]).strip("{}")} for words, key in named.items()]
+rows = [{"training": "predicts", "as": about["kind"]}]
+for words, key in {"weight on t": "weighting", "law of t": "times"}.items():
+    rows.append({"training": words, "as": ", ".join(str(value) for value in about[key].values())})
+rows.append({"training": "variance learned", "as": str(about["hybrid"])})
 plots.show_table([*rows, {"training": "steps", "as": str(about["steps"])}])
 clothes = data.load("fashion", "test").x[: lessons.pick(smoke=2, live=8, full=200)].to(device())
 Ks = lessons.pick(smoke=(10, 25), live=(10, 25, 50, 100, 200), full=(10, 25, 50, 100, 200))
