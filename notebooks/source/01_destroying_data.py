@@ -59,12 +59,12 @@ plots.show(
 # %% [markdown] name="first-strip-seen"
 # Texture goes first, then the edge; the rough shape lasts longest. From about $t = 0.5$ or $0.6$ on most people see noise only. (Values outside $[-1, 1]$ are cut off when a picture is drawn, nowhere else.) Two questions lead through the rest of the lesson. *How* is this noise added? And *how much* is really left, whatever the eye says?
 
-# %% [markdown] name="map-text"
+# %% [markdown] name="imports-text"
 # ## What we need, and where we are
 #
-# Every lesson imports its algorithms from the package, so that what you read here and what the tests check is the same code. The table holds the families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
+# Every lesson imports its algorithms from the package, so that what you read here and what the tests check is the same code.
 
-# %% name="map"
+# %% name="imports"
 import math
 from functools import partial
 
@@ -74,6 +74,10 @@ from diffusion_lab.course import lessons, survey
 from diffusion_lab.course.checks import lesson01 as check
 from diffusion_lab.forward import chain, transition
 
+# %% [markdown] name="map-text"
+# The families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
+
+# %% name="map"
 plots.show_table(
     [
         {"family": one.title, "systems": ", ".join(r.name for r in survey.rows(family=one.key))}

@@ -272,17 +272,22 @@ recipe = Recipe(
 # %% [markdown] name="mixture-text"
 # The ten Gaussians:
 
-# %% name="mixture"
+# %% name="exact-imports"
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.metrics.likelihood import dequantise, exact_nll
 
+# %% [markdown] name="mixture-def-text"
+# One Gaussian a class:
+
+
+# %% name="mixture"
+
 
 def ten_gaussians(x, labels, ridge: float) -> GaussianMixture:
-    """One Gaussian a class; ``ridge`` is added to the variance of every pixel."""
-    flat = x.flatten(1).double()
-    classes = [flat[labels == k] for k in range(10)]
+    """``ridge`` is added to the variance of every pixel."""
+    classes = [x[labels == k].flatten(1).double() for k in range(10)]
     return GaussianMixture(
-        [len(c) / len(flat) for c in classes],
+        [len(c) / len(x) for c in classes],
         torch.stack([c.mean(0) for c in classes]),
         torch.stack([torch.cov(c.T) for c in classes]) + ridge * torch.eye(64, dtype=torch.float64),
     )
@@ -454,6 +459,11 @@ my_net, losses, learned = Net(), [], []
 for seed, count in enumerate(rounds):
     losses += training(my_net, digits.x, abar, count, generator(seed, 13))
     learned.append(drawn_by(my_net))
+
+# %% [markdown] name="losses-text"
+# Did it learn? The mean loss at the beginning and at the end (an answer of 0 would have loss 1):
+
+# %% name="losses"
 early = max(1, len(losses) // 10)
 print(f"loss over the first {early} steps: {sum(losses[:early]) / early:.3f}, ", end="")
 print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
@@ -625,16 +635,22 @@ of_five = values.repeat_interleave((2000 * share).round().long(), 0)
 # %% [markdown] name="five-print-text"
 # Three lengths of the chain, three variances:
 
-# %% name="five" tags=["nbval-check-output"]
-rows = []
+# %% name="five"
+of_lengths = []
 for steps_of_five in (20, 200, 1000):
     found = bounds(
         five.denoiser(schedules.linear(steps_of_five)), of_five, noise=generator(0), levels=5,
         batch=40_000, variances=("small", "large", "best"),
     )  # fmt: skip
-    rows.append({"T": steps_of_five} | {name: b.total for name, b in found.items()})
+    of_lengths.append({"T": steps_of_five} | {name: b.total for name, b in found.items()})
+
+# %% [markdown] name="five-table-text"
+# Bits, beside the entropy:
+
+# %% name="five-table" tags=["nbval-check-output"]
 title = f"Bits; the entropy is {-(share * share.log2()).sum():.2f}"
-plots.show_table(rows, title=title, digits=dict.fromkeys(("small", "large", "best"), ".2f"))
+numbers = dict.fromkeys(("small", "large", "best"), ".2f")
+plots.show_table(of_lengths, title=title, digits=numbers)
 
 # %% [markdown] name="five-seen"
 # The other way round: at $T = 1000$ small is close to the entropy, and large wastes almost half a bit. Real pictures lie
@@ -736,11 +752,16 @@ plots.show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".3f"))
 # the one term that was drawn), and **stops its gradient at the mean**: the bound trains $v$, the simple loss trains the mean. The next
 # cell takes a network of two outputs and looks at the gradient of the bound on the weights of each.
 
-# %% name="stop" tags=["nbval-check-output"]
-from diffusion_lab.bound import vlb_term
+# %% name="more-imports"
+from diffusion_lab.bound import TimesByLoss, vlb_term
 from diffusion_lab.forward import noised
-from diffusion_lab.objectives import draw_times
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.training import EMA
 
+# %% [markdown] name="stop-text"
+# The gradient:
+
+# %% name="stop" tags=["nbval-check-output"]
 model = build(recipe, digits)
 x0, t = digits.x[:32], draw_times(model.schedule, 32, generator(2), law="grid")
 x_t = noised(x0, torch.randn(x0.shape, generator=generator(3)), model.schedule, t)
@@ -795,13 +816,6 @@ plots.show_table(rows, title=title, digits={"value": ".3f", "above exact": ".3f"
 # - **bound, t by loss**: the same, with $t$ drawn in proportion to $\sqrt{E[L_t^2]}$ over the last ten values
 #   seen at each $t$ (uniform until all have ten, 0.1% uniform always) and weighted by $1/(T p_t)$,
 #   so that the mean stays the same.
-
-
-# %% name="more-imports"
-from diffusion_lab.bound import TimesByLoss, vlb_term
-from diffusion_lab.forward import noised
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA
 
 
 # %% [markdown] name="fit-text"
@@ -986,8 +1000,7 @@ labels = ["real", *(name.replace(", ", ",\n") for name in objectives), "referenc
 plots.show(
     plots.strip(sheets, labels=labels),
     alt="Five rows of twelve 8 by 8 digits: real ones, generated ones for each of three "
-    "objectives, and those of a model trained longer. The same noise gives similar digits in the "
-    "three rows of the short trainings, and many of those are no digits; the reference's are.",
+    "objectives, alike from row to row and many of them no digits, and those of a longer training.",
     caption="Real digits, three short trainings (50 ancestral steps), and another, longer one.",
 )
 
