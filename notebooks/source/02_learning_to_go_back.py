@@ -372,7 +372,7 @@ def exact_guess(x, i):
 by_formula = drawn_by(exact_guess)
 plots.show(
     plots.strip([digits.x[:12], by_formula], labels=["real", "ten Gaussians"]),
-    alt="Two rows of twelve 8 by 8 digits: real ones, and softer ones of which most can be read.",
+    alt="Two rows of twelve 8 by 8 digits: real ones, and softer ones of which some can be read.",
     caption=f"Below: drawn by {'your' if mine else 'our'} loop from noise, with a formula as guess.",
 )
 
