@@ -834,7 +834,8 @@ plots.show_table(rows)
 # For those who come from the survey. Its classes, table by table; some systems stand in several
 # classes, some in both tables, and the last part holds those that Table III or the text alone name.
 # The map has a few rows more, which are no systems: the measures, the figures of the survey itself, a
-# comparison of costs, and a system that is named twice.
+# comparison of costs, and a system that is named twice; two of its boxes, *Measuring* and *The map*, hold
+# only such rows.
 
 # %% name="tables" tags=["nbval-check-output"]
 systems = survey.rows(kind="system")

@@ -455,10 +455,10 @@ check.training(my_training)
 # %% name="train-mine"
 rounds = lessons.pick(smoke=(2, 2), live=(100, 300), full=(300, 2700))
 training = my_training if check.training.result(my_training).ok else check.our_training
-my_net, losses, learned = Net(), [], []
+my_net, losses, stages = Net(), [], []
 for seed, count in enumerate(rounds):
     losses += training(my_net, digits.x, abar, count, generator(seed, 13))
-    learned.append(drawn_by(my_net))
+    stages.append(drawn_by(my_net))
 
 # %% [markdown] name="losses-text"
 # Did it learn? The mean loss at the beginning and at the end (an answer of 0 would have loss 1):
@@ -474,7 +474,7 @@ print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
 # %% name="mine"
 plots.show(
     plots.strip(
-        [by_formula, *learned], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
+        [by_formula, *stages], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
     ),
     alt="Three rows of twelve 8 by 8 digits from the same noise: by the formula, and by the network "
     "after a short and a longer training, whose strokes come closer to digits.",
