@@ -541,7 +541,7 @@ print(f"test, 24 calls: {predicted:.4f} core-s predicted, {found:.4f} measured, 
 #
 # <details><summary>Hint 1: nudge</summary>How many picture-calls did the whole batch take?</details>
 # <details><summary>Hint 2: formula</summary>seconds of the batch / (calls for each picture times pictures).</details>
-# <details><summary>Hint 3: pseudo-code</summary>return run.seconds / (run.nfe * len(run.x))</details>
+# <details><summary>Hint 3: pseudo-code</summary>Take the seconds of the batch; divide them by the number of calls for a picture, and by the number of pictures in run.x.</details>
 
 
 # %% name="my-seconds"

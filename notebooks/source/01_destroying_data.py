@@ -259,7 +259,7 @@ curves = {f"data of variance {v:g}": alpha**2 * v + sigma**2 for v in (0.5, 1, 2
 plots.show(
     plots.lines(t, curves, xlabel="time t", ylabel="variance of $x_t$"),
     alt="Three curves over time: from 0.5, 1 and 2.33 they run together to 1.",
-    caption="The variance of x_t for the pixels of Fashion (0.5), unit data, and the toy (2.33).",
+    caption="The variance of xₜ for the pixels of Fashion (0.5), unit data, and the toy (2.33).",
 )
 
 # %% [markdown] name="variances-seen"

@@ -96,7 +96,7 @@ plots.show(
     alt="Three panels of densities of x_s. From step 300 to 299 the exact density and a Gaussian "
     "lie on each other. To step 200 they differ. To step 0 the exact density has two clear humps "
     "and the Gaussian one broad hump between them.",
-    caption="What x_s may have been, given x_t. Small steps back are Gaussian; large ones are not.",
+    caption="What xₛ may have been, given xₜ. Small steps back are Gaussian; large ones are not.",
 )
 
 # %% [markdown] name="small-seen"
@@ -690,7 +690,7 @@ def look(s2: float, kind: str):
 explore(
     look,
     s2=slider("data variance", 1.0, 0.05, 2.0, 0.05),
-    kind=choice("S^2", ["small", "large", "best"], "small"),
+    kind=choice("S²", ["small", "large", "best"], "small"),
     alt=lambda s2, kind: (
         f"Left: terms of the bound over t on log axes for data variance {s2:g}, S^2 {kind} against "
         "best. Right: bits above the entropy summed over steps, rising at the first steps."
