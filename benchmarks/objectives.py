@@ -31,7 +31,7 @@ from diffusion_lab.generate import generate
 from diffusion_lab.metrics.likelihood import dequantise
 
 SOURCE = Path(__file__).resolve().parents[1] / "notebooks/source/02_learning_to_go_back.py"
-CELLS = ("imports", "recipe", "mixture", "ridge", "more-imports", "fit")
+CELLS = ("imports", "recipe", "exact-imports", "mixture", "ridge", "more-imports", "fit")
 OBJECTIVES = ("hybrid", "bound, uniform t", "bound, t by loss")
 KINDS = ("small", "large", "learned", "best")
 COMMAND = "python benchmarks/objectives.py"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion_lab import schedules
-from diffusion_lab.course.checks import lesson00, lesson01, lesson06, lesson07, lesson08
+from diffusion_lab.course.checks import lesson00, lesson01, lesson02, lesson06, lesson07, lesson08
 from diffusion_lab.data import toys
 from diffusion_lab.device import generator
 from diffusion_lab.grids import grid
@@ -57,6 +57,46 @@ def as_a_mean(guess, x, noises):
 @pytest.mark.parametrize("answer", [by_the_noise, as_a_mean])
 def test_a_sampler_in_any_form(answer):
     assert lesson00.sampler.result(answer).ok
+
+
+def with_mse_loss(net, x0s, abar, steps, gen):
+    """Another optimiser, gradients cleared at the end, steps drawn from 0 and moved up."""
+    sgd, found = torch.optim.SGD(net.parameters(), lr=1e-6), []
+    for _ in range(steps):
+        x0 = x0s[torch.randperm(len(x0s), generator=gen)[:8]].repeat(8, 1, 1, 1)
+        i = torch.randint(len(abar) - 1, (64,), generator=gen) + 1
+        eps = torch.randn_like(x0)
+        alpha, sigma = abar[i, None, None, None] ** 0.5, (1 - abar[i, None, None, None]) ** 0.5
+        loss = torch.nn.functional.mse_loss(net(alpha * x0 + sigma * eps, i), eps)
+        loss.backward()
+        sgd.step()
+        sgd.zero_grad(set_to_none=False)
+        found.append(loss.detach())
+    return found
+
+
+def by_x0(guess, x, abar, noise):
+    """The same step by way of the clean picture: the posterior's mean, equation 3."""
+    for i in reversed(range(1, len(abar))):
+        a, before = abar[i], abar[i - 1]
+        x0 = (x - (1 - a) ** 0.5 * guess(x, i)) / a**0.5
+        beta = 1 - a / before
+        x = before**0.5 * beta / (1 - a) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - a) * x
+        x = x + (beta**0.5 * noise(i) if i > 1 else 0)
+    return x
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_two_algorithms_in_any_form(seed):
+    for answer in (lesson02.our_training, with_mse_loss):
+        assert lesson02.training.result(answer, seed).ok
+    assert lesson02.walk_back.result(by_x0, seed).ok
+
+
+def test_what_the_lessons_fall_back_on_is_right():
+    assert lesson00.sampler.result(lesson00.our_sampler).ok
+    assert lesson01.my_betas.result(lesson01.our_betas).ok
+    assert lesson02.walk_back.result(lesson02.our_walk_back).ok
 
 
 @pytest.mark.parametrize(

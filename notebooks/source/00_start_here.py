@@ -541,7 +541,7 @@ print(f"test, 24 calls: {predicted:.4f} core-s predicted, {found:.4f} measured, 
 #
 # <details><summary>Hint 1: nudge</summary>How many picture-calls did the whole batch take?</details>
 # <details><summary>Hint 2: formula</summary>seconds of the batch / (calls for each picture times pictures).</details>
-# <details><summary>Hint 3: pseudo-code</summary>return run.seconds / (run.nfe * len(run.x))</details>
+# <details><summary>Hint 3: pseudo-code</summary>Take the seconds of the batch; divide them by the number of calls for a picture, and by the number of pictures in run.x.</details>
 
 
 # %% name="my-seconds"
@@ -834,7 +834,8 @@ plots.show_table(rows)
 # For those who come from the survey. Its classes, table by table; some systems stand in several
 # classes, some in both tables, and the last part holds those that Table III or the text alone name.
 # The map has a few rows more, which are no systems: the measures, the figures of the survey itself, a
-# comparison of costs, and a system that is named twice.
+# comparison of costs, and a system that is named twice; two of its boxes, *Measuring* and *The map*, hold
+# only such rows.
 
 # %% name="tables" tags=["nbval-check-output"]
 systems = survey.rows(kind="system")

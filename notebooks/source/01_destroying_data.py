@@ -77,12 +77,12 @@ plots.show(
 #
 # <aside class="notes">Let everybody name a time before you go on. Most people say about 0.6. What is still there after that is the question of the last third.</aside>
 
-# %% [markdown] name="map-text"
+# %% [markdown] name="imports-text"
 # ## What we need, and where we are
 #
-# Every lesson imports its algorithms from the package, so that what you read here and what the tests check is the same code. The table holds the families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
+# Every lesson imports its algorithms from the package, so that what you read here and what the tests check is the same code.
 
-# %% name="map"
+# %% name="imports"
 import math
 from functools import partial
 
@@ -92,6 +92,10 @@ from diffusion_lab.course import lessons, survey
 from diffusion_lab.course.checks import lesson01 as check
 from diffusion_lab.forward import chain, transition
 
+# %% [markdown] name="map-text"
+# The families of the survey that change the process. All of them start from what this lesson explains, and lessons 06 to 11 go through them.
+
+# %% name="map"
 plots.show_table(
     [
         {"family": one.title, "systems": ", ".join(r.name for r in survey.rows(family=one.key))}
@@ -306,7 +310,7 @@ curves = {f"data of variance {v:g}": alpha**2 * v + sigma**2 for v in (0.5, 1, 2
 plots.show(
     plots.lines(t, curves, xlabel="time t", ylabel="variance of $x_t$"),
     alt="Three curves over time: from 0.5, 1 and 2.33 they run together to 1.",
-    caption="The variance of x_t for the pixels of Fashion (0.5), unit data, and the toy (2.33).",
+    caption="The variance of xₜ for the pixels of Fashion (0.5), unit data, and the toy (2.33).",
 )
 
 # %% [markdown] name="variances-seen"

@@ -96,7 +96,7 @@ plots.show(
     alt="Three panels of densities of x_s. From step 300 to 299 the exact density and a Gaussian "
     "lie on each other. To step 200 they differ. To step 0 the exact density has two clear humps "
     "and the Gaussian one broad hump between them.",
-    caption="What x_s may have been, given x_t. Small steps back are Gaussian; large ones are not.",
+    caption="What xₛ may have been, given xₜ. Small steps back are Gaussian; large ones are not.",
 )
 
 # %% [markdown] name="small-seen"
@@ -272,17 +272,22 @@ recipe = Recipe(
 # %% [markdown] name="mixture-text"
 # The ten Gaussians:
 
-# %% name="mixture"
+# %% name="exact-imports"
 from diffusion_lab.exact import Gaussian, GaussianMixture
 from diffusion_lab.metrics.likelihood import dequantise, exact_nll
 
+# %% [markdown] name="mixture-def-text"
+# One Gaussian a class:
+
+
+# %% name="mixture"
+
 
 def ten_gaussians(x, labels, ridge: float) -> GaussianMixture:
-    """One Gaussian a class; ``ridge`` is added to the variance of every pixel."""
-    flat = x.flatten(1).double()
-    classes = [flat[labels == k] for k in range(10)]
+    """``ridge`` is added to the variance of every pixel."""
+    classes = [x[labels == k].flatten(1).double() for k in range(10)]
     return GaussianMixture(
-        [len(c) / len(flat) for c in classes],
+        [len(c) / len(x) for c in classes],
         torch.stack([c.mean(0) for c in classes]),
         torch.stack([torch.cov(c.T) for c in classes]) + ridge * torch.eye(64, dtype=torch.float64),
     )
@@ -316,7 +321,7 @@ print(f"ridge {ridge}: {tried[ridge]:.3f} bits a pixel; with 0.02 they are {trie
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$, and the mean is the survey's equation 6, two cells up from the digits.
+# $\beta_i = 1 - \bar\alpha_i/\bar\alpha_{i-1}$, and the mean is the survey's equation 6.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
@@ -367,7 +372,7 @@ def exact_guess(x, i):
 by_formula = drawn_by(exact_guess)
 plots.show(
     plots.strip([digits.x[:12], by_formula], labels=["real", "ten Gaussians"]),
-    alt="Two rows of twelve 8 by 8 digits: real ones, and softer ones of which most can be read.",
+    alt="Two rows of twelve 8 by 8 digits: real ones, and softer ones of which some can be read.",
     caption=f"Below: drawn by {'your' if mine else 'our'} loop from noise, with a formula as guess.",
 )
 
@@ -450,10 +455,15 @@ check.training(my_training)
 # %% name="train-mine"
 rounds = lessons.pick(smoke=(2, 2), live=(100, 300), full=(300, 2700))
 training = my_training if check.training.result(my_training).ok else check.our_training
-my_net, losses, learned = Net(), [], []
+my_net, losses, stages = Net(), [], []
 for seed, count in enumerate(rounds):
     losses += training(my_net, digits.x, abar, count, generator(seed, 13))
-    learned.append(drawn_by(my_net))
+    stages.append(drawn_by(my_net))
+
+# %% [markdown] name="losses-text"
+# Did it learn? The mean loss at the beginning and at the end (an answer of 0 would have loss 1):
+
+# %% name="losses"
 early = max(1, len(losses) // 10)
 print(f"loss over the first {early} steps: {sum(losses[:early]) / early:.3f}, ", end="")
 print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
@@ -464,7 +474,7 @@ print(f"over the last {early}: {sum(losses[-early:]) / early:.3f}")
 # %% name="mine"
 plots.show(
     plots.strip(
-        [by_formula, *learned], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
+        [by_formula, *stages], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
     ),
     alt="Three rows of twelve 8 by 8 digits from the same noise: by the formula, and by the network "
     "after a short and a longer training, whose strokes come closer to digits.",
@@ -491,14 +501,14 @@ plots.show(
 # The simple loss drops this weight. The figure shows what is dropped, for $S^2 = \beta_t$.
 
 # %% name="weight-figure"
-steps = torch.arange(1, 1001)
-beta, abar = linear.betas(), linear.alpha(steps / 1000) ** 2
-dropped = beta / (2 * (1 - beta) * (1 - abar))
+at = torch.arange(1, 1001)
+beta, level = linear.betas(), linear.alpha(at / 1000) ** 2
+dropped = beta / (2 * (1 - beta) * (1 - level))
 simple = torch.full_like(dropped, dropped.mean().item())
 fig, ax = plots.axes(size=(6.0, 3.2))
 curves = {"bound": dropped, "simple (same mean)": simple}
 weight = r"weight on $|\epsilon - \hat\epsilon|^2$"
-plots.lines(steps, curves, ax=ax, log="xy", xlabel="step t", ylabel=weight)
+plots.lines(at, curves, ax=ax, log="xy", xlabel="step t", ylabel=weight)
 plots.show(
     fig,
     alt="On log-log axes the bound's weight falls from 0.5 at step 1 to about 0.005 near step 350 "
@@ -567,6 +577,13 @@ def gaussian_bounds(s2: float, times=None, variances=("small", "large", "best"))
 # - `best`: $\tilde\beta_t + c_0^2\, E|x_0 - \hat x_0|^2$, the posterior's variance plus what the error of
 #   the guess adds to it. Among fixed numbers no other gives a smaller term.
 #
+# <details><summary>Why the last one is best</summary>
+#
+# The KL of a step is, for a reverse variance $S^2$ and averaged over what may hide behind $x_t$,
+# $\tfrac12\big(\log S^2 + (\tilde\beta + c_0^2\, E|x_0 - \hat x_0|^2)/S^2\big)$ per dimension, up to what does not contain $S^2$. Its derivative is zero
+# where $S^2$ equals the bracket.
+# </details>
+#
 # At $t = 1$ the posterior's variance is 0; as in the papers' code, `small` takes that of step 2 there (from 2 to 1).
 
 # %% name="tight" tags=["nbval-check-output"]
@@ -625,16 +642,22 @@ of_five = values.repeat_interleave((2000 * share).round().long(), 0)
 # %% [markdown] name="five-print-text"
 # Three lengths of the chain, three variances:
 
-# %% name="five" tags=["nbval-check-output"]
-rows = []
+# %% name="five"
+of_lengths = []
 for steps_of_five in (20, 200, 1000):
     found = bounds(
         five.denoiser(schedules.linear(steps_of_five)), of_five, noise=generator(0), levels=5,
         batch=40_000, variances=("small", "large", "best"),
     )  # fmt: skip
-    rows.append({"T": steps_of_five} | {name: b.total for name, b in found.items()})
+    of_lengths.append({"T": steps_of_five} | {name: b.total for name, b in found.items()})
+
+# %% [markdown] name="five-table-text"
+# Bits, beside the entropy:
+
+# %% name="five-table" tags=["nbval-check-output"]
 title = f"Bits; the entropy is {-(share * share.log2()).sum():.2f}"
-plots.show_table(rows, title=title, digits=dict.fromkeys(("small", "large", "best"), ".2f"))
+numbers = dict.fromkeys(("small", "large", "best"), ".2f")
+plots.show_table(of_lengths, title=title, digits=numbers)
 
 # %% [markdown] name="five-seen"
 # The other way round: at $T = 1000$ small is close to the entropy, and large wastes almost half a bit. Real pictures lie
@@ -674,7 +697,7 @@ def look(s2: float, kind: str):
 explore(
     look,
     s2=slider("data variance", 1.0, 0.05, 2.0, 0.05),
-    kind=choice("S^2", ["small", "large", "best"], "small"),
+    kind=choice("S²", ["small", "large", "best"], "small"),
     alt=lambda s2, kind: (
         f"Left: terms of the bound over t on log axes for data variance {s2:g}, S^2 {kind} against "
         "best. Right: bits above the entropy summed over steps, rising at the first steps."
@@ -736,11 +759,16 @@ plots.show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".3f"))
 # the one term that was drawn), and **stops its gradient at the mean**: the bound trains $v$, the simple loss trains the mean. The next
 # cell takes a network of two outputs and looks at the gradient of the bound on the weights of each.
 
-# %% name="stop" tags=["nbval-check-output"]
-from diffusion_lab.bound import vlb_term
+# %% name="more-imports"
+from diffusion_lab.bound import TimesByLoss, vlb_term
 from diffusion_lab.forward import noised
-from diffusion_lab.objectives import draw_times
+from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.training import EMA
 
+# %% [markdown] name="stop-text"
+# The gradient:
+
+# %% name="stop" tags=["nbval-check-output"]
 model = build(recipe, digits)
 x0, t = digits.x[:32], draw_times(model.schedule, 32, generator(2), law="grid")
 x_t = noised(x0, torch.randn(x0.shape, generator=generator(3)), model.schedule, t)
@@ -795,13 +823,6 @@ plots.show_table(rows, title=title, digits={"value": ".3f", "above exact": ".3f"
 # - **bound, t by loss**: the same, with $t$ drawn in proportion to $\sqrt{E[L_t^2]}$ over the last ten values
 #   seen at each $t$ (uniform until all have ten, 0.1% uniform always) and weighted by $1/(T p_t)$,
 #   so that the mean stays the same.
-
-
-# %% name="more-imports"
-from diffusion_lab.bound import TimesByLoss, vlb_term
-from diffusion_lab.forward import noised
-from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA
 
 
 # %% [markdown] name="fit-text"
@@ -966,15 +987,15 @@ plots.show_table(rows, title=title + f"floor {bench['floor']} ± {bench['spread'
 rows = []
 for pair, found in bench["pairs"].items():
     left, right = pair.split(" - ")
-    seen = [[bench["runs"][f"{name}, seed {s}"]["fd"] for s in each_seed] for name in (left, right)]
-    fd = [a - b for a, b in zip(*seen, strict=True)]
-    same = [abs(sum(x > 0 for x in gaps) - len(gaps) / 2) == len(gaps) / 2
-            for gaps in ([gap for gap, _ in found], fd)]  # fmt: skip
-    rows.append({"objective": left, "minus": right, "bits": " ".join(f"{gap:+.3f}" for gap, _ in found),
-                 "±, largest": max(error for _, error in found),
-                 "FD / A": " ".join(f"{x:+.2f}" for x in fd),
-                 "one sign": f"bits {same[0]}, FD {same[1]}"})  # fmt: skip
-plots.show_table(rows, title="Differences, a number a seed", digits={"±, largest": ".3f"})
+    runs = [[bench["runs"][f"{name}, seed {s}"] for s in each_seed] for name in (left, right)]
+    gaps = {"bits": [gap for gap, _ in found]}
+    gaps["FD / A"] = [a["fd"] - b["fd"] for a, b in zip(*runs, strict=True)]
+    row = {"": left.removeprefix("bound, "), "minus": right.removeprefix("bound, ")}
+    for name, gap in gaps.items():
+        row[name] = " ".join(f"{one:+.2f}" for one in gap)
+        row[f"{name}: one sign"] = len({one > 0 for one in gap}) == 1
+    rows.append(row | {"±, bits": max(error for _, error in found)})
+plots.show_table(rows, title="Differences, a number a seed", digits={"±, bits": ".3f"})
 
 # %% [markdown] name="pictures-text"
 # And the pictures, twelve each. The three rows in the middle start from the same noise. Above them stand twelve real digits,
@@ -986,8 +1007,7 @@ labels = ["real", *(name.replace(", ", ",\n") for name in objectives), "referenc
 plots.show(
     plots.strip(sheets, labels=labels),
     alt="Five rows of twelve 8 by 8 digits: real ones, generated ones for each of three "
-    "objectives, and those of a model trained longer. The same noise gives similar digits in the "
-    "three rows of the short trainings, and many of those are no digits; the reference's are.",
+    "objectives, alike from row to row and many of them no digits, and those of a longer training.",
     caption="Real digits, three short trainings (50 ancestral steps), and another, longer one.",
 )
 
@@ -1157,8 +1177,10 @@ plots.show_table(rows, title="Bits above the entropy", digits=dict.fromkeys(kept
 # %% name="stride"
 shipped = checkpoints.load("fashion-vp1000").to(device())
 about = shipped.about["recipe"]
-named = {"predicts": "kind", "weight on t": "weighting", "t drawn": "times", "variance": "hybrid"}
-rows = [{"training": words, "as": str(about[key]).strip("{}")} for words, key in named.items()]
+rows = [{"training": "predicts", "as": about["kind"]}]
+for words, key in {"weight on t": "weighting", "law of t": "times"}.items():
+    rows.append({"training": words, "as": ", ".join(str(value) for value in about[key].values())})
+rows.append({"training": "variance learned", "as": str(about["hybrid"])})
 plots.show_table([*rows, {"training": "steps", "as": str(about["steps"])}])
 clothes = data.load("fashion", "test").x[: lessons.pick(smoke=2, live=8, full=200)].to(device())
 Ks = lessons.pick(smoke=(10, 25), live=(10, 25, 50, 100, 200), full=(10, 25, 50, 100, 200))

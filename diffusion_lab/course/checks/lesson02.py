@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab.course import checks
 from diffusion_lab.course.checks import choice, exercise, judge
+from diffusion_lab.device import randn
 
 EXCESS = 0.09  # bits that ten well-chosen steps may cost above the entropy
 
@@ -293,9 +294,9 @@ def _target(calls: list[dict[str, Any]]) -> str | None:
 def _trained(net: Any, x0s: Tensor, abar: Tensor, steps: int, gen: Generator) -> list[float]:
     adam, losses = torch.optim.Adam(net.parameters(), lr=2e-3), []
     for _ in range(steps):
-        x0 = x0s[torch.randint(len(x0s), (64,), generator=gen)]
-        i = torch.randint(1, len(abar), (64,), generator=gen)
-        eps = torch.randn(x0.shape, generator=gen)
+        x0 = x0s[torch.randint(len(x0s), (64,), generator=gen, device="cpu")]
+        i = torch.randint(1, len(abar), (64,), generator=gen, device="cpu")
+        eps = randn(tuple(x0.shape), gen, x0)
         a = abar[i].view(-1, 1, 1, 1)
         loss = (net(a.sqrt() * x0 + (1 - a).sqrt() * eps, i) - eps).square().mean()
         adam.zero_grad()
