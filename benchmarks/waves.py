@@ -8,8 +8,8 @@ For each model its recipe's own sampler draws pictures from several seeds, and t
     FD         mean and standard error over the seeds, to the full test set
     seconds    core-seconds of 1,000 pictures
 
-    python benchmarks/folding.py fashion runs/fashion.safetensors    # shipped names or files
-    python benchmarks/folding.py fashion-vp1000 --seeds 1 --pictures 2000
+    python benchmarks/waves.py fashion runs/fashion.safetensors    # shipped names or files
+    python benchmarks/waves.py fashion-vp1000 --seeds 1 --pictures 2000
 
 Runs on one thread (OMP_NUM_THREADS=1 before it, to be sure).
 """
