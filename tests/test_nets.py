@@ -106,26 +106,30 @@ def test_without_fine_the_answer_is_the_last_convolution_unfolded():
     assert ours == theirs
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_fine_answers_from_blocks_without_a_check_and_the_picture(patch):
-    """A block is down[i] + across[j]: whatever the features, no second difference inside it."""
-    net = awake(Fine(8, 1, 2, width=4, emb=16, patch=patch))
-    n = 3 * patch
-    h, x, emb = randn(2, 8, 3, 3), randn(2, 1, n, n, seed=1), randn(2, 16, seed=2)
-    down, across = net.wide(h).reshape(2, 2, 4, patch, 3, 3).unbind(1)
-    blocks = torch.zeros(2, 4, n, n)
-    for i in range(n):
-        for j in range(n):
-            place = i // patch, j // patch
-            blocks[:, :, i, j] = down[:, :, i % patch, *place] + across[:, :, j % patch, *place]
-    seen = []
-    net.mix.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+@pytest.mark.parametrize("patch", [2, 4])
+def test_with_fine_a_wrong_mean_is_no_wave(patch):
+    """On a plain picture and plain features a folded answer differs inside a block; this cannot."""
+    h, x, emb = (
+        torch.full((1, 8, 6, 6), 0.7),
+        torch.full((1, 1, 6 * patch, 6 * patch), 0.3),
+        randn(1, 16),
+    )
+    plain = awake(Fine(8, 1, 1, width=4, emb=16, patch=patch))(h, x, emb)
+    inner = slice(patch + 2, -patch - 2)  # padding reaches a block and two pixels far
+    inside = plain[0, 0, inner, inner]
+    assert (inside - inside[0, 0]).abs().max() < 1e-6
+    folded = nn.functional.pixel_shuffle(awake(nn.Conv2d(8, patch**2, 3, padding=1))(h), patch)
+    inside = folded[0, 0, inner, inner]
+    assert (inside - inside[0, 0]).abs().max() > 1e-2
+
+
+def test_fine_is_told_of_level_picture_and_features():
+    net = awake(Fine(8, 1, 2, width=4, emb=16, patch=2))
+    h, x, emb = randn(2, 8, 3, 3), randn(2, 1, 6, 6, seed=1), randn(2, 16, seed=2)
+    wide = net.coarse(h).repeat_interleave(2, 2).repeat_interleave(2, 3)
     scale, shift = (part[:, :, None, None] for part in net.told(emb).split(4, dim=1))
-    mixed = net.mix(torch.cat([blocks, x], 1)) * (1 + scale) + shift
+    mixed = net.mix(torch.cat([wide, x], 1)) * (1 + scale) + shift
     assert torch.allclose(net(h, x, emb), net.out(nn.functional.silu(mixed)), atol=1e-6)
-    assert torch.allclose(seen[-1], torch.cat([blocks, x], 1))
-    check = blocks.diff(dim=2).diff(dim=3)[:, :, ::patch, ::patch]
-    assert (check.abs().max() < 1e-6) == (patch > 1)  # with patch 1 these are different blocks
 
 
 def test_mlp_and_classifier_shapes():

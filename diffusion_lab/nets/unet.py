@@ -4,9 +4,9 @@ A 28x28 picture is first folded into 14x14 with 4 channels (pixel-unshuffle), so
 runs at full resolution; two levels follow (14x14 and 7x7 by default), attention on the coarsest.
 
 Unfolding the answer again has a price: what is wrong with the mean of a channel, a mere change of
-brightness on a plain map, becomes a check of period 2 over the whole picture. With ``fine`` a block
-is unfolded as a pattern down plus a pattern across, which can say stripes but no check, and meets
-the picture itself in two narrow convolutions at full resolution.
+brightness on a plain map, becomes a wave of period 2 over the whole picture. With ``fine`` nothing
+is unfolded: coarse features are repeated and meet the picture in two narrow convolutions at full
+resolution, where a wrong mean stays a change of brightness.
 """
 
 from __future__ import annotations
@@ -65,25 +65,23 @@ class Attention(nn.Module):
 class Fine(nn.Module):
     """The answer at full resolution, from coarse features and the picture itself.
 
-    h (B, c_in, H / patch, W / patch), x (B, channels, H, W), emb (B or 1, emb) -> (B, c_out, H, W).
-    Each coarse pixel becomes a block of patch x patch, down[i] + across[j], in ``width`` channels;
-    finer detail is of x alone.
+    h (B, c_in, H / patch, W / patch), x (B, channels, H, W), emb -> (B, c_out, H, W). Features are
+    repeated ``patch`` times down and across; all detail inside a block is of x.
     """
 
     def __init__(
         self, c_in: int, channels: int, c_out: int, width: int, emb: int, patch: int
     ) -> None:
         super().__init__()
-        self.sizes = (2, width, patch)
-        self.wide = nn.Conv2d(c_in, 2 * width * patch, 3, padding=1)
+        self.patch = patch
+        self.coarse = nn.Conv2d(c_in, width, 3, padding=1)
         self.mix = nn.Conv2d(width + channels, width, 3, padding=1)
         self.told = nn.Linear(emb, 2 * width)
         self.out = zero(nn.Conv2d(width, c_out, 3, padding=1))
 
     def forward(self, h: Tensor, x: Tensor, emb: Tensor) -> Tensor:
-        down, across = self.wide(h).unflatten(1, self.sizes).unbind(1)  # (B, width, patch, H, W)
-        blocks = down.transpose(2, 3).unsqueeze(5) + across.permute(0, 1, 3, 4, 2).unsqueeze(3)
-        h = self.mix(torch.cat([blocks.flatten(4).flatten(2, 3), x], dim=1))
+        h = F.interpolate(self.coarse(h), scale_factor=float(self.patch), mode="nearest")
+        h = self.mix(torch.cat([h, x], dim=1))
         scale, shift = self.told(emb)[:, :, None, None].chunk(2, dim=1)
         return self.out(F.silu(torch.addcmul(shift, h, 1 + scale)))
 
