@@ -230,6 +230,7 @@ NETWORKS = [
     (lambda: UNet(widths=(8, 8), heads=3), "3 heads do not divide the width 8"),
     (lambda: UNet(patch=0), "patch must be"),
     (lambda: UNet(blocks=0), "blocks must be"),
+    (lambda: UNet(fine=0), "fine must be"),
     (lambda: UNet(0), "channels must be"),
     (lambda: unet()(torch.zeros(2, 1, 7, 7), torch.zeros(1)), "multiples of 4"),
     (lambda: Classifier(width=0), "width must be"),

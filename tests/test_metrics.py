@@ -219,13 +219,14 @@ def test_attention_is_counted(heads):
     assert found == 2 * n * c * 3 * c + 2 * n * c * c + 2 * (2 * n * n * c)
 
 
-def test_flops_of_the_mlp_and_the_unet_are_those_of_their_layers():
+@pytest.mark.parametrize("fine", [None, 4])
+def test_flops_of_the_mlp_and_the_unet_are_those_of_their_layers(fine):
     mlp = MLP(dim=2, width=8, depth=3)
     level = 2 * (32 * 8 + 8 * 8)
     hidden = 2 * (2 * 8 + 2 * 8 * 8 + 3 * 8 * 8 + 8 * 2)
     assert count_flops(NetDenoiser(mlp, schedules.linear(), "eps", shape=(2,))) == level + hidden
 
-    net = UNet(widths=(8, 16), patch=2, attention=(False, False), emb=16)
+    net = UNet(widths=(8, 16), patch=2, attention=(False, False), emb=16, fine=fine)
     sizes: dict[str, int] = {}  # pixels that each convolution writes
 
     def note(name):
@@ -235,7 +236,9 @@ def test_flops_of_the_mlp_and_the_unet_are_those_of_their_layers():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(note(name))
     net(torch.zeros(1, 1, 28, 28), torch.zeros(1))
-    assert set(sizes.values()) == {14 * 14, 7 * 7}  # nothing at full resolution
+    at_full = {name for name, size in sizes.items() if size == 28 * 28}
+    assert at_full == (set() if fine is None else {"last.mix", "last.out"})
+    assert set(sizes.values()) - {28 * 28} == {14 * 14, 7 * 7}
     by_hand = sum(
         2 * module.weight.numel() * sizes.get(name, 1)
         for name, module in net.named_modules()

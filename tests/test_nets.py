@@ -12,7 +12,7 @@ from diffusion_lab import nets
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.nets import MLP, Classifier, UNet, make
 from diffusion_lab.nets.layers import LevelEmbedding, zero
-from diffusion_lab.nets.unet import ResBlock
+from diffusion_lab.nets.unet import Fine, ResBlock
 from diffusion_lab.schedules import EDM
 
 
@@ -44,6 +44,7 @@ def test_untrained_networks_say_zero():
     """So that an untrained EDM denoiser is its skip connection alone: the best linear guess."""
     x, lam = randn(3, 1, 8, 8), torch.tensor([0.3])
     assert not small_unet()(x, lam).any()
+    assert not small_unet(fine=4)(x, lam).any()
     assert not MLP(dim=2, width=16)(randn(3, 2), lam).any()
     d = NetDenoiser(small_unet(), EDM(), "edm", sd=0.5)
     sigma = EDM().sigma(0.6)
@@ -54,7 +55,11 @@ def test_untrained_networks_say_zero():
     assert not layer.bias.any()
 
 
-@pytest.mark.parametrize("net", [small_unet(num_classes=3), MLP(2, 16, num_classes=3)], ids=type)
+@pytest.mark.parametrize(
+    "net",
+    [small_unet(num_classes=3), small_unet(num_classes=3, fine=4), MLP(2, 16, num_classes=3)],
+    ids=["unet", "fine", "mlp"],
+)
 def test_every_weight_gets_a_gradient_in_the_end(net):
     net = awake(net).train()
     x = randn(4, 1, 8, 8) if isinstance(net, UNet) else randn(4, 2)
@@ -68,8 +73,9 @@ def test_every_weight_gets_a_gradient_in_the_end(net):
 # ---- shapes -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size,patch", [((28, 28), 2), ((8, 8), 1), ((8, 12), 2)])
 @pytest.mark.parametrize("channels,out", [(1, None), (3, 6)])
-def test_unet_keeps_the_size(size, patch, channels, out):
-    net = awake(small_unet(channels=channels, out_channels=out, patch=patch))
+@pytest.mark.parametrize("fine", [None, 4])
+def test_unet_keeps_the_size(size, patch, channels, out, fine):
+    net = awake(small_unet(channels=channels, out_channels=out, patch=patch, fine=fine))
     y = net(randn(2, channels, *size), torch.tensor([0.0]))
     assert y.shape == (2, out or channels, *size)
     assert torch.isfinite(y).all()
@@ -83,6 +89,47 @@ def test_unet_of_other_depths():
         {"attention": (False, False)},
     ):
         assert awake(small_unet(**options))(x, torch.zeros(1)).shape == x.shape
+
+
+def test_without_fine_the_answer_is_the_last_convolution_unfolded():
+    """Bit for bit what files of before ``fine`` mean; and ``fine`` replaces ``last`` alone."""
+    net, x = awake(make("unet", widths=(8, 16), emb=16, heads=2)), randn(2, 1, 8, 8)
+    said = []
+    net.last.register_forward_hook(lambda module, given, out: said.append(out))
+    assert torch.equal(net(x, torch.zeros(1)), nn.functional.pixel_shuffle(said[0], 2))
+    assert net.last.weight.shape == (4, 8, 3, 3)
+    with_fine = make("unet", widths=(8, 16), emb=16, heads=2, fine=4)
+    ours, theirs = (
+        {k: v.shape for k, v in one.state_dict().items() if not k.startswith("last.")}
+        for one in (net, with_fine)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_with_fine_a_wrong_mean_is_no_wave(patch):
+    """On a plain picture and plain features a folded answer differs inside a block; this cannot."""
+    h, x, emb = (
+        torch.full((1, 8, 6, 6), 0.7),
+        torch.full((1, 1, 6 * patch, 6 * patch), 0.3),
+        randn(1, 16),
+    )
+    plain = awake(Fine(8, 1, 1, width=4, emb=16, patch=patch))(h, x, emb)
+    inner = slice(patch + 2, -patch - 2)  # padding reaches a block and two pixels far
+    inside = plain[0, 0, inner, inner]
+    assert (inside - inside[0, 0]).abs().max() < 1e-6
+    folded = nn.functional.pixel_shuffle(awake(nn.Conv2d(8, patch**2, 3, padding=1))(h), patch)
+    inside = folded[0, 0, inner, inner]
+    assert (inside - inside[0, 0]).abs().max() > 1e-2
+
+
+def test_fine_is_told_of_level_picture_and_features():
+    net = awake(Fine(8, 1, 2, width=4, emb=16, patch=2))
+    h, x, emb = randn(2, 8, 3, 3), randn(2, 1, 6, 6, seed=1), randn(2, 16, seed=2)
+    wide = net.coarse(h).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    scale, shift = (part[:, :, None, None] for part in net.told(emb).split(4, dim=1))
+    mixed = net.mix(torch.cat([wide, x], 1)) * (1 + scale) + shift
+    assert torch.allclose(net(h, x, emb), net.out(nn.functional.silu(mixed)), atol=1e-6)
 
 
 def test_mlp_and_classifier_shapes():

@@ -1,7 +1,12 @@
 """The image network: a small U-Net that spends its multiplications where they count.
 
-A 28x28 picture is first folded into 14x14 with 4 channels (pixel-unshuffle), so no convolution ever
+A 28x28 picture is first folded into 14x14 with 4 channels (pixel-unshuffle), so no wide convolution
 runs at full resolution; two levels follow (14x14 and 7x7 by default), attention on the coarsest.
+
+Unfolding the answer again has a price: what is wrong with the mean of a channel, a mere change of
+brightness on a plain map, becomes a wave of period 2 over the whole picture. With ``fine`` nothing
+is unfolded: coarse features are repeated and meet the picture in two narrow convolutions at full
+resolution, where a wrong mean stays a change of brightness.
 """
 
 from __future__ import annotations
@@ -57,6 +62,30 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
 
 
+class Fine(nn.Module):
+    """The answer at full resolution, from coarse features and the picture itself.
+
+    h (B, c_in, H / patch, W / patch), x (B, channels, H, W), emb -> (B, c_out, H, W). Features are
+    repeated ``patch`` times down and across; all detail inside a block is of x.
+    """
+
+    def __init__(
+        self, c_in: int, channels: int, c_out: int, width: int, emb: int, patch: int
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        self.coarse = nn.Conv2d(c_in, width, 3, padding=1)
+        self.mix = nn.Conv2d(width + channels, width, 3, padding=1)
+        self.told = nn.Linear(emb, 2 * width)
+        self.out = zero(nn.Conv2d(width, c_out, 3, padding=1))
+
+    def forward(self, h: Tensor, x: Tensor, emb: Tensor) -> Tensor:
+        h = F.interpolate(self.coarse(h), scale_factor=float(self.patch), mode="nearest")
+        h = self.mix(torch.cat([h, x], dim=1))
+        scale, shift = self.told(emb)[:, :, None, None].chunk(2, dim=1)
+        return self.out(F.silu(torch.addcmul(shift, h, 1 + scale)))
+
+
 class UNet(nn.Module):
     """x (B, channels, H, W), lam (B,) or (1,), label (B,) or None -> (B, out_channels, H, W).
 
@@ -69,6 +98,7 @@ class UNet(nn.Module):
         attention: for each level, whether its blocks are followed by attention.
         emb: width of the embedding of noise level and class.
         num_classes: number of classes, or None.
+        fine: channels at full resolution, on the way out (``Fine``); None unfolds the answer.
     """
 
     def __init__(
@@ -82,6 +112,7 @@ class UNet(nn.Module):
         emb: int = 128,
         heads: int = 4,
         num_classes: int | None = None,
+        fine: int | None = None,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -92,6 +123,7 @@ class UNet(nn.Module):
             emb=emb,
             heads=heads,
             num_classes=num_classes,
+            fine=fine,
         )
         if not widths or any(w < 4 or w % min(8, w // 4) for w in widths):
             raise ValueError(
@@ -120,7 +152,12 @@ class UNet(nn.Module):
             if i:
                 self.up.append(_Upsample(widths[i], widths[i - 1]))
         self.norm = nn.GroupNorm(min(8, widths[0] // 4), widths[0])
-        self.last = zero(nn.Conv2d(widths[0], (out_channels or channels) * patch**2, 3, padding=1))
+        out = out_channels or channels
+        self.last: nn.Module
+        if fine is None:
+            self.last = zero(nn.Conv2d(widths[0], out * patch**2, 3, padding=1))
+        else:
+            self.last = Fine(widths[0], channels, out, fine, emb, patch)
 
     def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
         check_inputs(x, self.first.in_channels // self.patch**2, 4)
@@ -141,7 +178,10 @@ class UNet(nn.Module):
                 h = layer(torch.cat([h, kept.pop()], dim=1), emb)
             else:
                 h = layer(h)
-        return F.pixel_shuffle(self.last(F.silu(self.norm(h))), self.patch)
+        h = F.silu(self.norm(h))
+        if isinstance(self.last, Fine):
+            return self.last(h, x, emb)
+        return F.pixel_shuffle(self.last(h), self.patch)
 
 
 class _Level(nn.Module):
