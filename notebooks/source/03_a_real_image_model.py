@@ -1126,7 +1126,7 @@ plots.show_table(
 
 # %% [markdown] name="fold-control-text"
 # A ratio is no proof that the *fold* did it. The control: the same recipe, the same number of steps, once with the fold and
-# once without (`benchmarks/folding.py`, two seeds each; the network without it takes too long for a lesson).
+# once without (`benchmarks/folding.py`; the network without it takes too long for a lesson).
 
 # %% name="fold-control"
 control = json.loads(store.path("measured/folding.json").read_text())
