@@ -214,7 +214,7 @@ def my_ddim(eps_hat, x, times, abar, eta: float, fresh):
 
 
 # %% name="check-loop" points=3
-mine = check.ddim_loop(my_ddim)
+check.ddim_loop(my_ddim)
 
 # %% [markdown] name="drawn-text"
 # Now with the network: eight pictures in ten of **your** steps without noise, and in ten with $\eta = 1$, from
@@ -226,7 +226,8 @@ def package_ddim(eps_hat, x, times, abar, eta, fresh):
     return sample(walk(ddim(eta), net, x, times, noise=lambda i, like: fresh())).x
 
 
-loop, whose = (my_ddim, "your") if mine.ok else (package_ddim, "the package's")
+right = check.ddim_loop.last == "right"
+loop, whose = (my_ddim, "your") if right else (package_ddim, "the package's")
 rows = []
 for eta in (0.0, 1.0):
     gen = generator(0)
@@ -462,7 +463,7 @@ for name, toy in both.items():
 # steps. `encode` does the first, `walk(ddim(), ...)` the second. How large is the error on the broad
 # mixture?
 
-# %% name="round" tags=["nbval-check-output"]
+# %% name="round"
 x0, exact = broad.sample(8000, generator(5)), broad.denoiser(linear)
 rows = []
 for steps in (10, 20, 50, 100):
@@ -470,10 +471,13 @@ for steps in (10, 20, 50, 100):
     z = sample(encode(exact, x0, times)).x
     back = sample(walk(ddim(), exact, z, times)).x
     miss = (back - x0).square().mean().sqrt().item()
-    rows.append(
-        {"steps": steps, "error after the round trip (rms)": miss, "steps x error": steps * miss}
-    )
-plots.show_table(rows, digits=dict(zip(rows[0], ("d", ".2f", ".1f"), strict=True)))
+    rows.append({"steps": steps, "error (rms)": miss, "steps x error": steps * miss})
+
+# %% [markdown] name="round-table-text"
+# The error after the round trip, and what stays of it when it is multiplied by the number of steps:
+
+# %% name="round-table" tags=["nbval-check-output"]
+plots.show_table(rows, digits={"error (rms)": ".2f", "steps x error": ".1f"})
 
 # %% [markdown] name="round-seen"
 # The last column is constant: the error is proportional to 1/steps. DDIM is a **first-order** method.
@@ -786,6 +790,11 @@ plots.show(
     "at ten the kinds are back without their finest detail, at fifty nearly the originals.",
     caption="Encoded and decoded with the same number of steps. Last row: the noise they passed.",
 )
+
+# %% [markdown] name="encode-table-text"
+# What is missed, and how large the noise is where the picture is black and where it is not:
+
+# %% name="encode-table"
 black, table = x0 < -0.99, []
 for steps, row in zip(ladder, rows[1:], strict=True):
     miss, z = (row - x0).square().mean().sqrt().item(), codes[steps]
@@ -842,7 +851,7 @@ explore(
 # The steps decide how finished the pictures are; the seed decides which pictures they are, as long as
 # $\eta = 0$. The second thing to touch is the way between two noises: move the share, and change the route.
 
-# %% name="touch-mix"
+# %% name="touch-mix" tags=["hide-input"]
 corners = torch.randn(6, 1, 28, 28, generator=generator(8))
 
 
@@ -955,6 +964,11 @@ plots.show(
     "towards 0, and quadratic STEP begins at 800.",
     caption="Ten steps chosen in four ways. VAR asks at steps that are not whole numbers.",
 )
+
+# %% [markdown] name="choose-table-text"
+# In numbers:
+
+# %% name="choose-table"
 digits = {"ᾱ at the first": ".5f"} | {f"{j}": ".1f" for j in range(1, 11)}
 plots.show_table(table, title="The ten steps of each way", digits=digits)
 
@@ -1053,6 +1067,11 @@ for steps in (10, 20):
         none, full = (f"{' '.join(way)} {steps} kappa {k}" for k in (0, 1))
         rows.append({"way": " ".join(way), "calls": steps} | lower(none, full, ("κ = 0", "κ = 1")))
 plots.show_table(rows, title=f"FD of κ = 0 minus FD of κ = 1, in A; pairs, N = {n_bench}")
+
+# %% [markdown] name="fast-real-text"
+# And real steps against whole ones, without noise:
+
+# %% name="fast-real"
 for steps in (10, 20):
     var, step = (f"{how} linear {steps} kappa 0" for how in ("var", "step"))
     words = metrics.verdict(gap(var, step), ("linear VAR", "linear STEP"))
