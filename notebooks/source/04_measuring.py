@@ -219,6 +219,15 @@ print(f"KID  {mmd2(bell, two):.0f}")
 # $d(d+1)/2$ covariances adds $1/(2N)$:
 #
 # $$ E\,\mathrm{FD} \approx \frac{d + d(d+1)/4}{N}. $$
+#
+# <details><summary>Where the 1/(2N) comes from</summary>
+#
+# Against the identity only $\mathrm{tr}(C + I - 2\, C^{1/2})$ is left of the covariances. Write $C = I + E$ with a small
+# $E$. The root is $C^{1/2} = I + E/2 - E^2/8 + \dots$, so that the trace is
+# $\mathrm{tr}(2I + E - 2I - E + E^2/4) = \tfrac14 \sum_{ij} E_{ij}^2$: the first order cancels, the second does not. The
+# covariance of N draws has $E\,[E_{ij}^2] \approx 1/N$ off the diagonal and $2/N$ on it. A pair $i < j$ stands twice in
+# the sum and gives $\tfrac14 \cdot \tfrac2N$; a variance stands once and gives $\tfrac14 \cdot \tfrac2N$ as well.
+# </details>
 
 # %% name="bias" tags=["nbval-check-output"]
 d, gen = 64, generator(1)

@@ -448,6 +448,22 @@ for name, toy in both.items():
 # right $x_t$ is $c^2$ times the mean of $\mathrm{Var}(x_0 \mid x_t)$. The factor grows with $S$: a step that adds
 # more fresh noise keeps less of $x_t$, and leans more on the guess.
 #
+# <details><summary>Why the deficit is that, and why it grows with S</summary>
+#
+# Put $\hat\epsilon = (x_t - \alpha_t \hat x_0)/\sigma_t$ into the step: $x_s = k\, x_t + c\, \hat x_0 + S z$ with
+# $k = \sqrt{\sigma_s^2 - S^2}/\sigma_t$ and $c = \alpha_s - k\, \alpha_t$. With the true $x_0$ in the place of
+# $\hat x_0$ the marginal at $s$ would be exact. Given $x_t$, the true $x_0$ varies by $\mathrm{Var}(x_0 \mid x_t)$ around
+# its mean $\hat x_0$; leaving that out takes $c^2\, E\, \mathrm{Var}(x_0 \mid x_t)$ from the variance of $x_s$. A larger
+# $S$ makes $k$ smaller, and so $c$ larger.
+# </details>
+# <details><summary>Why the larger noise is exact for N(0, I)</summary>
+#
+# Then $x_t \sim N(0, I)$ at every time, $\hat\epsilon = \sigma_t x_t$, and the mean of $\eta = 1$ is
+# $(x_t - \beta\, \hat\epsilon/\sigma_t)/\sqrt{1 - \beta} = \sqrt{1 - \beta}\, x_t$ with
+# $1 - \beta = \bar\alpha_t/\bar\alpha_s$. For variance 1 the fresh noise must have variance $\beta$, which is
+# $\hat\sigma^2$.
+# </details>
+#
 # $\hat\sigma$ has the mean of $\eta = 1$, and adds noise for what is lacking, without knowing the data. If the
 # data's variance is 0, nothing is lacking and $\eta = 1$ is right; if it is 1 ($x_0 \sim N(0, I)$),
 # $\hat\sigma$ is right. Broad peaks are served by the second; narrow ones it smears: their samples are too wide.
@@ -748,10 +764,9 @@ for name, way in routes.items():
 def my_slerp(a, b, u: float):
     """Spherical interpolation of noises (B, C, H, W), pair by pair."""
     ### BEGIN SOLUTION
-    size = (
-        a.square().sum((1, 2, 3), keepdim=True) * b.square().sum((1, 2, 3), keepdim=True)
-    ).sqrt()
-    w = ((a * b).sum((1, 2, 3), keepdim=True) / size).acos()
+    own = {"dim": (1, 2, 3), "keepdim": True}  # of each pair
+    size = (a.square().sum(**own) * b.square().sum(**own)).sqrt()
+    w = ((a * b).sum(**own) / size).acos()
     return (torch.sin((1 - u) * w) * a + torch.sin(u * w) * b) / torch.sin(w)
     ### END SOLUTION
     ### BEGIN STUB
