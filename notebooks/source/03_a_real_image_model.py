@@ -1191,7 +1191,8 @@ plots.show(
 # Look closely at dark areas: a faint check of period two, where the table above has it. Each of the four
 # pixels of a block is a channel of its own, with an error of its own, and nothing after the unfolding
 # smooths over them. The control says what the fold buys and what it costs: much less time for the same number of steps, a
-# higher loss at equal steps, and the check. At equal *time* the unfolded network makes far fewer steps.
+# higher loss at equal steps, and the check. (Where a wave stands out with the fold and without it, the fold is not to blame.) At
+# equal *time* the unfolded network makes far fewer steps.
 #
 # ### The loss, once more
 #
