@@ -205,21 +205,21 @@ def my_block(block, x, emb):
     silu = torch.nn.functional.silu
     h = block.conv1(silu(block.norm1(x)))
     scale, shift = block.told(emb)[:, :, None, None].chunk(2, dim=1)
-    h = block.norm2(h) * (1 + scale) + shift
-    return block.skip(x) + block.conv2(silu(h))
+    return block.skip(x) + block.conv2(silu(block.norm2(h) * (1 + scale) + shift))
     ### END SOLUTION
 
 
 # %% name="check-block" points=2
-mine = check.residual_block(my_block)
+check.residual_block(my_block)
 
 # %% [markdown] name="block-drawn-text"
 # The shipped network (this one, trained for longer), with its blocks replaced by yours if the check says *right*:
 
 # %% name="block-drawn"
+right = check.residual_block.last == "right"
 rebuilt = copy.deepcopy(checkpoints.load_denoiser("fashion"))
 places = [part for part in rebuilt.net.modules() if isinstance(part, ResBlock)]
-if mine.ok:
+if right:
     for part in places:
         part.forward = lambda x, emb, part=part: my_block(part, x, emb)
 drawn = generate(
@@ -228,7 +228,7 @@ drawn = generate(
 plots.show(
     plots.strip([drawn], titles=fashion.classes),
     alt="A row of ten generated garments, one of each class.",
-    caption=f"Drawn by the shipped network; {'your' if mine.ok else 'the package’s'} block in "
+    caption=f"Drawn by the shipped network; {'your' if right else 'the package’s'} block in "
     f"{len(places)} places.",
 )
 
@@ -363,8 +363,13 @@ plots.show_table(rows, title="a, b of x₀ = a xₜ + b out")
 toy = toys.two_class()
 mean = toy.weights @ toy.means[:, 0]
 sd = (toy.weights @ (toy.covs[:, 0, 0] + toy.means[:, 0] ** 2) - mean**2).sqrt().item()
+print(f"standard deviation of the toy {sd:.2f}")
+
+# %% [markdown] name="copying-text"
+# The two numbers, from variances alone:
 
 
+# %% name="copying-and-price"
 def copying_and_price(kind: str, alpha, sigma):
     """Squared correlation of x0 - a x_t with the input x_t, and its standard deviation."""
     a, _ = affine(kind, alpha, sigma, sd)
@@ -718,7 +723,7 @@ plots.show(
 # a single number, $\hat\epsilon = k x_t$, that has to serve two levels. The best own $k$ of a level
 # is $\sigma$; the best shared one is a compromise, and the weight decides whose.
 
-# %% name="scarce" tags=["nbval-check-output"]
+# %% name="scarce"
 t = vp.t_of_lam(torch.tensor([-2.0, 2.0], dtype=torch.float64))
 sigma = vp.sigma(t)
 rows = []
@@ -727,6 +732,11 @@ for name, weighting in weightings.items():
     k = (w * sigma).sum() / w.sum()  # least squares: E[x eps] = sigma, E[x^2] = 1
     excess = {"excess, noisy": (k - sigma[0]) ** 2, "excess, clean": (k - sigma[1]) ** 2}
     rows.append({"weight": name, "shared k": k.item()} | {n: v.item() for n, v in excess.items()})
+
+# %% [markdown] name="scarce-table-text"
+# For each weight the shared number, and what it costs at either level beyond the best own $k$:
+
+# %% name="scarce-table" tags=["nbval-check-output"]
 digits = {"shared k": ".3f", "excess, noisy": ".4f", "excess, clean": ".4f"}
 plots.show_table(rows, digits=digits)
 print("with one k for each level: k = sigma whatever the weight, excess error 0")
@@ -744,6 +754,12 @@ print("with one k for each level: k = sigma whatever the weight, excess error 0"
 
 # %% name="measured"
 bench = json.loads(store.path("measured/weighting.json").read_text())
+print("measured by", bench["command"])
+
+# %% [markdown] name="measured-table-text"
+# The distance of its pictures, seed by seed:
+
+# %% name="measured-table"
 rows = [
     {"weight": name, "mean": fmean(run["fd"])} | {f"seed {i}": fd for i, fd in enumerate(run["fd"])}
     for name, run in bench["runs"].items()
@@ -753,7 +769,6 @@ title = (
 )
 digits = {name: ".2f" for name in rows[0] if name != "weight"}
 plots.show_table(rows, title=title.format_map(bench), digits=digits)
-print("measured by", bench["command"])
 
 # %% [markdown] name="measured-figure-text"
 # The distances seed by seed, and what each weight did to the error at each noise level, relative to
@@ -940,7 +955,7 @@ def my_training(model, average, optimiser, pictures, draw, steps: int) -> list:
 
 
 # %% name="check-training" points=3
-trains = check.training_loop(my_training)
+check.training_loop(my_training)
 
 # %% [markdown] name="first-text"
 # Now with a real network: a narrow one, without classes, so that it is quick. (Until the check says *right*, the package's `train` does
@@ -963,7 +978,8 @@ def draw(n: int):
     return t, *(c.float() for c in (*pupil.schedule.alpha_sigma(t), weight))
 
 
-if trains.ok:
+own_loop = check.training_loop.last == "right"
+if own_loop:
     torch.manual_seed(0)
     optimiser = torch.optim.AdamW(pupil.parameters(), lr=narrow.lr)
     first_losses = my_training(pupil, average, optimiser, fashion.x, draw, narrow.steps)
@@ -976,7 +992,7 @@ else:
 
 # %% name="first-figure"
 made = generate(average, 10, seed=3, **{k: v for k, v in narrow.sampler.items() if k != "scale"}).x
-whose = "your loop" if trains.ok else "the package's loop"
+whose = "your loop" if own_loop else "the package's loop"
 plots.show(
     plots.training(list(range(1, len(first_losses) + 1)), first_losses, made, title=whose),
     alt="Left: the loss of each step, noisy and falling. Right: ten generated pictures, dark blurred "
@@ -1126,7 +1142,7 @@ plots.show_table(
 
 # %% [markdown] name="fold-control-text"
 # A ratio is no proof that the *fold* did it. The control: the same recipe, the same number of steps, once with the fold and
-# once without (`benchmarks/folding.py`, two seeds each; the network without it takes too long for a lesson).
+# once without (`benchmarks/folding.py`; the network without it takes too long for a lesson).
 
 # %% name="fold-control"
 control = json.loads(store.path("measured/folding.json").read_text())
@@ -1175,7 +1191,8 @@ plots.show(
 # Look closely at dark areas: a faint check of period two, where the table above has it. Each of the four
 # pixels of a block is a channel of its own, with an error of its own, and nothing after the unfolding
 # smooths over them. The control says what the fold buys and what it costs: much less time for the same number of steps, a
-# higher loss at equal steps, and the check. At equal *time* the unfolded network makes far fewer steps.
+# higher loss at equal steps, and the check. (Where a wave stands out with the fold and without it, the fold is not to blame.) At
+# equal *time* the unfolded network makes far fewer steps.
 #
 # ### The loss, once more
 #
@@ -1315,6 +1332,11 @@ rows = [
      "calls": run["nfe"], "core-s / 1000": run["seconds"]}
     for name, run in peers["runs"].items()
 ]  # fmt: skip
+
+# %% [markdown] name="peers-table-text"
+# Two numbers are two seeds; *calls* are the network's for one picture.
+
+# %% name="peers-table"
 title = "N = {pictures}, after {budget} core-seconds of training; real pictures {floor:.2f}"
 digits = {"M parameters": ".2f", "core-s / 1000": ".0f"}
 plots.show_table(rows, title=title.format_map(peers), digits=digits)
@@ -1375,7 +1397,7 @@ explore(
 # should say, what it says, what that means for $x_0$, and the effort each weighting spends there.
 # Move the level, and change what "saying" means.
 
-# %% name="touch-level"
+# %% name="touch-level" tags=["hide-input"]
 cosine = schedules.make("cosine")
 on_vp = shipped.on(cosine)  # the same network, read on a variance-preserving schedule
 x0, label = test.x[2:3], test.labels[2:3]

@@ -255,7 +255,7 @@ def my_ddim(eps_hat, x, times, abar, eta: float, fresh):
 
 
 # %% name="check-loop" points=3
-mine = check.ddim_loop(my_ddim)
+check.ddim_loop(my_ddim)
 
 # %% [markdown] name="drawn-text"
 # Now with the network: eight pictures in ten of **your** steps without noise, and in ten with $\eta = 1$, from
@@ -267,7 +267,8 @@ def package_ddim(eps_hat, x, times, abar, eta, fresh):
     return sample(walk(ddim(eta), net, x, times, noise=lambda i, like: fresh())).x
 
 
-loop, whose = (my_ddim, "your") if mine.ok else (package_ddim, "the package's")
+right = check.ddim_loop.last == "right"
+loop, whose = (my_ddim, "your") if right else (package_ddim, "the package's")
 rows = []
 for eta in (0.0, 1.0):
     gen = generator(0)
@@ -498,6 +499,22 @@ for name, toy in both.items():
 # right $x_t$ is $c^2$ times the mean of $\mathrm{Var}(x_0 \mid x_t)$. The factor grows with $S$: a step that adds
 # more fresh noise keeps less of $x_t$, and leans more on the guess.
 #
+# <details><summary>Why the deficit is that, and why it grows with S</summary>
+#
+# Put $\hat\epsilon = (x_t - \alpha_t \hat x_0)/\sigma_t$ into the step: $x_s = k\, x_t + c\, \hat x_0 + S z$ with
+# $k = \sqrt{\sigma_s^2 - S^2}/\sigma_t$ and $c = \alpha_s - k\, \alpha_t$. With the true $x_0$ in the place of
+# $\hat x_0$ the marginal at $s$ would be exact. Given $x_t$, the true $x_0$ varies by $\mathrm{Var}(x_0 \mid x_t)$ around
+# its mean $\hat x_0$; leaving that out takes $c^2\, E\, \mathrm{Var}(x_0 \mid x_t)$ from the variance of $x_s$. A larger
+# $S$ makes $k$ smaller, and so $c$ larger.
+# </details>
+# <details><summary>Why the larger noise is exact for N(0, I)</summary>
+#
+# Then $x_t \sim N(0, I)$ at every time, $\hat\epsilon = \sigma_t x_t$, and the mean of $\eta = 1$ is
+# $(x_t - \beta\, \hat\epsilon/\sigma_t)/\sqrt{1 - \beta} = \sqrt{1 - \beta}\, x_t$ with
+# $1 - \beta = \bar\alpha_t/\bar\alpha_s$. For variance 1 the fresh noise must have variance $\beta$, which is
+# $\hat\sigma^2$.
+# </details>
+#
 # $\hat\sigma$ has the mean of $\eta = 1$, and adds noise for what is lacking, without knowing the data. If the
 # data's variance is 0, nothing is lacking and $\eta = 1$ is right; if it is 1 ($x_0 \sim N(0, I)$),
 # $\hat\sigma$ is right. Broad peaks are served by the second; narrow ones it smears: their samples are too wide.
@@ -513,7 +530,7 @@ for name, toy in both.items():
 # steps. `encode` does the first, `walk(ddim(), ...)` the second. How large is the error on the broad
 # mixture?
 
-# %% name="round" tags=["nbval-check-output"]
+# %% name="round"
 x0, exact = broad.sample(8000, generator(5)), broad.denoiser(linear)
 rows = []
 for steps in (10, 20, 50, 100):
@@ -521,10 +538,13 @@ for steps in (10, 20, 50, 100):
     z = sample(encode(exact, x0, times)).x
     back = sample(walk(ddim(), exact, z, times)).x
     miss = (back - x0).square().mean().sqrt().item()
-    rows.append(
-        {"steps": steps, "error after the round trip (rms)": miss, "steps x error": steps * miss}
-    )
-plots.show_table(rows, digits=dict(zip(rows[0], ("d", ".2f", ".1f"), strict=True)))
+    rows.append({"steps": steps, "error (rms)": miss, "steps x error": steps * miss})
+
+# %% [markdown] name="round-table-text"
+# The error after the round trip, and what stays of it when it is multiplied by the number of steps:
+
+# %% name="round-table" tags=["nbval-check-output"]
+plots.show_table(rows, digits={"error (rms)": ".2f", "steps x error": ".1f"})
 
 # %% [markdown] name="round-seen"
 # The last column is constant: the error is proportional to 1/steps. DDIM is a **first-order** method.
@@ -814,10 +834,9 @@ for name, way in routes.items():
 def my_slerp(a, b, u: float):
     """Spherical interpolation of noises (B, C, H, W), pair by pair."""
     ### BEGIN SOLUTION
-    size = (
-        a.square().sum((1, 2, 3), keepdim=True) * b.square().sum((1, 2, 3), keepdim=True)
-    ).sqrt()
-    w = ((a * b).sum((1, 2, 3), keepdim=True) / size).acos()
+    own = {"dim": (1, 2, 3), "keepdim": True}  # of each pair
+    size = (a.square().sum(**own) * b.square().sum(**own)).sqrt()
+    w = ((a * b).sum(**own) / size).acos()
     return (torch.sin((1 - u) * w) * a + torch.sin(u * w) * b) / torch.sin(w)
     ### END SOLUTION
     ### BEGIN STUB
@@ -856,6 +875,11 @@ plots.show(
     "at ten the kinds are back without their finest detail, at fifty nearly the originals.",
     caption="Encoded and decoded with the same number of steps. Last row: the noise they passed.",
 )
+
+# %% [markdown] name="encode-table-text"
+# What is missed, and how large the noise is where the picture is black and where it is not:
+
+# %% name="encode-table"
 black, table = x0 < -0.99, []
 for steps, row in zip(ladder, rows[1:], strict=True):
     miss, z = (row - x0).square().mean().sqrt().item(), codes[steps]
@@ -917,7 +941,7 @@ explore(
 # The steps decide how finished the pictures are; the seed decides which pictures they are, as long as
 # $\eta = 0$. The second thing to touch is the way between two noises: move the share, and change the route.
 
-# %% name="touch-mix"
+# %% name="touch-mix" tags=["hide-input"]
 corners = torch.randn(6, 1, 28, 28, generator=generator(8))
 
 
@@ -1030,6 +1054,11 @@ plots.show(
     "towards 0, and quadratic STEP begins at 800.",
     caption="Ten steps chosen in four ways. VAR asks at steps that are not whole numbers.",
 )
+
+# %% [markdown] name="choose-table-text"
+# In numbers:
+
+# %% name="choose-table"
 digits = {"ᾱ at the first": ".5f"} | {f"{j}": ".1f" for j in range(1, 11)}
 plots.show_table(table, title="The ten steps of each way", digits=digits)
 
@@ -1128,6 +1157,11 @@ for steps in (10, 20):
         none, full = (f"{' '.join(way)} {steps} kappa {k}" for k in (0, 1))
         rows.append({"way": " ".join(way), "calls": steps} | lower(none, full, ("κ = 0", "κ = 1")))
 plots.show_table(rows, title=f"FD of κ = 0 minus FD of κ = 1, in A; pairs, N = {n_bench}")
+
+# %% [markdown] name="fast-real-text"
+# And real steps against whole ones, without noise:
+
+# %% name="fast-real"
 for steps in (10, 20):
     var, step = (f"{how} linear {steps} kappa 0" for how in ("var", "step"))
     words = metrics.verdict(gap(var, step), ("linear VAR", "linear STEP"))

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab.course.checks import EMPTY, NO_RETURN, Untouched, choice, exercise, judge
 from diffusion_lab.course.checks.reading import complete
+from diffusion_lab.device import randn
 
 
 # ---- the Fréchet distance
@@ -233,7 +234,7 @@ def catches_copies(alarm: Any, seed: int) -> str | None:
         data.load("fashion", "test").x,
     )
     held_out, new, source = real[order[:200]], real[order[200:260]], train[order[order < 600][:60]]
-    noise = 0.05 * torch.randn(source.shape, generator=g, device="cpu")
+    noise = 0.05 * randn(source.shape, g)
     sets = {
         "new pictures": new,
         "plain copies": source,
