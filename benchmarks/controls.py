@@ -117,7 +117,7 @@ def of_digits(tiny: bool) -> dict[str, Any]:
         return metrics.fd(generate(model, n, **how, **options).x, "digits")
 
     for budget in (5,) if tiny else (11, 41):
-        rs = (0.01, 0.16, 0.25, 0.4, 0.6)
+        rs = (0.16, 0.25, 0.4, 0.6, 0.8, 1.2)
         found["races"][str(budget)] = race(score, budget, rs, 1 if tiny else 2, 2 if tiny else 5)
     return found
 
