@@ -995,15 +995,15 @@ made = generate(average, 10, seed=3, **{k: v for k, v in narrow.sampler.items() 
 whose = "your loop" if own_loop else "the package's loop"
 plots.show(
     plots.training(list(range(1, len(first_losses) + 1)), first_losses, made, title=whose),
-    alt="Left: the loss of each step, noisy and falling. Right: ten generated pictures, dark blurred "
-    "shapes of clothes at best.",
+    alt="Left: the loss of each step, noisy and falling. Right: ten generated pictures, grainy "
+    "blobs, some in the outline of a garment.",
     caption=f"{narrow.steps} steps of {whose}: the loss, and ten pictures drawn by the average.",
 )
 
 # %% [markdown] name="first-seen"
 # ## Training, live
 #
-# A few seconds give blurred shapes. Ten times the work, and a network of twice the width, gives clothes. The package's `train` is your loop
+# A few seconds give grainy blobs in the right places. Ten times the work, and a network of twice the width, gives clothes. The package's `train` is your loop
 # with what practice adds: labels, a falling learning rate, states that a killed training goes on from.
 
 # %% [markdown] name="recipe-text"
@@ -1182,13 +1182,13 @@ words = ["shipped", "fine structure", "real", "fine structure"]
 plots.show(
     plots.strip(rows, labels=words, size=1.0),
     alt="Four rows of eight enlarged middles of dark garments. The fine structure of the drawn ones "
-    "shows a regular check of single pixels; that of the real ones is smoother or irregular.",
+    "changes from pixel to pixel in their plain parts; that of the real ones is mostly smooth there.",
     caption="The middle of dark garments, and what is left without the mean of each pixel's 3 x 3 "
     "neighbours, contrast raised: drawn by the shipped network, and real.",
 )
 
 # %% [markdown] name="check-seen"
-# Look closely at dark areas: a faint check of period two, where the table above has it. Each of the four
+# Look at the plain parts: the drawn garments are restless from pixel to pixel where the real ones are even. Each of the four
 # pixels of a block is a channel of its own, with an error of its own, and nothing after the unfolding
 # smooths over them. The control says what the fold buys and what it costs: much less time for the same number of steps, a
 # higher loss at equal steps, and the check. (Where a wave stands out with the fold and without it, the fold is not to blame.) At
