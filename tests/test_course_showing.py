@@ -48,6 +48,13 @@ def test_a_wide_table_is_printed_in_parts_of_a_hundred_letters(capsys):
         assert sum(f"column number {i}" in re.split(r"  +", line) for line in lines) == 1
 
 
+def test_long_words_wrap_in_their_column(capsys):
+    show_table([{"claim": "a" * 50 + " b", "here": "word " * 30}, {"claim": "c", "here": "d"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and len(lines) == 6
+    assert sum(line.count("word") for line in lines) == 30
+
+
 @pytest.mark.parametrize(
     ("rows", "digits", "words"),
     [

@@ -110,7 +110,12 @@ IN_TEXT = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[\w-]+/|[\w-]+\.\w{2,4}")
 IN_LAYOUT = re.compile(r"([\w/]+/)  ")
 NAMED = [word for word in CODE if IN_TEXT.fullmatch(word)]
 NAMED += [found[1] for line in LINES if (found := IN_LAYOUT.match(line))]
-MADE = {"samples.png", "my", "05_jumping.old1.ipynb"}  # by the commands that are shown
+MADE = {
+    "samples.png",
+    "my",
+    "build/site",
+    "05_jumping.old1.ipynb",
+}  # by the commands that are shown
 PATHS = sorted({word.rstrip("/") for word in NAMED} - MADE)
 
 

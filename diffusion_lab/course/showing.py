@@ -11,7 +11,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import struct
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +178,9 @@ def show_table(
     markup = tabulate(cells, names, tablefmt="html", **form).replace(
         "<table>", f"<table>\n{head}" if head else "<table>", 1
     )
-    markup = markup.replace("<th ", '<th scope="col" ').replace("<th>", '<th scope="col">')
+    left = ' style="text-align: left;">'  # said too: notebooks' own style is to the right
+    markup = markup.replace("<th>", "<th" + left).replace("<td>", "<td" + left)
+    markup = markup.replace("<th ", '<th scope="col" ')
     parts = ["\n".join(part) for part in _narrow(names, cells, numbers)]
     both(markup, "\n\n".join(([title] if title else []) + parts), more)
 
@@ -191,6 +195,9 @@ def _written(value: Any, digits: str | None) -> str:
 
 def _narrow(names: list[str], cells: list[list[str]], right: list[bool]) -> list[list[str]]:
     """A table's lines in plain text; too wide a one in parts, each with the first column."""
+    most = [60, *[max(20, WIDE - 2 - min(60, max(len(row[0]) for row in cells)))] * len(names)]
+    split = [[textwrap.wrap(c, n) or [""] for c, n in zip(row, most)] for row in cells]
+    cells = [list(part) for row in split for part in itertools.zip_longest(*row, fillvalue="")]
     sizes = [max(map(len, column)) for column in zip(names, *cells)]
     parts: list[list[int]] = [[0]]
     for i in range(1, len(names)):
