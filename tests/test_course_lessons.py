@@ -146,6 +146,12 @@ def output_faults(notebook) -> list[str]:
                 found.append(f"{name}: a warning is stored: {out.text[:80]!r}")
             if any("widget" in kind for kind in out.get("data", {})):
                 found.append(f"{name}: a widget is stored")
+            table = out.get("data", {}).get("text/html", "").startswith("<table")
+            lines = (out.get("text", "") + table * out.get("data", {}).get("text/plain", "")).split(
+                "\n"
+            )
+            found += [f"{name}: {len(line)} letters in a line" for line in lines if len(line) > 100]
+            found += [f"{name}: a dict is shown" for line in lines if re.search(r"\{['\d]", line)]
         for out in images(cell):
             if not out.metadata.get("image/png", {}).get("alt", "").strip():
                 found.append(f"{name}: a figure has no alt text")
@@ -479,7 +485,7 @@ def test_built_lesson_has_no_fault(built):
         (figure,) = images(named(notebook, "line"))
         assert figure.metadata["image/png"]["alt"] == "a line"
         assert base64.b64decode(figure.data["image/png"]).startswith(b"\x89PNG")
-        assert printed(named(notebook, "line")).endswith("It rises.\n")
+        assert printed(named(notebook, "line")).endswith("It rises.")
         assert [c.execution_count for c in code_cells(notebook)] == list(range(1, 10))
     assert re.search(r"\*\*Time.\*\* about \d+ s on \d+ CPU cores", notebook.cells[0].source)
     assert set(verdicts(stored("99_tiny", "solution", built)).values()) == {"right: well done.\n"}
@@ -646,6 +652,14 @@ def add(name: str, output) -> object:
         (
             add("exact", {"output_type": "stream", "name": "stdout", "text": "at 0x7f00aa00bb"}),
             "0x",
+        ),
+        (
+            add("exact", {"output_type": "stream", "name": "stdout", "text": "x" * 101}),
+            "101 letters",
+        ),
+        (
+            add("exact", {"output_type": "stream", "name": "stdout", "text": "{'a': 1}"}),
+            "a dict is",
         ),
         (lambda nb: images(named(nb, "line"))[0].update(metadata={}), "no alt text"),
         (lambda nb: named(nb, "line").outputs.pop(), "no caption"),

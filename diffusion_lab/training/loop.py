@@ -606,7 +606,7 @@ def load_or_train(
     print(
         f"{name}: {branch}, sha256 {sha256(path)[:12]}\n"
         f"trained for {about['recipe']['steps']:,} steps in {about['cpu_seconds']:,.0f} "
-        f"core-seconds ({about['machine']}) by: {about['command']}"
+        f"core-seconds ({about['machine']})\nby: {about['command']}"
     )
     return model
 

@@ -34,6 +34,8 @@
 # First the pictures; the rest of what this lesson needs comes after them.
 
 # %% name="imports"
+import textwrap
+
 import torch
 
 from diffusion_lab import data, metrics
@@ -133,7 +135,7 @@ print(f"the classifier is right about {right:.0%} of test pictures")
 try:
     metrics.fid(real, test.x)
 except ValueError as error:
-    print("ValueError:", error)
+    print("ValueError:", *textwrap.wrap(str(error), 80), sep="\n")
 
 # %% [markdown] name="frechet-text"
 # ## The Fréchet distance

@@ -758,7 +758,7 @@ plots.show(
 for k in ("0", "1"):
     gaps = [(rows[k, c] - rows[k, ladder[-1]]).square().mean().sqrt() for c in ladder[:-1]]
     told = ", ".join(f"{d:.2f} from {c} steps" for d, c in zip(gaps, ladder[:-1], strict=True))
-    print(f"η = {k}: root mean square distance to {ladder[-1]} steps: {told}")
+    print(f"η = {k}: distance a pixel to {ladder[-1]} steps: {told}")
 
 # %% [markdown] name="same-seen"
 # Without noise the columns keep their garment: five steps give a sketch of what fifty steps finish. So
