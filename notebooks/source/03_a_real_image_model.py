@@ -906,7 +906,7 @@ plots.show(
 #
 # You get
 # - `model` and `average`, two copies of one network; `model(x_t, t).x0` is its guess of the clean pictures,
-# - `optimiser`, which holds the weights of `model`, and `pictures` of shape (N, 1, 28, 28),
+# - `optimiser`, which holds the weights of `model`, and `pictures` of shape (N, 1, H, W),
 # - `draw(n)`, which draws noise levels for n pictures: `t, alpha, sigma, weight`, each of shape (n,).
 #
 # Make `steps` steps with 32 random pictures each. The loss is the mean over pictures and pixels of the weight times
@@ -915,7 +915,7 @@ plots.show(
 #
 # <details><summary>Hint 1: nudge</summary>
 #
-# Broadcasting lines shapes up from the right: what must `alpha` of shape (32,) become to meet (32, 1, 28, 28)? And what
+# Broadcasting lines shapes up from the right: what must `alpha` of shape (32,) become to meet (32, 1, H, W)? And what
 # does PyTorch do with the gradients of the step before if nobody takes them away?
 # </details>
 # <details><summary>Hint 2: formula</summary>
@@ -982,10 +982,11 @@ own_loop = check.training_loop.last == "right"
 if own_loop:
     torch.manual_seed(0)
     optimiser = torch.optim.AdamW(pupil.parameters(), lr=narrow.lr)
-    first_losses = my_training(pupil, average, optimiser, fashion.x, draw, narrow.steps)
+    losses = my_training(pupil, average, optimiser, fashion.x, draw, narrow.steps)
+    first_losses = dict(enumerate(losses, 1))
 else:
     progress = list(train(narrow, data=fashion, report_every=10))
-    average, first_losses = progress[-1].model, [p.loss for p in progress]
+    average, first_losses = progress[-1].model, {p.step: p.loss for p in progress}
 
 # %% [markdown] name="first-figure-text"
 # The losses, and what the average draws after so short a time:
@@ -994,8 +995,8 @@ else:
 made = generate(average, 10, seed=3, **{k: v for k, v in narrow.sampler.items() if k != "scale"}).x
 whose = "your loop" if own_loop else "the package's loop"
 plots.show(
-    plots.training(list(range(1, len(first_losses) + 1)), first_losses, made, title=whose),
-    alt="Left: the loss of each step, noisy and falling. Right: ten generated pictures, grainy "
+    plots.training(list(first_losses), list(first_losses.values()), made, title=whose),
+    alt="Left: the loss along the way, noisy and falling. Right: ten generated pictures, grainy "
     "blobs, some in the outline of a garment.",
     caption=f"{narrow.steps} steps of {whose}: the loss, and ten pictures drawn by the average.",
 )

@@ -580,7 +580,7 @@ chance = [(q.var() / crowd).sqrt().item() for q in squares]
 marginals.append({"": "chance (standard error)"} | dict(zip(places, chance)))
 
 # %% [markdown] name="marginals-shown-text"
-# Five rows to compare with the first, and the size of chance:
+# Four rows to compare with the first, and the size of chance:
 
 # %% name="marginals-shown"
 show_table(marginals, digits=dict.fromkeys(places, ".3f"), title=f"Variance of {crowd:,} points")
@@ -733,8 +733,10 @@ def my_pc(score, x, sigmas, r: float, draw):
 check.pc_loop(my_pc)
 
 # %% [markdown] name="pc-own-text"
-# Your loop at work (or, until it is right, the package's): data on a line, VE, exact score, 21 calls in each panel.
-# Without corrector they are 21 levels; with it, 11 levels. How well do the samples fill the grey density?
+# Your loop at work (or, until it is right, the package's): data on a line, VE, exact score. On the left $r = 0$ and 21
+# levels: nothing is corrected, and a predictor alone needs 21 calls for it (your loop asks for the corrections too, and
+# moves nothing). On the right 11 levels with a correction after each step, 21 calls as well. How well do the samples
+# fill the grey density?
 
 # %% name="pc-own"
 loop = my_pc if check.pc_loop.last == "right" else check.reference_pc
@@ -764,7 +766,7 @@ plots.show(
     fig,
     alt="Two histograms of samples over the same exact density with two peaks. The titles give their "
     "Wasserstein distance.",
-    caption="The same number of network calls, spent on 21 predictor steps or on 11 with corrections.",
+    caption="21 useful calls: 20 predictor steps, or 10 with a correction after each; then the last guess.",
 )
 
 # %% [markdown] name="pc-own-seen"

@@ -511,7 +511,7 @@ show_table(
 )
 
 # %% [markdown] name="own-figure-text"
-# And the garments: DDIM, yours, and the row that asked more often.
+# And the garments: DDIM, the walk (yours once it is right, the course's until then), and the row that asked more often.
 
 # %% name="own-figure"
 steps_of_ten = grid(model.schedule, 10, "uniform", lam_range=model.lam_range)
@@ -519,13 +519,14 @@ with torch.no_grad():
     own_row = own_walk(
         lambda x, t: model(x, t).x0, noise_only, steps_of_ten, model.schedule.alpha_sigma
     )
+whose = "your walk" if own_walk is my_walk else "the course's"
 plots.show(
-    plots.strip([ten_calls[0], own_row, arrived], labels=["DDIM", "your walk", f"{far} calls"]),
+    plots.strip([ten_calls[0], own_row, arrived], labels=["DDIM", whose, f"{far} calls"]),
     alt="Three rows of the same eight garments: DDIM with ten calls, the walk of the exercise with ten "
     "calls, and many calls.",
     caption="Ten calls, twice: a step that uses one answer, and a step that uses two.",
 )
-print(f"your walk is {(own_row - arrived).square().mean().sqrt():.2f} a pixel from the last row")
+print(f"{whose}: {(own_row - arrived).square().mean().sqrt():.2f} a pixel from the last row")
 
 # %% [markdown] name="heun-bug-text"
 # That is the solver that many picture generators run today, and the number is that of ++(2M) in the first table.

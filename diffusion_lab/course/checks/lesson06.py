@@ -55,7 +55,8 @@ def _loss(error: Tensor) -> Tensor:
             "a variance where the standard deviation belongs: x moves by sigma eps."
         ),
     },
-    hint="1/2 |s(x + sigma eps) + eps/sigma|^2, summed over the coordinates of each point.",
+    hint="the network is asked at the noisy point, and its target is the score of the "
+    "noise that was added.",
     right="no derivative of the network is needed, so it costs as much in any dimension.",
 )
 def denoising_loss(score: Score, x: Tensor, sigma: float, eps: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def _h(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
             "1 - e^{-h} is not h: the integral of e^l must be done exactly."
         ),
     },
-    hint="x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^{-h}) x0, with h = lambda_s - lambda_t.",
+    hint="x keeps the ratio of the two sigmas; the integral of e^l over the step, times "
+    "sigma_s, is what x0 gets.",
     right="exact for a constant x0_hat, whatever the length of the step, and equal to DDIM.",
 )
 def exact_step(
@@ -109,7 +110,8 @@ def _pairs(g: Generator) -> list[tuple[Any, ...]]:
         lambda n, b, l0, l1, l2: n: "that is order 1: the past is not used.",
         lambda n, b, l0, l1, l2: (n + b) / 2: "that is the mean of the past, behind us, not ahead.",
     },
-    hint="D = now + h/(2 h_before) (now - before), with h = lam_next - lam_now.",
+    hint="the slope is the change of the answers over the lambda between them; go half of "
+    "the coming step.",
     right="the line through two answers, read at the middle of the coming step.",
 )
 def line_ahead(
@@ -244,7 +246,7 @@ def _heun_bug(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> T
             / 2
         ): "the slope is divided by sigma_next, but the denoiser is still asked at sigma.",
     },
-    hint="the second slope belongs to the end of the step: its noise level is sigma_next, twice.",
+    hint="at which noise level does the point lie whose slope is taken second?",
     right="both slopes are taken where they belong, and the order is 2.",
 )
 def heun_step(x: Tensor, sigma: float, sigma_next: float, denoise: Denoise) -> Tensor:
