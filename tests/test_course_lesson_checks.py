@@ -154,3 +154,35 @@ def test_the_shortest_path_is_that_of_the_package_and_of_all_subsets():
         all_paths = [(size - 1, *reversed(some), 0) for some in inner]
         price = lambda path: sum(table[a, b].item() for a, b in pairwise(path))  # noqa: E731
         assert price(path) == pytest.approx(min(map(price, all_paths)))
+
+
+def test_a_walk_asks_once_a_step_and_ends_at_alpha():
+    def walk_of(twice: bool, scaled: bool):
+        def mine(denoise, x, times, level):
+            if twice:
+                denoise(x, times[0])
+            end = lesson07.reference_walk(denoise, x, times, level)
+            return end if scaled or level(times[-1])[1] else end / level(times[-1])[0]
+
+        return mine
+
+    assert lesson07.whole_walk.result(walk_of(False, True)).ok
+    assert "more than once a move" in lesson07.whole_walk.result(walk_of(True, True)).message
+    assert not lesson07.whole_walk.result(walk_of(False, False)).ok
+
+
+def test_a_training_loop_without_alpha_is_told_so():
+    def loop(model, average, optimiser, pictures, draw, steps):
+        for _ in range(steps):
+            t, _, sigma, weight = (c[:, None, None, None] for c in draw(32))
+            x0 = pictures[torch.randint(len(pictures), (32,))]
+            x_t = x0 + sigma * torch.randn_like(x0)
+            loss = (weight * (model(x_t, t.flatten()).x0 - x0).square()).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return [0.0] * steps
+
+    from diffusion_lab.course.checks import lesson03
+
+    assert "too much of x0" in lesson03.training_loop.result(loop).message

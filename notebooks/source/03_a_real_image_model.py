@@ -505,7 +505,8 @@ plots.show_table(rows, title="The target's variance", digits=digits)
 # ### Does it matter? Four networks on a toy
 #
 # Eight Gaussians on a circle, the same small MLP, the same steps and seeds; what differs is
-# the meaning of the output (and, for EDM, that the input is scaled to unit size), each trained with the plain squared error of its own output. Since the exact
+# the meaning of the output (and, for EDM, that the input is scaled to unit size) and, with it, the weight of each level: each
+# is trained with the plain squared error of its own output. Since the exact
 # denoiser is known we need no samples to judge: the error of $\hat x_0$ against the truth, at each
 # noise level.
 
@@ -563,9 +564,8 @@ plots.show(
 # %% [markdown] name="four-seen"
 # The picture is the one the two panels above predicted: $\epsilon$ fails at the noisy end, $x_0$ at
 # the clean end, each by a wide margin and in every seed (mind the log scale). $v$ is as good as EDM at
-# the clean end and close to it at the noisy one, behind by about as much as its own seeds differ: so short
-# a run cannot order the two. In the middle the four come close: there the task itself is hard, and
-# rescaling helps little.
+# the clean end; at $\lambda = -4$ and $-3$ the seeds cannot order the two, at $-2$ and $0$ EDM is lower in both
+# seeds. At $\lambda = 1$ all four come together.
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table
@@ -798,8 +798,8 @@ plots.show(
 # Both seeds of P2 and both of min-SNR lie below both of the simple loss, by more than a tenth. The
 # right panel shows how: their $x_0$ is better where the content is decided ($\lambda \le 0$) and
 # clearly worse on the clean side, which the eye (here: the features) does not mind. EDM's weight with
-# $t$ drawn uniformly is the worst of the four, in both seeds: it is made for EDM's own law of noise
-# levels, and spends itself at the noisy end without it. A weight and a law belong together.
+# $t$ drawn uniformly is the worst of the four, in both seeds; it was made for another law of noise
+# levels, and whether that law would repair it was not run here.
 #
 # Two seeds are few: two against two would fall into this order by chance once in six times. Read it
 # as "agrees with the claim", not as proof. And it is one small network, one data set, one budget.
@@ -1004,7 +1004,7 @@ plots.show(
 # %% [markdown] name="first-seen"
 # ## Training, live
 #
-# A few seconds give grainy blobs in the right places. Ten times the work, and a network of twice the width, gives clothes. The package's `train` is your loop
+# A few seconds give grainy blobs in the right places. Four times the steps, and a network of twice the width, gives clothes. The package's `train` is your loop
 # with what practice adds: labels, a falling learning rate, states that a killed training goes on from.
 
 # %% [markdown] name="recipe-text"
@@ -1345,7 +1345,7 @@ plots.show_table(rows, title=title.format_map(peers), digits=digits)
 # %% [markdown] name="peers-seen"
 # The recipe earns more, and the network its share. (*Recipe* is everything but the network, the sampler and its number of calls
 # too: see that column. Two numbers are two seeds; where one stands, one was run.) With our recipe the other network does better than
-# with its own, though it gets through far fewer pictures in the time (look at the steps); our network
+# with its own, in fewer but larger steps (32 pictures each, against 16); our network
 # with the other recipe makes more steps than all and is still far from clothes: that recipe is meant for days on a GPU.
 #
 # Read this as what a small budget buys, not as which library is better: none of these examples was
@@ -1521,7 +1521,7 @@ smaller = " and ".join(f"{r:.0f}" for r in ratios)
 held = "agrees here" if min(ratios) > 1 else "not in every seed"
 rows.append(
     {
-        "claim": "EDM's scalings: better than eps",
+        "claim": "EDM's scalings and weight: better than eps with its own",
         "here": f"toy's noisy end: {smaller} times",
         "verdict": held,
     }
@@ -1529,9 +1529,8 @@ rows.append(
 plots.show_table(rows)
 
 # %% [markdown] name="paper-seen"
-# P2's and min-SNR's direction shows at our scale (two seeds, one budget); EDM's weight shows that a
-# weight out of its context can hurt. That EDM's scalings beat $\epsilon$ at the noisy end is the price
-# that we computed exactly, paid in every seed; by how much differs from seed to seed.
+# P2's and min-SNR's direction shows at our scale (two seeds, one budget). That EDM's reading beats $\epsilon$ at the noisy
+# end holds in every seed; scaling and weight changed together, so how much each earns is not measured.
 #
 # Where our version is tiny: the papers train networks of tens to hundreds of millions of parameters for
 # days on GPUs, on 32 to 256 pixel colour pictures, and report FID in Inception features at 50,000
@@ -1547,8 +1546,8 @@ plots.show_table(rows)
 # - **EMA** with a long memory hurts short trainings.
 # - **Preconditioning** helps at the two ends of the noise scale. If your sampler never goes there, or
 #   your data are not of standard deviation `sd`, you gain little.
-# - **Folding** saves less where attention or the embedding dominates, leaves a faint check, and at large
-#   patches detail suffers.
+# - **Folding** saves nothing in the embedding and in the first and last layer (and more than four times in attention),
+#   leaves a faint check, and at large patches detail suffers.
 # - **Guidance** cannot add what the network has not learned; it trades variety for typicality.
 
 # %% [markdown] name="recap"

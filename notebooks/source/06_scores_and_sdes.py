@@ -894,8 +894,8 @@ show_table(
 )  # fmt: skip
 
 # %% [markdown] name="pc-others-seen"
-# All three processes can be sampled: one field, three speeds. Annealed Langevin stays well above the floor: at each
-# level it must forget the last level's cloud by Langevin steps alone, and those are slow, as we saw.
+# All three processes can be sampled: one field, three speeds. With the step length used
+# here ($a = 0.1\,\sigma^2$, not tuned; a longer one comes much nearer) annealed Langevin stays above the floor.
 #
 # ### Why many noise levels?
 #
@@ -951,7 +951,8 @@ show_table(
 # %% [markdown] name="pc-net-seen"
 # Read the column *alone* first: with few calls the choice of the predictor is most of the difference. (Half of eleven calls
 # are six steps, and reverse diffusion with six steps is far off, corrected or not.) Then the column *best r*: with
-# few steps there is much to repair, and it is far from 0.16; taken over from elsewhere, 0.16 would have lost. Then the
+# few steps there is much to repair, and it is far from 0.16; taken over from elsewhere, 0.16 would have lost.
+# (At 11 calls the best $r$ of reverse diffusion is the largest that was tried: its verdict is said of that $r$.) Then the
 # verdicts: four comparisons, of one small network at few calls. The paper's own test is at 2,000 evaluations on CIFAR-10, at the *same*
 # computation (its Table 1: 2,000 predictor steps against 1,000 with as many corrections), and there correcting wins: FID
 # 4.88 to 3.62 (VE, ancestral) and 4.74 to 3.60 (VE, reverse diffusion), 3.24 to 3.21 and 3.19 to 3.18 for VP. Nothing here

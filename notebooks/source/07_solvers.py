@@ -742,8 +742,8 @@ axs[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.show(
     fig,
     alt="Two panels of Frechet distance against network calls for nine samplers, the right one "
-    "enlarged from ten calls on. Multistep solvers come down first; samplers that add noise need "
-    "more calls.",
+    "enlarged from ten calls on. Most lines are flat from about ten or twenty calls; those of DDPM "
+    "and EMSDE come down later.",
     caption=f"Quality against network calls on Fashion-MNIST, {N} pictures a point, one network.",
 )
 
@@ -833,15 +833,15 @@ print(f"ODE solvers below their own limit with 50 uniform steps: {len(below)} of
 # Read the table pair by pair.
 #
 # - **Few calls: every answer counts.** In the first table, at five calls, compare the solvers with one call a step by how much
-#   they make of it: DDIM one answer, ++(2M) and UniPC-2 two, ++(3M) and UniPC-3 three. Single steps have fewer, longer
-#   ones to make: DPM-Solver-3 has three steps with five calls, as solvers with two calls a step had on the exact mixture.
+#   they make of it: DDIM one answer, ++(2M) and UniPC-2 two, ++(3M) and UniPC-3 three. DPM-Solver-3 spends its five calls on
+#   steps of order 3, 1 and 1. Heun and DPM-Solver-2 have three steps as well: the number of steps alone does not decide.
 # - **Whole parabola or half of it?** On the exact mixture the two rules differ in order. Whether one can see that with a
 #   network and few calls says the row of that name.
 # - **Noise on the way needs a good step.** Compare the two rows of that name with each other: first-order and second-order
-#   steps of the same SDE. Fresh noise can repair errors that the ODE carries along faithfully, if the step itself is good
-#   enough. EMSDE draws from the same SDE with steps of its own: its tolerance must be tight before the pictures are clean. (The
+#   steps of the same SDE. (That noise can repair errors of the network, as is often said, is not shown by these pairs.)
+#   EMSDE draws from the same SDE with steps of its own: its tolerance must be tight before the pictures are clean. (The
 #   paper compares it with Euler-Maruyama; so do we, below.)
-# - **The grid counts as much as the solver.** See the last two rows: which grid is ahead depends on the number of calls.
+# - **The grid counts as well.** See the last two rows: is another grid ahead of the uniform one at any number of calls?
 # - **Converged is not best.** The line under the table counts solvers that are *below* the limit of their own
 #   equation. That can happen where the network's answers at little noise make pictures worse: uniform
 #   steps skip them. The next cell tries it.
@@ -915,9 +915,8 @@ for name in ("DPM-Solver++(2M)", "UniPC-2", "Heun"):
     print(metrics.verdict(gap, (name, "DDIM")))
 
 # %% [markdown] name="live-seen"
-# Within three spreads of the real pictures FD stops ranking: there the second digit says nothing. Where a value is
-# further off, the solver or the network still has something to answer for. At five calls the solvers are far apart. Heun
-# makes three steps of them, and five of nine calls.
+# Where the pairs say "cannot be told apart", the second digit of a single FD says nothing. Heun makes three steps of five
+# calls, and five of nine.
 #
 # ### Guidance, and what clipping is for
 #
@@ -1072,9 +1071,9 @@ print(f"the longest accepted step: {size[longest]:.3f}, tried at t = {at[longest
 # Does it pay? For each tolerance the same law is drawn by Euler-Maruyama with as many equal steps as
 # EMSDE needed calls, from the same start down to the same last time, $t = 1/1000$, for several seeds.
 # The score is the Wasserstein-1 distance of
-# all coordinates to exact draws; the "floor" is that distance for exact draws themselves. Two things
-# forbid a verdict: a distance below twice the floor, and a ratio less than three standard errors
-# from 1.
+# all coordinates to exact draws; the "floor" is that distance for exact draws themselves. A ratio less
+# than three standard errors from 1 forbids a verdict; where a distance is below twice the floor the verdict is marked, and
+# only its direction can be read.
 
 # %% name="adaptive"
 count, seeds = lessons.pick(smoke=20, live=150), range(lessons.pick(smoke=2, live=4))
@@ -1246,8 +1245,8 @@ show_table(
 # is the chain: with few updates at a level it has not *mixed*, that is, not forgotten where it came
 # from. If the chain were too short, three times the updates at the same step ("longer") would lower
 # the error. On the Gaussian below, where the score is exact, that change brings the mean closer to
-# the truth. If the error of the pictures rises instead, it is not the length: it is the network's
-# score, followed hundreds of times.
+# the truth. If the error of the pictures rises instead, it is not the length alone: the network's score,
+# followed hundreds of times, and the finite step are left, and one seed on 8 pictures does not separate them.
 #
 # The squared error of every draw is larger than the best guess's. By how much?
 #
@@ -1442,14 +1441,14 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 #   single-step methods make two or three long ones, and some of them lose to DDIM in each of our
 #   races; a multistep method from pure noise is of order 1 in its first step and, onto clean data, in its
 #   last one anyway.
-# - **A network's error.** Once the solver's error is below the network's, FD says nothing about the
-#   solver any more. The race's column "within 5%" says from where on.
+# - **A network's error.** Once the solver's error is below the network's, FD says less and less about the solver; as
+#   pairs some can still be told apart at 20 calls. The race's column "within 5%" says from where on.
 # - **Strong guidance.** The noise form leaves many pixels outside at order 2 already, the data form at order 3: take ++ of
 #   order 2, or clip.
 # - **Adaptive steps in few dimensions**, or with a batch that must end together: the slowest sample
 #   decides, and refused trials bias the law.
-# - **Noise on the way, with few calls.** ODE solvers follow the network's errors faithfully; samplers of the SDE can forget
-#   them, but their steps must be good enough first. The pairs go to 20 calls; for more, see the first table.
+# - **Noise on the way, with few calls.** First-order steps with noise lose at few calls; with second-order steps noise and
+#   no noise cannot be told apart here. The pairs go to 20 calls; for more, see the first table.
 
 # %% [markdown] name="recap"
 # ## Recap
@@ -1459,8 +1458,8 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 # - Order is the slope of error against calls. Measure it; names can lie.
 # - Single steps pay $p$ calls for order $p$; multistep methods one; UniPC's corrector gains an order
 #   for none.
-# - With five calls, what counts is how much a step makes of one call; with twenty, the network is what
-#   one sees. Converged is not best. Compare as pairs, one knob at a time.
+# - With five calls, what counts is how much a step makes of one call; with twenty, differences
+#   are small beside the network's own error. Converged is not best. Compare as pairs, one knob at a time.
 # - EMSDE compares two solutions to choose its steps, in every sample by itself; refused trials count.
 # - A noisy picture is a state of the diffusion: start there, not from noise. A realistic answer
 #   costs twice the squared error of the best one.

@@ -316,7 +316,7 @@ def training_loop(given: Any, seed: int) -> str | None:
             return f"a step has {len(x_t)} pictures, 32 are asked for."
         same = [levels for levels in drawn if torch.equal(levels[0], t)]
         if not same:
-            return "the network is asked at times t that `draw` has not drawn."
+            return "the network is asked at times t that `draw` has not drawn, one for each of 32."
         if i and torch.equal(t, pupil.asked[i - 1][1]):
             return "every step uses the same noise levels: call `draw` inside the loop."
         alpha, sigma = (c[:, None, None, None] for c in same[0][1:3])
@@ -326,6 +326,8 @@ def training_loop(given: Any, seed: int) -> str | None:
                 "x_t is not alpha x0 + sigma eps with the alpha and sigma of each picture's own t "
                 "and noise of variance 1."
             )
+        if abs((noise * one).mean() / one.square().mean()) > 0.15:  # chance: 0.015
+            return "x_t holds too much of x0, or too little: it is alpha x0 + sigma eps."
         if before is not None and torch.allclose(noise, before, atol=1e-4):
             return "every step adds the same noise: draw it inside the loop."
         if torch.allclose(noise[:1], noise[1:2], atol=1e-4):
@@ -334,7 +336,10 @@ def training_loop(given: Any, seed: int) -> str | None:
     if len(pupil.asked) != steps:
         return f"the network was asked {len(pupil.asked)} times in {steps} steps: once a step."
     if None in optimiser.used or not pupil.arrived:
-        return "the optimiser steps without a gradient: call `loss.backward()` before."
+        return (
+            "the optimiser steps without a gradient: call `loss.backward()` before, on a loss "
+            "that comes from `model`."
+        )
     if len(optimiser.used) != steps:
         return f"the optimiser made {len(optimiser.used)} steps, {steps} are asked for."
     if any(abs(a - b) > 1e-4 * (1 + abs(b)) for a, b in zip(optimiser.used, pupil.arrived)):

@@ -159,11 +159,23 @@ def reference_walk(denoise: Denoise, x: Tensor, times: list[float], level: Level
 def _walks(g: Generator) -> list[tuple[Any, ...]]:
     x = torch.randn(3, 2, generator=g, dtype=torch.float64, device="cpu")
 
-    def answer(x: Tensor, t: float) -> Tensor:
-        return torch.tanh(2 * x) * (1 - t) + 0.1 * t
+    def network() -> Denoise:
+        asked: list[float] = []
 
-    level = Linear().alpha_sigma
-    return [(answer, x, list(ts), level) for ts in ((0.9, 0.6, 0.4, 0.15), (0.8, 0.5, 0.2, 0.0))]
+        def answer(x: Tensor, t: float) -> Tensor:
+            asked.append(t)
+            if len(asked) > 3:  # the grids have three moves
+                raise ValueError("the network was asked more than once a move: keep its answer")
+            return torch.tanh(2 * x) * (1 - t) + 0.1 * t
+
+        return answer
+
+    def level(t: float) -> tuple[float, float]:
+        alpha, sigma = Linear().alpha_sigma(t)
+        return 1.5 * alpha, 1.5 * sigma  # so that alpha is not 1 on clean data
+
+    grids = ((0.9, 0.6, 0.4, 0.15), (0.8, 0.5, 0.2, 0.0))
+    return [(network(), x, list(times), level) for times in grids]
 
 
 def _walk_slip(**knobs: Any) -> Callable[..., Tensor]:
