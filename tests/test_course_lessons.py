@@ -487,8 +487,10 @@ def test_built_lesson_has_no_fault(built):
         assert base64.b64decode(figure.data["image/png"]).startswith(b"\x89PNG")
         assert printed(named(notebook, "line")).endswith("It rises.")
         assert [c.execution_count for c in code_cells(notebook)] == list(range(1, 10))
-    assert re.search(r"\*\*Time.\*\* about \d+ s of computing on \d+ CPU cores", notebook.cells[0].source)
-    assert set(verdicts(stored("99_tiny", "solution", built)).values()) == {"right: well done.\n"}
+    assert re.search(
+        r"\*\*Time.\*\* about \d+ s of computing on \d+ CPU cores", notebook.cells[0].source
+    )
+    assert set(verdicts(stored("99_tiny", "solution", built)).values()) == {"right: well done."}
     said = verdicts(stored("99_tiny", "learner", built)).values()
     assert all(line.startswith("not attempted yet") for line in said)
 

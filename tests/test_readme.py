@@ -96,7 +96,9 @@ def test_the_lessons_have_the_one_address():
     for notebook in sorted((ROOT / "notebooks").glob("**/*.ipynb")):
         if ".ipynb_checkpoints" not in notebook.parts:
             text = notebook.read_text()
-            assert set(re.findall(r"git\+(http[^\\\"' ]+)", text)) == {about.REPOSITORY}, notebook.name
+            assert set(re.findall(r"git\+(http[^\\\"' ]+)", text)) == {about.REPOSITORY}, (
+                notebook.name
+            )
 
 
 def test_conda_lines():
