@@ -36,7 +36,7 @@ def printed(cell) -> str:
     for out in cell.outputs:
         said.append(out.get("text", "") if out.get("name") == "stdout" else "")
         said.append(out.get("data", {}).get("text/plain", ""))
-    return "\n".join(said)
+    return "\n".join(said).strip()
 
 
 @pytest.mark.parametrize("name", lessons.names())

@@ -115,16 +115,20 @@ def opened(browser: Any, address: str, name: str, width: int, dark: bool = False
     return page
 
 
-def scrolled_through(page: Any) -> None:
-    """JupyterLab draws what comes into view: everything is brought there once."""
-    page.evaluate(
-        """async () => {
+def everywhere(page: Any, look: str) -> list[Any]:
+    """What ``look`` finds all the way down: JupyterLab holds only the cells that are in view."""
+    return page.evaluate(
+        """async (text) => {
           const panel = document.querySelector(".jp-WindowedPanel-outer");
-          for (let y = 0; y < panel.scrollHeight; y += 600) {
+          const look = eval(text), found = [];
+          for (let y = 0; y < panel.scrollHeight; y += 500) {
             panel.scrollTop = y;
-            await new Promise((done) => setTimeout(done, 60));
+            await new Promise((done) => setTimeout(done, 150));
+            found.push(...look());
           }
-        }"""
+          return found;
+        }""",
+        look,
     )
 
 
@@ -160,10 +164,9 @@ def test_opening_and_saving_a_lesson_changes_nothing(lab, chromium):
 @pytest.mark.parametrize("width", [900, 1400])
 def test_a_stored_lesson_fits_and_its_figures_speak(lab, chromium, width, dark):
     page = opened(chromium, lab[0], LESSON, width, dark)
-    scrolled_through(page)
-    figures = page.evaluate(FIGURES)
+    figures = everywhere(page, FIGURES)
     assert len(figures) > 5 and all(figures)
-    assert page.evaluate(WIDE) == []
+    assert everywhere(page, WIDE) == []
     page.close()
 
 
