@@ -133,6 +133,9 @@ def everywhere(page: Any, look: str) -> list[Any]:
 
 
 WIDE = """() => [...document.querySelectorAll(".jp-OutputArea-output")].flatMap((area) => {
+  // a wide table scrolls in its own box: nothing of it is cut
+  if (area.querySelector("table") && ["auto", "scroll"].includes(getComputedStyle(area).overflowX))
+    return [];
   const outside = [...area.querySelectorAll("img, table, pre, p, div")].filter(
     (one) => one.getBoundingClientRect().right > area.getBoundingClientRect().right + 1);
   const cut = area.scrollWidth > area.clientWidth + 1;
