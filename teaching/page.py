@@ -67,7 +67,7 @@ def part(name: str) -> str:
     asked, wrong = exercises(text), errors(name[:2])
     more = re.findall(r"^# %%.* points=(\d+)", text, re.MULTILINE)
     points = len(asked) + sum(int(number) - 1 for number in more)
-    own = linking.minutes(text).replace("of yours", "of a learner's time")
+    own = linking.reader_time(text).replace("of yours", "of a learner's time")
     lines = [f"### {linking.title(name)}", "", f"{len(asked)} checks, {points} points;"]
     lines[-1] += f" {building.measured_time(name, home)}; {own}."
     lines += ["", "Goals:", "", *goals(text), "", "Errors to expect:", ""]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ import nbformat
 import pytest
 
 from diffusion_lab.course import building, cells, checks, lessons, survey, survey_plots
+from teaching import page
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "notebooks"
@@ -73,11 +73,7 @@ def checks_of(lesson: str):
 
 
 def wrong_answers(lesson: str) -> dict[str, list]:
-    path = ROOT / "tests" / "answers" / f"{lesson[:2]}.py"
-    spec = importlib.util.spec_from_file_location(f"answers_{lesson[:2]}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.WRONG
+    return page.wrong_answers(lesson[:2])
 
 
 # -------------------------------------------------------------------------------- what is asked

@@ -50,7 +50,7 @@ from diffusion_lab.course.lessons import (
     resolve,
     write_costs,
 )
-from diffusion_lab.course.linking import minutes
+from diffusion_lab.course.linking import reader_time
 from diffusion_lab.errors import unknown
 
 __all__ = ["build", "convert", "drift", "execute", "imported", "source_text", "stale", "update"]
@@ -75,7 +75,7 @@ def convert(lesson: str | int, kind: str = "learner", home: Path | None = None) 
     home = home or folder()
     name = resolve(lesson, home)
     text = source_text(name, home)
-    time = f"{measured_time(name, home)}; {minutes(text)}"
+    time = f"{measured_time(name, home)}; {reader_time(text)}"
     return as_notebook(name, text, kind, time, names(home), home)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["contents", "leads", "linked", "minutes"]
+__all__ = ["contents", "leads", "linked", "reader_time"]
 
 # What stays as it is: code, formulas, links, addresses, headings, tags.
 _KEPT = re.compile(
@@ -74,7 +74,7 @@ def contents(lessons: Sequence[str]) -> str:
     return "\n".join(f"- [{title(one)}]({one}.ipynb): {asked.get(one[:2], '')}" for one in lessons)
 
 
-def minutes(text: str) -> str:
+def reader_time(text: str) -> str:
     """How long a person needs for a source, in words: an estimate from its words and exercises."""
     text = re.sub(
         r"^# %% \[raw\].*?(?=^# %%|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
