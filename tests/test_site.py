@@ -187,5 +187,7 @@ def test_the_workflow_runs_the_checks_and_builds_the_site(root):
     text = (root / ".github" / "workflows" / "checks.yml").read_text()
     steps = yaml.safe_load(text)["jobs"]["test"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [".ci/run", "make site"]
-    done = subprocess.run(["make", "-n", "site"], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "site"], cwd=root, capture_output=True, text=True
+    )
     assert "site/build.py" in done.stdout
