@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab import cli
 from diffusion_lab.device import generator
 from diffusion_lab.exact import GaussianMixture
 from diffusion_lab.schedules import (
@@ -56,3 +57,13 @@ def four_points(s2: float) -> tuple[Tensor, Tensor]:
     """
     x0 = math.sqrt(s2) * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=F64)[:, None]
     return x0, torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=F64)[:, None]
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    try:
+        status = cli.main([str(one) for one in arguments])
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    said = capsys.readouterr()
+    return status, said.out, said.err

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import run
 from PIL import Image
 
 from diffusion_lab import checkpoints, cli, data, pictures, training
@@ -26,16 +27,6 @@ from diffusion_lab.generate import SAMPLERS, generate
 from diffusion_lab.grids import SPACINGS
 from diffusion_lab.training import recipes, tasks
 from diffusion_lab.training import resume as states
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    try:
-        status = cli.main([str(one) for one in arguments])
-    except SystemExit as stop:  # argparse
-        status = int(stop.code or 0)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def digest(path: Path) -> str:

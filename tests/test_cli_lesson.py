@@ -11,22 +11,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import run
 from nbformat.v4 import new_code_cell, new_notebook
 
-from diffusion_lab import cli
 from diffusion_lab.cli import lesson as cli_lesson
 from diffusion_lab.course import lessons
 
 HOME = Path(__file__).resolve().parent.parent / "notebooks"
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    try:
-        status = cli.main([str(one) for one in arguments])
-    except SystemExit as stop:  # argparse
-        status = int(stop.code or 0)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def write(path: Path, *cells: str, source: str = "one") -> None:

@@ -199,7 +199,7 @@ def test_size(lesson, kind):
 @every_lesson
 def test_time_is_measured_and_short_enough(lesson):
     assert "not measured" not in stored(lesson).cells[0].source
-    assert building._measured(HOME)[lesson]["seconds"] <= 180
+    assert lessons.measured(HOME)[lesson]["seconds"] <= 180
 
 
 @every_lesson

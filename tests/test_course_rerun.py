@@ -1,7 +1,9 @@
 """Every code cell of a lesson can be run again after the lesson, and says the same.
 
-A learner goes back and runs a cell again all the time. Solutions are run, at the level smoke; what
-a cell prints must be the same, but for what is measured (tests/nbval_sanitize.cfg).
+A learner goes back and runs a cell again all the time. The second run goes from the last cell to
+the first, so that no cell finds what an earlier one has just put right. Solutions are run, at the
+level smoke; what a cell prints must be the same, but for what is measured
+(tests/nbval_sanitize.cfg).
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def test_cells_run_again_and_say_the_same(root, name):
     notebook = building.convert(name, "solution")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     again = copy.deepcopy(code)
-    notebook.cells = code + again
+    notebook.cells = code + again[::-1]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"run-{number}"
     building.execute(notebook, at="smoke")

@@ -46,6 +46,7 @@ from diffusion_lab.course.lessons import (
     PACKAGE,
     find,
     folder,
+    measured,
     names,
     resolve,
     write_costs,
@@ -89,17 +90,12 @@ def source_text(name: str, home: Path) -> str:
 
 def measured_time(name: str, home: Path) -> str:
     """The lesson's measured running time in words, from ``measured.json`` beside the lessons."""
-    entry = _measured(home).get(name)
+    entry = measured(home).get(name)
     if entry is None:
         return "not measured yet"
     seconds = max(1, round(entry["seconds"]))
     words = f"about {seconds} s" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
     return f"{words} of computing on {entry['cores']} CPU cores (measured)"
-
-
-def _measured(home: Path) -> dict[str, Any]:
-    path = home / "measured.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def imported(name: str, home: Path) -> str:
@@ -196,7 +192,7 @@ def build(
         made[kind] = execute(notebook, at=at)
         clock, used = time.perf_counter() - clock, _used() - used
         seconds = min(clock, used) if used > 1 else clock
-        known = _measured(home)
+        known = measured(home)
         made[kind].metadata.diffusion_lab["imports_sha256"] = imported(name, home)
         if kind == "learner" and at == "live" and (measure or name not in known):
             known[name] = {"seconds": round(seconds, 1), "cores": os.cpu_count(), "level": at}

@@ -126,9 +126,13 @@ def ready() -> list[str]:
 
 def minutes() -> dict[str, float]:
     """How long a lesson runs on two cores, by its full name, where it was measured."""
-    path = folder() / "measured.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: round(one["seconds"] / 60, 1) for name, one in known.items()}
+    return {name: round(one["seconds"] / 60, 1) for name, one in measured(folder()).items()}
+
+
+def measured(home: Path) -> dict[str, Any]:
+    """What ``measured.json`` beside the lessons says of each: ``seconds`` and ``cores``."""
+    path = home / "measured.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def resolve(lesson: str | int, home: Path | None = None) -> str:

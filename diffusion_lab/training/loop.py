@@ -16,17 +16,13 @@ alone, whatever an Accelerator or the shell say.
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
-import inspect
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +30,18 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, pictures
-from diffusion_lab.data import Dataset, default_root, load
-from diffusion_lab.device import check_range, device, first_process, processes
+from diffusion_lab.data import Dataset, load
+from diffusion_lab.device import check_range, device, processes
 from diffusion_lab.errors import CheckpointError, whole
-from diffusion_lab.files import sha256
 from diffusion_lab.training import resume as states
 from diffusion_lab.training import tasks
 from diffusion_lab.training.header import about
+from diffusion_lab.training.inputs import called, content, single_precision, take_weights
 from diffusion_lab.training.log import Log
-from diffusion_lab.training.recipes import ADDED, Recipe, get
+from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.resume import Run
 
-__all__ = ["EMA", "Progress", "build", "fit", "learning_rate", "load_or_train", "train"]
+__all__ = ["EMA", "Progress", "build", "learning_rate", "train"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -146,7 +142,7 @@ def train(
     given = data
     data = load(recipe.data, "train", full=recipe.full) if data is None else data
     data.check()
-    data = _single(data)
+    data = single_precision(data)
     ranks, rank, where = _processes()
     main = rank == 0
     if main and data.x.ndim == 4 and data.levels is not None:  # a thousand of them tell
@@ -178,11 +174,11 @@ def train(
         checkpoints.described(models)  # what cannot be saved in the end is refused now
     made: dict[str, Any] = {"data": data.hash, "threads": torch.get_num_threads()}
     if out is not None:
-        made["content"] = _content(data)
+        made["content"] = content(data)
     if task is not None:
-        made["task"] = _called(task)
+        made["task"] = called(task)
     if init is not None and not resume:
-        made["init"] = _take(init, models)
+        made["init"] = take_weights(init, models)
     average = copy.deepcopy(models).eval().requires_grad_(False)
     optimisers = job.optimisers()
     bases = [[group["lr"] for group in one.param_groups] for one in optimisers]
@@ -436,184 +432,9 @@ def _check_finite(
     )
 
 
-def _single(data: Dataset) -> Dataset:
-    """The data with every float in float32, as networks and noise are."""
-
-    def single(value: Tensor) -> Tensor:
-        return value.float() if value.is_floating_point() else value
-
-    parts = (data.x, *data.condition.values(), *data.null.values())
-    if all(single(part) is part for part in parts):
-        return data
-    condition, null = (
-        {k: single(v) for k, v in many.items()} for many in (data.condition, data.null)
-    )
-    return replace(data, x=single(data.x), condition=condition, null=null)
-
-
-def _content(data: Dataset) -> str:
-    """sha256 of what is trained on, whatever ``data.hash`` says of it."""
-    parts = {"x": data.x} | {f"condition {k}": v for k, v in data.condition.items()}
-    parts |= {f"null {k}": v for k, v in data.null.items()}
-    digest = hashlib.sha256(str(len(data.classes)).encode())
-    for name, value in parts.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        plain = value.detach().cpu().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _called(task: Callable[..., Any]) -> str:
-    """What a state says of a task: its class, and what functools.partial gives to it."""
-    if isinstance(task, functools.partial):
-        words = [*map(_plain, task.args), *(f"{k}={_plain(v)}" for k, v in task.keywords.items())]
-        return f"{_called(task.func)}({', '.join(words)})"
-    task = task if hasattr(task, "__qualname__") else type(task)
-    return f"{task.__module__}:{task.__qualname__}"
-
-
-def _plain(value: Any) -> str:
-    """A value in words that are the same in every process."""
-    text = repr(value)
-    return type(value).__qualname__ if " at 0x" in text else text
-
-
-@torch.no_grad()
-def _take(init: str | Path | nn.Module, models: nn.ModuleDict) -> str:
-    """Fill models with the weights of a checkpoint or a model; returns what the header says of it.
-
-    CheckpointError where they do not fit.
-    """
-    note = "a model given in Python"
-    if not isinstance(init, nn.Module):
-        path = checkpoints.find(init)
-        init, note = checkpoints.load(init, device="cpu"), f"{init} (sha256 {sha256(path)[:12]})"
-    theirs = init if isinstance(init, nn.ModuleDict) else nn.ModuleDict({"model": init})
-    if len(theirs) == len(models) == 1:
-        theirs = nn.ModuleDict(dict(zip(models, theirs.values(), strict=True)))
-    if set(theirs) != set(models):
-        raise CheckpointError(f"{note} holds models {list(theirs)}, the recipe has {list(models)}")
-    for name, model in models.items():
-        given, ours = checkpoints.weights(theirs[name]), checkpoints.weights(model)
-        differ = [
-            f"{key} is {_size(given, key)} there and {_size(ours, key)} here"
-            for key in sorted(given.keys() | ours.keys())
-            if _size(given, key) != _size(ours, key)
-        ]
-        kinds = [getattr(one, "kind", None) for one in (theirs[name], model)]
-        if kinds[0] != kinds[1]:
-            differ.append(f"it predicts {kinds[0]} there and {kinds[1]} here")
-        if differ:
-            raise CheckpointError(
-                f"the weights of {note} do not fit the recipe's model ({'; '.join(differ[:3])}): "
-                "take the recipe that made it and data of the same channels and classes, or "
-                "change the recipe's net"
-            )
-        for key, value in ours.items():
-            value.copy_(given[key])  # of a state: no gradient follows
-    return note
-
-
-def _size(tensors: dict[str, Tensor], key: str) -> str:
-    return str(tuple(tensors[key].shape)) if key in tensors else "missing"
-
-
 def _keep_best(run: Run, out: str | Path, distance: float, head: dict[str, Any], done: int) -> None:
     """Save the averaged model where none before was at a smaller distance."""
     if distance < run.made.get("best", {}).get("distance", math.inf):
         run.made["best"] = {"step": done, "distance": distance}
         path = Path(out) / f"{run.recipe.name}.best.safetensors"
         checkpoints.save(path, run.average, head | {"step": done, "best": run.made["best"]})
-
-
-# ---- in one call --------------------------------------------------------------------------------
-def fit(
-    recipe: Recipe,
-    *,
-    bar: bool = True,
-    watch: Callable[[Progress], object] | None = None,
-    **options: Any,
-) -> nn.Module:
-    """Train to the end with a progress bar that shows the time left; returns the EMA model.
-
-    ``watch`` is called with every Progress; the other options are those of ``train``. On several
-    processes only the first shows a bar.
-    """
-    from tqdm.auto import tqdm
-
-    training = train(recipe, **options)  # refuses before a bar is drawn
-    steps, start = options.get("steps") or recipe.steps, 0
-    if options.get("resume"):
-        start = states.saved_step(recipe, options["out"])
-    quiet = not bar or not first_process()
-    with tqdm(total=steps, initial=start, desc=recipe.name, unit="step", disable=quiet) as progress:
-        try:
-            for p in training:
-                progress.set_postfix(loss=f"{p.loss:.4f}", refresh=False)
-                progress.update(p.step - progress.n)
-                if watch is not None:
-                    watch(p)
-                model = p.model
-        except KeyboardInterrupt as stop:  # in here the loop has not heard of it, and saves then
-            if inspect.getgeneratorstate(training) == inspect.GEN_SUSPENDED:
-                training.throw(stop)
-            raise
-        finally:
-            training.close()
-    return model
-
-
-def load_or_train(
-    name: str, *, fresh: bool = False, steps: int | None = None, folder: str | Path | None = None
-) -> Any:
-    """The shipped model ``name``, or the same recipe trained here; prints which, and at what cost.
-
-    ``fresh`` trains even where a checkpoint is shipped (lessons do so at the level ``full``), with
-    a progress bar, into ``folder`` (by default ``trained`` beside the whole data sets). A training
-    that was killed goes on where it stopped, or begins again where its state cannot be used; a
-    finished one of the same recipe is loaded.
-    """
-    recipe = get(name)
-    recipe = recipe if steps is None else recipe.but(steps=steps)
-    if name in checkpoints.shipped() and not fresh:
-        path, branch = checkpoints.find(name), "loaded the shipped checkpoint"
-    else:
-        folder = default_root() / "trained" if folder is None else Path(folder)
-        path, branch = folder / f"{name}.safetensors", "loaded what was trained here before"
-        if _made_by(path) != json.loads(json.dumps(recipe.as_dict())):
-            state = states.state_file(recipe, folder)
-            try:
-                try:
-                    fit(recipe, out=folder, resume=state.is_file())
-                except states.Taken:
-                    raise
-                except CheckpointError:
-                    if not state.is_file():
-                        raise
-                    print(
-                        f"{name}: the saved state {state} is damaged, at its end or of another "
-                        "training, so it begins again"
-                    )
-                    fit(recipe, out=folder)
-            except OSError as error:
-                raise type(error)(
-                    error.errno, f"{error.strerror} (the variable DIFFUSION_LAB_DATA moves it)"
-                ) from error
-            state.unlink(missing_ok=True)
-            branch = "trained here, just now"
-    model = checkpoints.load(path)
-    about = model.about
-    print(
-        f"{name}: {branch}, sha256 {sha256(path)[:12]}\n"
-        f"trained for {about['recipe']['steps']:,} steps in {about['cpu_seconds']:,.0f} "
-        f"core-seconds ({about['machine']})\nby: {about['command']}"
-    )
-    return model
-
-
-def _made_by(path: Path) -> dict[str, Any] | None:
-    """The recipe in the header of a checkpoint; None for a file that is none, or damaged."""
-    try:
-        return ADDED | checkpoints.info(path)["recipe"]
-    except (CheckpointError, KeyError, TypeError):
-        return None
