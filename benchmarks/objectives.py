@@ -2,7 +2,7 @@
 
 It runs the cells of lesson 02 that hold the recipe, the yardstick of ten Gaussians and ``fit``, so
 what is measured here is the training that the lesson shows, with more seeds, all test digits and
-more drawn ones. All models of a seed have the same first weights and batches, and all models are
+more drawn ones. All models of a seed have the same first weights, and all models are
 judged on the same digits with the same noise: differences of two rows are paired, digit by digit.
 
     python benchmarks/objectives.py             # about 15 core-minutes; resumes where it was killed

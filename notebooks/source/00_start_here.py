@@ -232,8 +232,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Nothing is missing from this sampler. It has a name, DDIM, and a lesson, 05; what the others do
-# better is to move along a curve where it moves straight.
+# Nothing is missing from this sampler. It has a name, DDIM, and a lesson, 05; the sampler
+# of the first figure moves along a curve where this one moves straight.
 
 # %% [markdown]
 # ## Change one number
@@ -772,7 +772,7 @@ claims = [
     ("50,000 pictures of 1000 calls: 20 h (2080 Ti)",
      f"{long:.1f} core-h; 8 calls: {60 * short:.1f} core-min",
      "extrapolated, not run" if long > 1 else "no (extrapolated)"),
-    ("10 to 50 times faster than 1000 steps, same quality",
+    ("high quality 10 to 50 times faster than DDPM",
      f"8 steps at the floor: {at_floor}", "not tested (lesson 05)"),
     ("calls can be traded for quality",
      f"FD of 2 / of 8 steps: {gain[0]:.1f}, {gain[1]:.1f}", "yes" if min(gain) > 2 else "no"),
@@ -832,7 +832,8 @@ plots.show_table(rows)
 # ## Appendix: the survey's own lists
 #
 # For those who come from the survey. Its classes, table by table; some systems stand in several
-# classes, some in both tables, and the last part holds those that Table III or the text alone name.
+# classes, some in both tables, and the last part holds what Table III compares (some of it from Table I)
+# and what only the text names.
 # The map has a few rows more, which are no systems: the measures, the figures of the survey itself, a
 # comparison of costs, and a system that is named twice; two of its boxes, *Measuring* and *The map*, hold
 # only such rows.

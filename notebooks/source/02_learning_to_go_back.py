@@ -477,7 +477,7 @@ plots.show(
         [by_formula, *stages], labels=["formula", f"{rounds[0]} steps", f"{sum(rounds)} steps"]
     ),
     alt="Three rows of twelve 8 by 8 digits from the same noise: by the formula, and by the network "
-    "after a short and a longer training, whose strokes come closer to digits.",
+    "after a short and a longer training.",
     caption="The same noise and the same loop; the guess is a formula, then a network in training.",
 )
 
@@ -662,9 +662,9 @@ plots.show_table(of_lengths, title=title, digits=numbers)
 # %% [markdown] name="five-seen"
 # The other way round: at $T = 1000$ small is close to the entropy, and large wastes almost half a bit. Real pictures lie
 # between (pixels are discrete, and neighbours nearly tell each other), so a network that may *choose* has
-# an advantage. And the bound needs small steps for such data: at $T = 20$ no fixed variance helps,
-# since the true steps are not Gaussian. (With $T = 20$ the scaled betas would end at 1; the package clips the last at
-# 0.999, so hardly anything but the schedule's shape is the same.)
+# an advantage. And the bound needs small steps for such data: with `linear(20)` no fixed variance comes near the
+# entropy. (Its scaled betas would end at 1, and the last is clipped at 0.999: another curve than that of 1000 steps.
+# Exercise 6 picks few steps *on* that curve, and there it matters which.)
 #
 # ### Which steps matter?
 #
@@ -859,7 +859,7 @@ def fit(objective: str, steps: int, seed: int, batch: int = 64, lr: float = 6e-3
 
 
 # %% [markdown] name="train-text"
-# Each gets the same number of steps, batches and first weights. **Predict before you run:** which has the
+# Each gets the same first weights, number of steps, batch size and learning rate. **Predict before you run:** which has the
 # better bits, which the better pictures?
 
 # %% name="train"
@@ -961,8 +961,9 @@ plots.show_table(rows, title="Bits/dim, pairs of digits", digits={"difference": 
 
 # %% [markdown] name="seeds-text"
 # Standard errors over digits say nothing about other *trainings*. So the same cells were run with more seeds, more drawn
-# digits and all test digits, beforehand (`benchmarks/objectives.py`). A row of the second table is one pair of
-# objectives, a column one seed, and a difference counts as shown where its sign is the same for all seeds:
+# digits and all test digits, beforehand (`benchmarks/objectives.py`). A cell holds one number
+# for each seed. In the second table a row is a pair of objectives, and a difference counts as shown where its sign is
+# the same for all seeds:
 
 # %% name="seeds"
 import json
@@ -1015,13 +1016,13 @@ plots.show(
 # Compare within a row of the table: which variance needs the fewest bits? `learned` chooses pixel by pixel (corners of
 # a digit are always empty, its strokes are not), which no single number per step can. Compare down its column, and
 # with the ten Gaussians, which pay a little for the noise that makes pixels continuous: bits of dequantised data are
-# an upper bound. With $t$ by loss the bound gives the fewest bits; trained with uniform $t$ it is, in this budget,
-# behind both others, even at its own game. The table of pairs says whether that holds for every seed.
+# an upper bound. With $t$ by loss the bound gives the fewest bits; trained with uniform $t$ it is, in this budget and
+# with this learning rate, behind both others, even at its own game. The table of pairs says whether that holds for every seed.
 #
 # The distances rank them differently. The bound with uniform $t$ is far behind for every seed. Between the hybrid loss
 # and the bound with $t$ by loss look at the signs: where they differ from seed to seed, nothing is shown. All three
-# are several A above the floor, and the reference is much closer to it: that distance is what a short training
-# lacks. At 8 x 8 the eye sees less of it. In each of the three middle rows several pictures are strokes that
+# are several A above the floor, and the reference is much closer to it: that is what a longer training of a larger network, which is told the
+# digit, brings. At 8 x 8 the eye sees less of it. In each of the three middle rows several pictures are strokes that
 # belong to no digit.
 #
 # ### Why uniform t hurts the bound: noise of the gradient
@@ -1261,7 +1262,7 @@ plots.show(
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# Look at the first figure: from step 300 to 200 the step back has ceased to be a Gaussian. Above 500 all is noise.
+# Look at the first figure: from step 300 to 200 the step back has ceased to be a Gaussian. Above 500 little of the two humps is left.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
@@ -1295,7 +1296,7 @@ lessons.cost_row(2, *rows)
 # %% [markdown] name="paper-text"
 # ## Paper against here
 #
-# Direction only: the papers trained tens of millions of parameters on CIFAR-10.
+# Direction only: the papers trained far larger networks, for longer, on colour pictures.
 
 
 # %% name="sides"
@@ -1339,7 +1340,8 @@ plots.show_table(rows)
 # %% [markdown] name="not-text"
 # ## When it does not help
 #
-# - **The bound with uniform t as a training loss**: here it was behind in bits and in pictures, for noise in its gradient.
+# - **The bound with uniform t as a training loss**: here it was behind in bits and in pictures, and its
+#   gradient was the noisier one.
 # - **A learned variance**, at very few steps: it was learned for short ones, and the first rows of our tables of strided
 #   chains show `large` ahead of it. Samplers without noise (lesson 05) do not use it at all.
 # - **Importance-drawn t**, for the simple loss: there is less to even out than for the bound (the figure's last lines).

@@ -28,6 +28,23 @@ def asked_once(guess, x, noises):
     return walked(lambda x, noise: clean, x, noises, lambda now, then: then / now)
 
 
+def one_step(guess, x, noises):
+    return walked(guess, x, noises[:2], lambda now, then: then / now)
+
+
+def in_place(guess, x, noises):
+    for now, then in pairwise(noises):
+        clean = guess(x, now)
+        x -= clean
+        x *= then / now
+        x += clean
+    return x
+
+
+def asked_again(guess, x, noises):
+    return guess(walked(guess, x, noises, lambda now, then: then / now), noises[-1])
+
+
 def all_the_way(guess, x, noises):
     for noise in noises[:-1]:
         x = guess(x, noise)
@@ -42,6 +59,9 @@ WRONG = {
         (all_the_way, "all the way to the guess"),
         (lambda guess, x, noises: guess(x, noises[0]), "first guess alone"),
         (lambda guess, x, noises: x, "as it was given"),
+        (one_step, "inside the loop"),
+        (in_place, "in place"),
+        (asked_again, "once more"),
         (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: 1 - b / a), "swapped"),
         (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: b), "then / now"),
         (lambda guess, x, noises: walked(guess, x, noises, lambda a, b: b / a, 1), "to come"),
@@ -66,6 +86,8 @@ WRONG = {
         (lambda run: run.seconds / len(run.x), "all its calls"),
         (lambda run: 1 / (run.seconds / run.nfe / len(run.x)), "reciprocal"),
         (lambda run: run.nfe * len(run.x), "picture-calls"),
+        (lambda run: run.seconds / run.nfe / run.x.numel(), "one pixel"),
+        (lambda run: run.seconds / run.nfe / 60, "in run.x"),
     ],
     "choices": [
         (["data", "process", "sampler", "sampler", "steering"], "as a consequence"),

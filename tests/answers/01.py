@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from diffusion_lab.course.checks import lesson01
@@ -32,6 +33,16 @@ def one_noise(x0, betas, i, eps):
     return x0
 
 
+def first_mended(x0, betas, i, eps):
+    abar = (1 - betas[: max(i - 1, 1)]).prod()
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+
+
+def through_marks(T, high=5.0, low=-5.0):
+    points = np.array([high, *lesson01.marks(), low])
+    return torch.from_numpy(np.interp(np.arange(1, T + 1) / T, np.linspace(0, 1, 5), points))
+
+
 def ratios(abar):
     return 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
 
@@ -52,6 +63,11 @@ WRONG = {
                 math.sqrt(1 - beta) * x + math.sqrt(beta) * torch.ones_like(x) / 3
             ),
             "the noise that is given",
+        ),
+        (lambda x, beta, noise: math.sqrt(1 - beta) * (x + math.sqrt(beta) * noise), "after that"),
+        (
+            lambda x, beta, noise: (1 - math.sqrt(beta)) * x + math.sqrt(beta) * noise,
+            "which is not",
         ),
         (lambda x, beta, noise: x[..., :1], "shape"),
         (lambda x, beta, noise: torch.sqrt(1 - beta) * x, "use math.sqrt"),
@@ -75,6 +91,7 @@ WRONG = {
             "where its root belongs",
         ),
         (one_noise, "one noise for all"),
+        (first_mended, "from step 2 on"),
         (
             lambda x0, betas, i, eps: (
                 (1 - betas[1:i]).prod().sqrt() * x0 + (1 - (1 - betas[1:i]).prod()).sqrt() * eps
@@ -142,6 +159,9 @@ WRONG = {
         (lambda T: ratios(abar_of(line(T, 0.5))), "gentle"),
         (torch.full((200,), 0.1), "function of T"),
         (lambda T: lesson01.our_betas(200), "must follow T"),
+        (lambda T: ratios(torch.sigmoid(through_marks(T))), "not of lambda"),
+        (lambda T: ratios(torch.sigmoid(through_marks(T, 12.0, -12.0))), "not of lambda"),
+        (lambda T: ratios(abar_of(through_marks(T)).sqrt()), "alpha stands"),
         (lambda T: linear(T), "but a Table did"),
         (lambda T: 1 / 0, "with T = 200 it raised ZeroDivisionError"),
     ],

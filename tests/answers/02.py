@@ -34,6 +34,39 @@ def _since_data(x0, x_t, abar_t, abar_s):
     return math.sqrt(abar_s) * x0 + c_t * x_t, 1 - abar_s
 
 
+def _first_weight(root, over):
+    """The posterior with another weight of x0."""
+
+    def answer(x0, x_t, abar_t, abar_s):
+        named, beta = {"t": abar_t, "s": abar_s}, 1 - abar_t / abar_s
+        c_t = math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+        x_s = math.sqrt(named[root]) * beta / (1 - named[over]) * x0 + c_t * x_t
+        return x_s, beta * (1 - abar_s) / (1 - abar_t)
+
+    return answer
+
+
+def _bare_weight(x0, x_t, abar_t, abar_s):
+    beta = 1 - abar_t / abar_s
+    x_s = math.sqrt(abar_s) * beta / (1 - abar_t) * x0 + (1 - abar_s) / (1 - abar_t) * x_t
+    return x_s, beta * (1 - abar_s) / (1 - abar_t)
+
+
+def since_data(guess, x, abar, noise):
+    for i in range(len(abar) - 1, 0, -1):
+        x = (x - (1 - abar[i]).sqrt() * guess(x, i)) / abar[i].sqrt()
+        x = x + ((1 - abar[i]).sqrt() * noise(i) if i > 1 else 0)
+    return x
+
+
+def all_noise(guess, x, abar, noise):
+    for i in range(len(abar) - 1, 0, -1):
+        beta = 1 - abar[i] / abar[i - 1]
+        x = (x - (1 - abar[i]).sqrt() * guess(x, i)) / (1 - beta).sqrt()
+        x = x + (beta.sqrt() * noise(i) if i > 1 else 0)
+    return x
+
+
 def walked(guess, x, abar, noise, std=None, shrink=None, ask=0, order=None, last=False):
     """Algorithm 2 with a slip."""
     for i in (order or (lambda T: range(T, 0, -1)))(len(abar) - 1):
@@ -57,14 +90,19 @@ def trained(
     power=2,
     first=False,
     keep=True,
+    gen=False,
+    batch=64,
+    plain=True,
 ):
     """Algorithm 1 with a slip."""
 
-    def loop(net, x0s, abar, steps, gen):
+    def loop(net, x0s, abar, steps, given):
         adam, losses = torch.optim.Adam(net.parameters(), lr=2e-3), []
         for _ in range(steps):
-            x0 = x0s[torch.randint(3 if first else len(x0s), (64,), generator=gen)]
-            i, eps = draw(len(abar) - 1, 64), noise(x0.shape)
+            x0 = x0s[
+                torch.randint(3 if first else len(x0s), (batch,), generator=given if gen else None)
+            ]
+            i, eps = draw(len(abar) - 1, batch), noise(x0.shape)
             a, s = factors(abar[i - shift].view(-1, 1, 1, 1))
             x_t = a * x0 + s * eps
             away = (net(x_t, i) - target(x0, x_t, eps)).abs()
@@ -74,7 +112,7 @@ def trained(
             loss.backward()
             if step:
                 adam.step()
-            losses.append(loss.item())
+            losses.append(loss.item() if plain else loss)
         return losses if keep else 0
 
     return loop
@@ -85,6 +123,14 @@ def scaled(abar, steps):
     return (1 - abar / before)[steps] * len(abar) / len(steps)
 
 
+def ratio(kept):
+    return kept / torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
+
+
+def from_first(abar, steps):
+    return 1 - abar[steps] / torch.cat([abar[:1], abar[steps][:-1]])
+
+
 WRONG = {
     "posterior": [
         (_with_beta, "forward step"),
@@ -92,6 +138,9 @@ WRONG = {
         (_since_data, "since t = 0"),
         (_without_noise, "covariance"),
         (_half_noise, "largest error"),
+        (_first_weight("t", "t"), "abar_s belongs"),
+        (_first_weight("s", "s"), "both are by"),
+        (_bare_weight, "lacks root"),
         (lambda x0, x_t, abar_t, abar_s: (x_t, 0.0), "error"),
         (lambda x0, x_t, abar_t, abar_s: x0[:2], "2 values"),
     ],
@@ -101,6 +150,9 @@ WRONG = {
         (lambda *a: walked(*a, std=lambda beta: beta), "not by its root"),
         (lambda *a: walked(*a, shrink=lambda beta, abar: abar.sqrt()), "this step alone"),
         (lambda *a: walked(*a, shrink=lambda beta, abar: 1), "missing"),
+        (lambda *a: walked(*a, shrink=lambda beta, abar: 1 - beta), "its root belongs"),
+        (since_data, "since t = 0"),
+        (all_noise, "at once"),
         (lambda *a: walked(*a, ask=-1), "still at step i"),
         (lambda *a: walked(*a, order=lambda T: range(1, T + 1)), "upwards"),
         (lambda *a: walked(*a, order=lambda T: range(T, 1, -1)), "i = 1, is missing"),
@@ -130,6 +182,9 @@ WRONG = {
         (trained(power=1), "absolute"),
         (trained(first=True), "only some"),
         (trained(keep=False), "return the list"),
+        (trained(plain=False), "loss.item()"),
+        (trained(gen=True, batch=32), "64 pictures"),
+        (trained(), "generator=gen"),
         (lambda net, x0s, abar, steps, gen: [0.0] * steps, "never asked"),
         (3, "a function"),
     ],
@@ -137,6 +192,8 @@ WRONG = {
     "strided_betas": [
         (lambda abar, steps: 1 - abar[steps], "since t = 0"),
         (scaled, "small ones only"),
+        (from_first, "after step 1"),
+        (lambda abar, steps: ratio(abar[steps]), "the ratios"),
         (lambda abar, steps: 1 - abar[steps][1:] / abar[steps][:-1], "missing"),
     ],
     "ten_steps": [

@@ -74,7 +74,8 @@ def _pattern(x: Any, y: Any, largest: float) -> str:
     norm = float((x * x).sum())
     if x.numel() > 1 and norm > 0:
         factor = float((x * y).sum()) / norm
-        if factor and float((y - factor * x).abs().max()) <= 1e-4 * abs(factor):
+        scaled = factor and float((y - factor * x).abs().max()) <= 1e-4 * abs(factor)
+        if scaled and f"{factor:.4g}" != "1":
             return f"everything is {factor:.4g} times what it should be."
         offset = float((y - x).mean())
         if offset and float((y - x - offset).abs().max()) <= 1e-4 * abs(offset):

@@ -48,7 +48,10 @@ def _walks(g: Generator) -> list[tuple[Any, ...]]:
     def guess(x: Tensor, noise: float) -> Tensor:
         return 1 + 0.5 / (0.5 + noise**2) * (x - 1)
 
-    return [(guess, start, [20.0, 6.0, 2.0, 0.5, 0.1]), (guess, start, [20.0, 3.0, 1.0, 0.0])]
+    return [
+        (guess, start, [20.0, 6.0, 2.0, 0.5, 0.1]),
+        (guess, start.clone(), [20.0, 3.0, 1.0, 0.0]),
+    ]
 
 
 def our_sampler(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
@@ -123,6 +126,12 @@ def _unshrunk(guess: Guess, x: Tensor, noises: Sequence[float]) -> Tensor:
             "the noise of the start is kept; take what x holds now, x - guess, at every step."
         ),
         _unshrunk: "x is only made smaller: where does the network's guess come in?",
+        lambda guess, x, noises: our_sampler(guess, x, noises[:2]): (
+            "only the first step is taken: does the `return` stand inside the loop?"
+        ),
+        lambda guess, x, noises: guess(our_sampler(guess, x, noises), noises[-1]): (
+            "the walk is right, but the network is asked once more at its end: return x itself."
+        ),
         lambda guess, x, noises: x: "x comes back as it was given.",
     },
     hint="x is the guess plus noise of size `now`. What has to happen to the part x - guess, so "
@@ -216,6 +225,12 @@ def _results(g: Generator) -> list[tuple[Any, ...]]:
         ),
         lambda run: run.nfe * len(run.x): (
             "this is how many picture-calls the batch took; how many seconds did one of them take?"
+        ),
+        lambda run: run.seconds / run.nfe / run.x.numel(): (
+            "that is for one pixel: run.x.numel() counts all of them, len(run.x) the pictures."
+        ),
+        lambda run: run.seconds / run.nfe / 60: (
+            "60 is the number of pictures of one figure; how many are there in run.x?"
         ),
         lambda run: run.seconds * run.nfe / len(run.x): (
             "you multiply by the calls; the more calls the batch took, the less is one of them."

@@ -65,6 +65,12 @@ def _steps(g: Generator) -> list[tuple[Any, ...]]:
         lambda x, beta, noise: (math.sqrt(1 - beta) * x, math.sqrt(beta) * noise): (
             "these are the two parts of the answer: return their sum."
         ),
+        lambda x, beta, noise: math.sqrt(1 - beta) * (x + math.sqrt(beta) * noise): (
+            "the noise is shrunk with the picture; it is added after that."
+        ),
+        lambda x, beta, noise: (1 - math.sqrt(beta)) * x + math.sqrt(beta) * noise: (
+            "the picture keeps root(1 - beta), which is not 1 - root(beta)."
+        ),
         lambda x, beta, noise: math.sqrt(1 - beta) * (x + noise): (
             "noise gets the factor of the picture; its own is sqrt(beta)."
         ),
@@ -107,6 +113,9 @@ def _jump(x0: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
         ),
         lambda x0, betas, i, eps: _jump(x0, 1 - betas[i - 1], eps): (
             "this is one step of noise, not i of them: the factors 1 - beta multiply up."
+        ),
+        lambda x0, betas, i, eps: _jump(x0, (1 - betas[: max(i - 1, 1)]).prod(), eps): (
+            "step 1 is right now, but from step 2 on the last factor is still missing."
         ),
         lambda x0, betas, i, eps: _jump(x0, (1 - betas).prod(), eps): (
             "this always jumps to the last step: only beta_1..beta_i have happened by step i."
@@ -384,12 +393,26 @@ def _faults(betas: Tensor, steps: int) -> str | None:
     if schedule.abar[1] < 0.95:
         return f"the first step must be gentle, abar_1 >= 0.95; yours is {schedule.abar[1]:.3f}."
     if schedule.abar[-1] > 1e-4:
-        return f"too much is left at the end: abar_T is {schedule.abar[-1]:.2g}, not below 1e-4."
+        end = f"abar_T is {schedule.abar[-1]:.2g}, not below 1e-4."
+        return _misread(schedule) or f"too much is left at the end: {end}"
     if reason := _off_the_marks(schedule):
         falls = bool((torch.diff(betas) > 0).all())
         if falls and not _off_the_marks(Table(1 - (1 - betas) / _before(1 - betas))):
             return "is it 1 - abar_t, where 1 - abar_t/abar_{t-1} belongs?"
-        return reason
+        return _misread(schedule) or reason
+    return None
+
+
+def _misread(schedule: Schedule) -> str | None:
+    """Whether the clock is even once abar is made from lambda without the slip."""
+    abar = torch.tensor(schedule.abar[1:], dtype=torch.float64)
+    if not bool((abar > 1e-100).all()):
+        return None
+    logistic = abar**2 / (abar**2 + (1 - abar) ** 2)
+    if not _off_the_marks(Table(1 - logistic / _before(logistic))):
+        return "abar is the logistic function of 2 lambda, not of lambda."
+    if not _off_the_marks(Table(1 - abar**2 / _before(abar**2))):
+        return "alpha stands where abar = alpha^2 belongs."
     return None
 
 

@@ -36,6 +36,12 @@ def _posterior(
         c_0, c_t = math.sqrt(abar_s), math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
     if slip == "abar in c_t":
         c_t = math.sqrt(abar_t) * (1 - abar_s) / (1 - abar_t)
+    if slip == "abar_t in c_0":
+        c_0 = math.sqrt(abar_t) * beta / (1 - abar_t)
+    if slip == "c_0 over s":
+        c_0 = math.sqrt(abar_s) * beta / (1 - abar_s)
+    if slip == "bare c_t":
+        c_t = (1 - abar_s) / (1 - abar_t)
     if slip == "swapped":
         x0, x_t = x_t, x0
     var = beta if slip == "beta" else beta * (1 - abar_s) / (1 - abar_t)
@@ -66,6 +72,9 @@ def _slip(name: str) -> Any:
             "no roots"
         ): "both roots are forgotten: the weight of x0 has root(abar_s), that of x_t "
         "root(1 - beta).",
+        _slip("abar_t in c_0"): "abar_t stands where abar_s belongs, in the weight of x0?",
+        _slip("c_0 over s"): "the weight of x0 is divided by 1 - abar_s; both are by 1 - abar_t.",
+        _slip("bare c_t"): "the weight of x_t lacks root(1 - beta).",
         _slip("abar in c_t"): "abar_t stands where 1 - beta (of this step alone) belongs?",
         _slip("since t = 0"): "beta is 1 - abar_t here, the noise since t = 0; that of this "
         "step is 1 - abar_t/abar_s.",
@@ -106,9 +115,13 @@ def _walked(
 ) -> Tensor:
     T = len(abar) - 1
     for i in range(T, 0, -1) if order is None else order(T):
-        beta = 1 - abar[i] / abar[i - 1]
+        beta = 1 - abar[i] / (1 if slip == "since t = 0" else abar[i - 1])
         root = 1 - abar[i] if slip == "eps root" else (1 - abar[i]).sqrt()
-        shrink = {"abar": abar[i].sqrt(), "unscaled": 1.0}.get(slip, (1 - beta).sqrt())
+        if slip == "all of it":
+            root = beta / root
+        shrink = {"abar": abar[i].sqrt(), "unscaled": 1.0, "no root": 1 - beta}.get(
+            slip, (1 - beta).sqrt()
+        )
         x = (x - beta / root * guess(x, i - 1 if slip == "early" else i)) / shrink
         std = {"beta": beta, "bare": 1.0, "silent": 0.0}.get(slip, beta.sqrt())
         if slip == "small":
@@ -137,6 +150,11 @@ def _wrong(slip: str = "", order: Any = None) -> Any:
         _wrong("bare"): "the noise comes in at full size: its standard deviation is root(beta).",
         _wrong("unscaled"): "the division by root(1 - beta) is missing: going back, x grows again.",
         _wrong("abar"): "abar_i stands where 1 - beta_i, of this step alone, belongs.",
+        _wrong("no root"): "x is divided by 1 - beta, where its root belongs.",
+        _wrong("since t = 0"): "beta is 1 - abar_i here, the noise since t = 0; that of this step "
+        "is 1 - abar_i/abar_{i-1}.",
+        _wrong("all of it"): "all of the guessed noise is taken away at once; one step takes "
+        "beta/root(1 - abar) of the guess.",
         _wrong("eps root"): "the guess is divided by 1 - abar, where its root belongs.",
         _wrong("early"): "the network is asked about step i - 1, but x is still at step i.",
         _wrong(order=lambda T: range(1, T + 1)): "the steps are taken upwards: start at T, end at "
@@ -320,6 +338,7 @@ def training(given: Any, seed: int) -> str | None:
         return f"a function is expected here, but a {type(given).__name__} was given."
     net, steps = _Spy(), 60
     gen = torch.Generator().manual_seed(99 + seed)
+    unused = gen.get_state()
     try:
         losses = given(net, _pictures(), _TABLE.clone(), steps, gen)
     except Exception as error:
@@ -336,8 +355,17 @@ def training(given: Any, seed: int) -> str | None:
     if not isinstance(losses, list) or len(losses) != steps:
         return "the training is right; return the list of its losses, one number for each step."
     wanted = [(c["out"] - _parts(c, "")[1]).square().mean().item() for c in net.seen]
+    if any(isinstance(a, Tensor) and a.requires_grad for a in losses):
+        return (
+            "the training is right; keep each loss as a number, loss.item(): a tensor holds on to "
+            "all that it was computed from."
+        )
     if any(abs(float(a) - b) > 1e-3 * b for a, b in zip(losses, wanted, strict=True)):
         return "the training is right, but the numbers returned are not the mean squared errors."
+    if any(len(call["x"]) != 64 for call in net.seen):
+        return "the training is right, but a batch has 64 pictures."
+    if torch.equal(gen.get_state(), unused):
+        return "the training is right, but its random numbers do not come from gen: generator=gen."
     return None
 
 
@@ -391,6 +419,16 @@ def _with_start(abar: Tensor, steps: Tensor) -> Tensor:
     return 1 - kept / torch.cat([kept[:1], kept[:-1]])
 
 
+def _from_first(abar: Tensor, steps: Tensor) -> Tensor:
+    kept = abar[steps]
+    return 1 - kept / torch.cat([abar[:1], kept[:-1]])
+
+
+def _ratio(abar: Tensor, steps: Tensor) -> Tensor:
+    kept, before = _kept(abar, steps)
+    return kept / before
+
+
 def _scaled(abar: Tensor, steps: Tensor) -> Tensor:
     return _per_step(abar, steps) * len(abar) / len(steps)
 
@@ -407,6 +445,8 @@ def _from_data(abar: Tensor, steps: Tensor) -> Tensor:
         _first_lost: "one beta is missing: the first kept step comes from abar_0 = 1.",
         _difference: "a difference of abar; beta needs their ratio.",
         _with_start: "abar_0 is 1, no noise at all; the first kept step stands in its place.",
+        _from_first: "abar[0] is the level after step 1; before the first kept step abar_0 = 1.",
+        _ratio: "these are the ratios, 1 - beta; beta is wanted.",
         _scaled: "the betas are multiplied by T/K. That is nearly right for small ones only: a "
         "product of 1 - beta is wanted.",
         _from_data: "that is the noise since t = 0, not since the kept step before.",
@@ -472,7 +512,8 @@ def excess(steps: list[int]) -> float:
 
 
 @judge(
-    hint="short steps back where the answer is being decided; long ones above, where all is noise.",
+    hint="short steps back where the answer is being decided; long ones above, where little "
+    "is left of the humps.",
     right="you have chosen time steps by their bound; lesson 08 does it by dynamic programming.",
 )
 def ten_steps(steps: Any) -> str | None:
