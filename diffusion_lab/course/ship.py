@@ -3,8 +3,10 @@
     python -m diffusion_lab.course.ship NAME --from runs/NAME.safetensors --metrics
     python -m diffusion_lab.course.ship --reference fashion
 
-NAME is a recipe. The file may also be the saved state of a training that is still running
-(``runs/NAME.state.safetensors``): its averaged weights are shipped then, marked ``interim``.
+NAME is a recipe. The file may also be the saved state of a training
+(``runs/NAME.state.safetensors``): its averaged weights are shipped then, marked ``interim`` where it
+is still running. How pictures are drawn is no part of a training and may be tuned after it: the
+header says what the recipe says now.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ def open_model(name: str, file: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise CheckpointError(f"{file} holds a model of {given!r}, not of {name!r}")
     if not any(key.startswith("ema.") for key in tensors):
         model = checkpoints.load(Path(file))
-        return model, model.about
-    recipe = Recipe(**head["recipe"])
+        return model, model.about | {"recipe": head["recipe"] | {"sampler": recipe.sampler}}
+    recipe = Recipe(**head["recipe"] | {"sampler": recipe.sampler})
     pictures = data.load(recipe.data, "train", full=recipe.full)
     run = averaged_run(recipe, tasks.find(recipe.task)(recipe, pictures).models, tensors, head)
     model, *others = run.average.values()
@@ -152,7 +154,8 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
     recipe = recipes.get(name)
     model, about = open_model(name, file)
     made = about["command"]
-    command = f"python -m diffusion_lab.course.ship {name} --from runs/{Path(file).name}"
+    source = Path(file).name if about.get("interim") else f"{name}.safetensors"
+    command = f"python -m diffusion_lab.course.ship {name} --from runs/{source}"
     if measure:
         command += " --metrics" + (f" --n {n}" if n != 5000 else "")
         found: dict[str, Any] = {

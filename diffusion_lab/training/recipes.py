@@ -152,8 +152,9 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "fashion",
             "class-conditional Fashion-MNIST with a null class, EDM preconditioning, few steps",
-            steps=28_000,
-            sampler=_FEW_STEPS | {"steps": 6, "scale": 1.75},
+            net={"name": "unet", "fine": 16},
+            steps=24_000,
+            sampler=_FEW_STEPS | {"steps": 6, "scale": 1.6},
         ),
         Recipe(
             "fashion-1min",
@@ -168,7 +169,7 @@ RECIPES: dict[str, Recipe] = {
             lam_range=None,
             hybrid=True,
             conditional=False,
-            net={"name": "unet", "out_channels": 2},
+            net={"name": "unet", "out_channels": 2, "fine": 16},
             steps=24_000,
             sampler={"sampler": "ddim", "steps": 50},
         ),
