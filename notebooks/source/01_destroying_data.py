@@ -75,7 +75,7 @@ plots.show(
 #
 # One boot, one pattern of noise, more and more of it. At which time do you stop seeing the boot?
 #
-# <aside class="notes">Let everybody name a time before you go on. Most people say about 0.6. What is still there after that is the question of the last third.</aside>
+# <aside class="notes">Let everybody name a time before you go on. What is still there after that is the question of the last third.</aside>
 
 # %% [markdown] name="imports-text"
 # ## What we need, and where we are
@@ -1076,10 +1076,10 @@ print(f"side 448, linear, at its end: {survives:.0%} of the class bits are left"
 # ## What to take home
 #
 # - roots, because variances add
-# - all steps at once: exact, and hundreds of times cheaper than the walk
+# - all steps at once: exact, and about as many times cheaper as there are steps
 # - time is a label; a noise level is $\lambda$
 # - first the detail goes, then which picture it was, then its class
-# - with a perfect denoiser and many steps the schedule is a matter of taste
+# - with a perfect denoiser, many steps and the same ends the schedule is a matter of taste
 #
 # **Before next week:** exercises 3 to 6.
 

@@ -243,7 +243,7 @@ plots.show_table(rows, digits={"N": ",", "measured": ".1f", "formula": ".1f"})
 print(f"below 0.1 from {(d + d * (d + 1) / 4) / 0.1:,.0f} pictures on")
 
 # %% [markdown] name="real-bias-text"
-# A distance above 4 between a thing and itself! Real features have smaller variances than 1, so the
+# A distance above 4 between a thing and itself. Real features have smaller variances than 1, so the
 # numbers are smaller there, but the law is the same.
 #
 # Now on real features: training pictures against the shipped mean and covariance of the full test set
@@ -403,7 +403,7 @@ plots.show_table(rows, title=f"N = {N} pictures", digits={"FD": ".3f"})
 # of the **anchor A**: 0 A means that mean and covariance agree, 1 A is fine visible noise.
 #
 # A unit must not wobble. The FD of N noisy pictures would: it falls with N, and it scatters from draw to draw. So A is
-# **one number for the whole course**: the FD_inf of all 10,000 training pictures with noise 0.1, fixed to two digits. The
+# **one number for the whole course**: the FD_inf of all 10,000 training pictures with noise 0.1, rounded to two decimals. The
 # table shows what "as many noisy pictures" would have been instead, in 20 draws at each N.
 
 # %% name="anchor"
@@ -749,10 +749,10 @@ print(f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")
 # And "mirrored": a change that is hardly a flaw to the eye costs more than visible noise. A distance
 # measures what the *features* mind, not what you mind.
 #
-# Then **our model**. Read its row beside the floors. By FD and KID it is near real pictures, its score is as high as theirs,
-# and it copies no more than new real pictures seem to (whose share would be 0.05, by the definition of *copied*). **Recall** is where it
-# lies clearly below every real set: guided pictures are typical ones, and some real kinds of clothes are
-# hardly drawn. A model is described by the row, not by one of its numbers.
+# Then **our model**. Read its row beside the floors and the real rows: FD and KID for likeness and variety together, *copied*
+# beside 0.05 (the share of new real pictures, by its definition), and **recall** beside that of the real sets. Guidance
+# draws typical pictures; a recall below every real set would say that some real kinds are hardly drawn, whatever FD and the
+# score say. A model is described by the row, not by one of its numbers.
 #
 # ### Exercise 5 (write it): catch the cheat
 #
@@ -1139,12 +1139,12 @@ for pair, measured_by in (((first, other), above), ((first, second), seeds)):
 
 # %% [markdown] name="versus-seen"
 # This is the form in which the course states every comparison: which, by how much, with what error, at
-# equal N and stated cost. The conditional model beats the unconditional one at the same NFE and size, far
-# outside the errors (and by far more than even sets lower FD_inf, as measured above). Whether a quarter of guidance scale matters may well be beyond what so few
+# equal N and stated cost. Compare the first difference with its error, and with the few hundredths by which even sets lower
+# FD_inf, as measured above. Whether a quarter of guidance scale matters may well be beyond what so few
 # pictures can say: then the honest answer is **"cannot be told apart"**. Errors fall as
 # $1/\sqrt{N}$: half the error needs four times the pictures.
 #
-# Is it a fair comparison? The first is told the class and was trained for longer; the table says what is
+# Is it a fair comparison? The first is told the class, and the two were not trained equally long (see the next table); the verdict says what is
 # better *to use*, not which idea is better. Lesson 03 separates such things one at a time.
 
 # %% [markdown] name="cost-text"

@@ -16,7 +16,7 @@
 #
 # **Goals.** You will be able to
 # - price every possible jump with one number per noise level, and write the programme that finds the best K,
-# - compute the best reverse variance from one number per noise level, and say why it is never wrong,
+# - compute the best reverse variance from one number per noise level, and say what it is best for,
 # - train a sampler's coefficients through a frozen network, and name the traps on the way,
 # - let a second small network propose the next step, or report how much noise is really there,
 # - shorten the noising itself and close the gap with a small model of its end,
@@ -324,7 +324,7 @@ show_table(toy_table_rows, title="nats", digits={"K = 8": ".2f", "K = 32": ".2f"
 print(f"all 999 moves: {dp_stride.path_cost(nats, every, [*reversed(every), 0.0]):.2f}")
 
 # %% [markdown] name="fashion-text"
-# With eight moves a uniform grid in $t$ pays far more than the best one; uniform in $\lambda$ is a good guess.
+# With eight moves a uniform grid in $t$ pays far more than the best one; uniform in $\lambda$ not quite twice as much.
 #
 # Now pictures: the same table from the measured $D_t$, with the best variances and the real decoder
 # (the move to $t = 0$ costs what the pixels cost given $\hat x_0$). The rows named *DP stride* are laid by **your
@@ -449,7 +449,7 @@ plots.show(
 # grid; it takes longer than a lesson may, so we read its result. FD is in units of A (lesson 04), with
 # its standard error. From here to the end of GGDM every sampler starts from the **same 1,000 noises**,
 # and nothing is clipped on the way, so all these numbers compare, and differences can be taken as pairs. (Its bits are from
-# more pictures and levels than ours above, so they differ from those in the second digit.)
+# more pictures and levels than ours above, so they differ from those in the second decimal.)
 
 # %% name="stored"
 bench = json.loads(store.path("measured/steps.json").read_text())
@@ -607,28 +607,16 @@ print(f"the best: {four.cost[5]:.2f} nats, at", *(f"{t:.3f}" for t in four.grid(
 #
 # The second free choice. DDPM offers two variances of the reverse step, $\tilde\beta$ (right if $x_0$
 # were known) and $\beta$ (right if data were white noise). Both are wrong at long jumps. Bao et al.
-# found the best one in closed form:
+# found the best one in closed form. The step that is right for a known $x_0$ is
 #
-# $$ S^{*2} = \ell^2 + c^2\, E\,\mathrm{Var}(x_0 \mid x_t)
-#    = \ell^2 + c^2 \frac{\sigma_t^2}{\alpha_t^2} \big(1 - \Gamma_t\big), \qquad
-#    \Gamma_t = \frac{E|\hat\epsilon|^2}{d}, $$
+# $$ x_s = k\, x_t + c\, x_0 + \ell z, \qquad c = \alpha_s - \sqrt{\sigma_s^2 - \ell^2}\,\alpha_t/\sigma_t, $$
 #
-# where $\ell^2$ is the forward posterior's variance ($\tilde\beta$ for DDPM, 0 for DDIM) and
-# $c = \alpha_s - \sqrt{\sigma_s^2 - \ell^2}\,\alpha_t/\sigma_t$ is how much of $x_0$ the step uses. Again
-# **one number per level**: the mean square of the network's own output. If $\Gamma_t = 1$, the network
-# claims to know all the noise, and nothing is added to $\ell^2$. The formula is exact for the exact
-# network, whose $\hat\epsilon$ is a conditional mean. For a trained one it is an estimate; the price
-# list above took the measured $D_t$ in place of $E\,\mathrm{Var}$.
-#
-# <details><summary>Derivation: why one number is enough</summary>
-#
-# The step is right if $x_0$ is known: $x_s = k\,x_t + c\,x_0 + \ell z$. Given $x_t$ only, $x_0$ has mean $\hat x_0$ and some
-# variance, so $x_s$ has mean $k x_t + c\,\hat x_0$ and variance $\ell^2 + c^2\,\mathrm{Var}(x_0|x_t)$. A Gaussian with one
-# variance for all pixels and all $x_t$ fits best in KL if it has the right mean and the *average* of these variances
-# (set the derivative of $\frac12\log S^2 + v/(2S^2)$ to zero: $S^2 = E[v]$). And by $x_t = \alpha x_0 + \sigma\epsilon$, what is
-# not known of $x_0$ is what is not known of $\epsilon$, times $\sigma/\alpha$; and $E\,\mathrm{Var}(\epsilon|x_t) =
-# E|\epsilon|^2/d - E|\hat\epsilon|^2/d = 1 - \Gamma$.
-# </details>
+# where $\ell^2$ is the forward posterior's variance ($\tilde\beta$ for DDPM, 0 for DDIM) and $c$ is how much of $x_0$ the step
+# uses. Given $x_t$ only, $x_0$ is $\hat x_0$ give or take something, and that something must be added to $\ell^2$, on average over
+# pixels and $x_t$. By $x_t = \alpha_t x_0 + \sigma_t \epsilon$ what is not known of $x_0$ is what is not known of $\epsilon$,
+# times $\sigma_t/\alpha_t$; and what is not known of $\epsilon$ has the mean square $1 - \Gamma_t$ with
+# $\Gamma_t = E|\hat\epsilon|^2/d$. Again **one number per level**: the mean square of the network's own output. If
+# $\Gamma_t = 1$, the network claims to know all the noise, and nothing is added to $\ell^2$.
 #
 # ### Exercise 4 (find the bug): the best variance
 #
@@ -664,6 +652,22 @@ def my_variance(alpha_t, sigma_t, alpha_s, sigma_s, l2, size):
 check.best_variance(my_variance)
 
 # %% [markdown] name="chain-text"
+# As a formula:
+#
+# $$ S^{*2} = \ell^2 + c^2\, E\,\mathrm{Var}(x_0 \mid x_t)
+#    = \ell^2 + c^2 \frac{\sigma_t^2}{\alpha_t^2} \big(1 - \Gamma_t\big). $$
+#
+# It is exact for the exact network, whose $\hat\epsilon$ is a conditional mean. For a trained one it is an estimate; the price
+# list above took the measured $D_t$ in place of $E\,\mathrm{Var}$.
+#
+# <details><summary>Derivation: why one number is enough</summary>
+#
+# Given $x_t$ only, $x_s$ has mean $k x_t + c\,\hat x_0$ and variance $\ell^2 + c^2\,\mathrm{Var}(x_0|x_t)$. A Gaussian with one
+# variance for all pixels and all $x_t$ fits best in KL if it has the right mean and the *average* of these variances
+# (set the derivative of $\frac12\log S^2 + v/(2S^2)$ to zero: $S^2 = E[v]$). And $E\,\mathrm{Var}(\epsilon|x_t) =
+# E|\epsilon|^2/d - E|\hat\epsilon|^2/d = 1 - \Gamma$.
+# </details>
+#
 # Does it do what it says? Gaussian data $N(0, 1/4)$ and the exact denoiser: after ten ancestral steps
 # the samples should have variance 0.25 again. The chain is linear, so we can compute what each choice
 # gives, without drawing anything.
@@ -819,8 +823,8 @@ plots.show(
 #
 # From the kernel matrices `kxx` (n, n), `kyy` (m, m), `kxy` (n, m) return
 # $\mathrm{MMD}^2 = \mathrm{mean}_{i \ne j} k(x_i, x_j) + \mathrm{mean}_{i \ne j} k(y_i, y_j)
-# - 2\, \mathrm{mean}_{ij} k(x_i, y_j)$. With the diagonal kept, samples are paid for being far from
-# *themselves*, and the sampler learns to shrink their spread.
+# - 2\, \mathrm{mean}_{ij} k(x_i, y_j)$. With the diagonal kept, the pairs that push samples
+# apart count for less than they should, and the sampler learns too small a spread.
 #
 # <details><summary>Hint 1: nudge</summary>
 #
@@ -832,7 +836,8 @@ plots.show(
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# `within = lambda k: (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))`
+# For each of the two square matrices: add up everything, take the diagonal away, divide by the number of entries that
+# are left. Add the two results and subtract twice the plain mean of the third matrix.
 # </details>
 
 
@@ -975,8 +980,7 @@ for k in (5, 10):
 plots.show(
     plots.strip(list(by_sampler.values()), labels=list(by_sampler)),
     alt="Six rows of the same twelve garments: DDIM, the learned sampler and the solver in five steps, "
-    "then in ten. In five steps DDIM's garments are the greyest. In the eighth column the learned sampler of "
-    "five steps has nearly erased a dark shirt that the other rows show.",
+    "then in ten. In five steps DDIM's garments are the greyest. Most columns show one garment in all rows.",
     caption="The same network from the same noise: uniform DDIM, the learned sampler and ++(3M), in "
     "five and in ten steps.",
 )
@@ -993,8 +997,8 @@ show_table(rows, digits={"standard deviation": ".2f", "beyond the range (%)": ".
 # %% [markdown] name="ggdm-seen"
 # How to read the tables: FD and KID look through the classifier that was descended, the pixels do not.
 # A gain in the first two that the third does not share is one that the measure saw and the eye may
-# not: an optimiser finds what its measure does not see, and that is why we judge with another one. The eighth column is such a
-# case: the learned sampler of five steps has nearly erased a dark shirt. What was learned? Few uniform DDIM steps draw grey
+# not: an optimiser finds what its measure does not see, and that is why we judge with another one. (In
+# the figure, look for dark garments in the rows of the learned sampler.) What was learned? Few uniform DDIM steps draw grey
 # pictures: compare their standard deviation with that of the data, and with that of the learned rows.
 #
 # And the rival: look at GGDM against ++(3M) in the pairs, at equal calls. What a good fixed step
@@ -1045,7 +1049,7 @@ for words, quarter in (("1/2 before the log", False), ("1/4 before the log", Tru
 show_table(half_or_quarter_rows, digits={"nats": ".5f"})
 
 # %% [markdown] name="closed-text"
-# For Gaussian data the best $b$ is known. With $r = E|\hat\epsilon|^2/d$ (the $\Gamma_t$ of the analytic
+# If $\hat\epsilon$ is exact, a conditional mean, the best $b$ is known. With $r = E|\hat\epsilon|^2/d$ (the $\Gamma_t$ of the analytic
 # variances) it solves
 # $(1 - r)\big(1 + \frac{1}{(1-b)^2}\big) = \frac1b$: the better the denoiser knows the noise
 # ($r \to 1$), the more of it may go at once.
@@ -1260,7 +1264,7 @@ show_table(bddm_search_table_rows or [{"steps": "none of 6 to 10"}], title=f"KID
            digits=dict.fromkeys(columns, ".3f") if bddm_search_table_rows else {})  # fmt: skip
 
 # %% [markdown] name="bddm-search-seen"
-# Compare the grids that were found with those of the three starts above: the search is worth its price. But the last columns are
+# Compare the grids that were found with those of the three starts above, at equal length. The last columns are
 # what the second network and the search have won (below zero) or lost (above) over steps that need neither. (Four seeds know
 # their own error badly; the word is said by Student's law, which takes that into account.) The paper's claim concerns speech and
 # a linear schedule.
@@ -1373,7 +1377,8 @@ print(f"ᾱ of pure noise: planned {planned[0]:.4f}, read by P {fitted[0]:.3f}")
 # - the **family**: a re-fit before *every* step throws the plan away and lays a straight line of betas
 #   in its place, so bad and good end in the very same pictures. But the good plan *is* such a line, with
 #   no network at all, and has most of the gain already: compare *bad, as it is* with *good, as it is*;
-# - the **measurement**: what is left from *good, as it is* to *re-fitted*, the last column of the table.
+# - the **measurement**: what is left from *good, as it is* to *re-fitted*, the last column of the table. (That includes another
+#   start of the line, at the level that $P$ reads; we did not take the two apart.)
 #
 # Nor is the reading exact: for pure noise $P$ says more signal than the plan, as the left panel shows.
 # In 64 dimensions such a small level cannot be read well. So the claim to remember is a weak one: a walk
@@ -1664,7 +1669,7 @@ claims = [
 show_table([{"claim": claim, "here": here} for claim, here in claims])
 
 # %% [markdown] name="paper-seen"
-# Which claims hold here? DP stride's first by construction; its second where the differences are above zero by more than two
+# Which claims hold here? DP stride's first by construction; that its pictures are not better, where the differences are above zero by more than two
 # errors. GGDM's against the sampler that it starts from; the next row says where a solver that nothing was learned for
 # stands. Analytic-DPM's in part: exact on the toy and cheaper moves on pictures, but the decoder can take that back (the
 # differences of the variances say where). NEDM's in small part: most of the rescue is its family of betas; what the
@@ -1675,8 +1680,8 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 # the level at which the decoder takes over: they leave it more to do and save the many moves before it.
 #
 # Where our version is tiny: the papers report LSUN-church FID 11.6 against 51.1 at ten steps (GGDM), better likelihood and
-# high-quality samples with a speed-up of 20 to 80 times (Analytic-DPM), speech in 3 to 7 steps (BDDM). (From memory, not looked up
-# again: ImageNet-64 within 0.1 bits/dim of the whole chain at 32 steps, DP stride; 6 steps, NEDM; CIFAR-10 from T = 0.6
+# high-quality samples with a speed-up of 20 to 80 times (Analytic-DPM), speech in 3 to 7 steps (BDDM), ImageNet 64 x 64 within 0.1
+# bits/dim of the 4,000-step chain at 32 steps (DP stride). (From memory, not looked up again: 6 steps, NEDM; CIFAR-10 from T = 0.6
 # with 600 instead of 1000 evaluations, DiffusionTimes.) We have small networks, small pictures, one training seed
 # and distances in a small classifier's features: only directions compare.
 
@@ -1687,11 +1692,11 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 #   first.
 # - **Analytic variances** fade with the number of steps, slowly: at 200 the toy still tells them apart.
 #   And with DDIM there is nothing to choose if you keep it deterministic. Near pure noise $1 - \Gamma_t$ is a
-#   difference of nearly equal numbers: without the clipping it may come out negative.
+#   difference of nearly equal numbers and may come out negative; the package cuts it off at 0.
 # - **GGDM** optimises a *measure*. Whatever the measure does not see is free to get worse; judge with
 #   another one. Each number of steps needs its own training, and so does each network.
-# - **BDDM** finds the best single step, which need not make the best walk; its search over starts by a quality measure
-#   does much of the work.
+# - **BDDM** finds the best single step, which need not make the best walk; it needs a search over starts by a quality
+#   measure besides.
 # - **NEDM** helps most where the schedule is bad, and there a good fixed schedule does most of it. In few
 #   dimensions the level cannot be read well (above, for pure noise).
 # - **DiffusionTimes** needs data whose noised form a small model can learn. The shorter T, the more the

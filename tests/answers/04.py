@@ -39,13 +39,23 @@ def _least(x, train):
     return torch.cdist(x.flatten(1), train.flatten(1)).amin(1)
 
 
-def _over_moves(x, train):
-    moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+MOVES = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+def _over_moves(x, train, moves=MOVES):
     return torch.stack([_least(x.roll(u, (2, 3)), train) for u in moves]).amin(0)
 
 
 def _by_pixels(made, train, held_out):
     return _least(made, train) < _least(held_out, train).quantile(0.05)
+
+
+def _some_moves(moves):
+    def alarm(made, train, held_out):
+        limit = _over_moves(held_out, train, moves).quantile(0.05)
+        return _over_moves(made, train, moves) < limit
+
+    return alarm
 
 
 def _identical(made, train, held_out):
@@ -63,6 +73,14 @@ WRONG = {
                 (m1 - m2).square().sum()
                 + _traces(c1, c2)
                 - 2 * (c1.diagonal() * c2.diagonal()).sqrt().sum()
+            ),
+            "number by number",
+        ),
+        (
+            lambda m1, c1, m2, c2: (
+                (m1 - m2).square().sum()
+                + _traces(c1, c2)
+                - 2 * torch.sqrt(c1.sqrt() @ c2 @ c1.sqrt()).trace()
             ),
             "number by number",
         ),
@@ -90,6 +108,8 @@ WRONG = {
     ],
     "catches_copies": [
         (_by_pixels, "moved by one pixel"),
+        (_some_moves([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]), "all eight directions"),
+        (_some_moves([move for move in MOVES if move != (0, 0)]), "one of the nine moves"),
         (lambda made, train, held_out: torch.ones(len(made)) > 0, "called copies"),
         (lambda made, train, held_out: torch.zeros(len(made)) > 0, "plain copies it finds only 0%"),
         (_identical, "little noise"),

@@ -107,6 +107,18 @@ def _one_step(eps_hat, x, times, abar, eta, fresh):
     return _right(x, eps_hat(x, t), fresh(), abar(t), abar(s), eta)
 
 
+def _returns_early(eps_hat, x, times, abar, eta, fresh):
+    t, s = times[:2]  # a return inside the loop
+    return _right(x, eps_hat(x, t), fresh(), abar(t), abar(s), eta)
+
+
+@_walk
+def _room_at_t(x, eps, z, a, b, eta):
+    std = eta * _root(a, b)
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return b**0.5 * x0 + (1 - a - std**2) ** 0.5 * eps + std * z
+
+
 def _sum(i, d, c):
     return sum(math.log(d * (c - k)) for k in range(int(i)))  # whole steps only
 
@@ -131,6 +143,12 @@ def _half(a, b, share):
     return (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
 
 
+def _no_keepdim(a, b, share):
+    dims = (1, 2, 3)
+    w = ((a * b).sum(dims) / (a.square().sum(dims) * b.square().sum(dims)).sqrt()).acos()
+    return (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
+
+
 WRONG = {
     "one_jump": [(0.0, "mean of the noise"), (1.0, "larger peak"), (3.0, "too large")],
     "ddim_loop": [
@@ -147,6 +165,8 @@ WRONG = {
         (_stops_early, "last jump is missing"),
         (_asked_late, "asked at s"),
         (_one_step, "largest error"),
+        (_returns_early, "not inside"),
+        (_room_at_t, "not at t"),
         (lambda eps_hat, x, times, abar, eta, fresh: x, "largest error"),
         (lambda eps_hat, x, times, abar, eta: x, "6 arguments"),
     ],
@@ -156,12 +176,17 @@ WRONG = {
         (_per_pixel, "each pixel"),
         (_per_channel, "each channel"),
         (_half, "still of the batch"),
+        (_no_keepdim, "keepdim"),
         (lambda a, b, share: (1 - share) * a + share * b, "straight line"),
         (lambda a, b, share: torch.zeros(3), "shape"),
     ],
     "log_abar": [
         (lambda i, d, c: i * math.log(d) + math.lgamma(c) - math.lgamma(c - i), "n + 1"),
-        (_sum, "largest error"),
+        (_sum, "whole step below"),
+        (
+            lambda i, d, c: i * math.log(d) + math.lgamma(c - i + 1) - math.lgamma(c + 1),
+            "exchanged",
+        ),
         (lambda i, d, c: _right_level(round(i), d, c), "rounded"),
         (lambda i, d, c: math.lgamma(c + 1) - math.lgamma(c - i + 1), "D^i"),
     ],

@@ -1,6 +1,7 @@
 """Wrong answers to lesson 08, and words that each refusal must hold."""
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -33,6 +34,16 @@ def cheapest_road(table, moves):
     return [*path, 0]
 
 
+def at_most(table, moves):
+    """The cheapest path of that many moves or fewer."""
+    paths = [programme()(table, k) for k in range(1, moves + 1)]
+    return min(paths, key=lambda p: sum(float(table[t, s]) for t, s in pairwise(p)))
+
+
+def without_diagonal(k):
+    return (k.sum() - k.diagonal().sum()) / (k.numel() - len(k.diagonal()))
+
+
 WRONG = {
     "shortest_path": [
         (programme(free=True), "infinite"),
@@ -41,6 +52,7 @@ WRONG = {
         (lambda table, moves: programme()(table, moves)[1:], "start"),
         (lambda table, moves: programme()(table, moves - 1), "too few"),
         (cheapest_road, "whole path"),
+        (at_most, "exactly so many"),
     ],
     "sweep": [
         (lambda best, table: (best[None, :] + table).min(dim=0).values, "over t"),
@@ -72,6 +84,12 @@ WRONG = {
     "mmd2": [
         (lambda kxx, kyy, kxy: kxx.mean() + kyy.mean() - 2 * kxy.mean(), "biased"),
         (lambda kxx, kyy, kxy: kxx.mean() + kyy.mean(), "error"),
+        (
+            lambda kxx, kyy, kxy: (
+                without_diagonal(kxx) + without_diagonal(kyy) - 2 * without_diagonal(kxy)
+            ),
+            "two different points",
+        ),
     ],
     "share": [(0.9, "r itself"), (0.99, "too large"), (0.2, "too small")],
 }

@@ -36,6 +36,9 @@ def _gaussians(g: Generator) -> list[tuple[Any, ...]]:
     return probes
 
 
+_BY_NUMBER = "the root was taken number by number; it is the root of a matrix."
+
+
 @exercise(
     probes=_gaussians,
     slips={
@@ -43,7 +46,12 @@ def _gaussians(g: Generator) -> list[tuple[Any, ...]]:
             (m1 - m2).square().sum()
             + _traces(c1, c2)
             - 2 * (c1.diagonal() * c2.diagonal()).sqrt().sum()
-        ): "the root was taken number by number; it is the root of a matrix.",
+        ): _BY_NUMBER,
+        lambda m1, c1, m2, c2: (
+            (m1 - m2).square().sum()
+            + _traces(c1, c2)
+            - 2 * (c1.sqrt() @ c2 @ c1.sqrt()).sqrt().trace()
+        ): _BY_NUMBER,
         lambda m1, c1, m2, c2: (
             (m1 - m2).square().sum()
             + _traces(c1, c2)
@@ -258,12 +266,17 @@ def catches_copies(alarm: Any, seed: int) -> str | None:
             return f"{len(made)} booleans are expected, one for each of `made`; got {what}{kind}."
         share[name] = found.double().mean().item()
     for name, least in (("plain copies", 0.95), ("copies with a little noise", 0.9)):
+        if share[name] < min(least, share["copies moved by one pixel"] - 0.3):
+            return (
+                f"of {name} it finds only {share[name]:.0%}: not moving is one of the nine moves."
+            )
         if share[name] < least:
             return f"of {name} it finds only {share[name]:.0%}: they lie nearer than new ones."
     if share["copies moved by one pixel"] < 0.9:
         found = share["copies moved by one pixel"]
         return (
-            f"it finds {found:.0%} of copies moved by one pixel: move `made` back before comparing."
+            f"it finds {found:.0%} of copies moved by one pixel: move `made` back before "
+            "comparing, in all eight directions."
         )
     if share["new pictures"] > 0.17:
         return (

@@ -104,6 +104,11 @@ def _short(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: An
     return _loop(_stepped)(eps_hat, x, times[:-1], abar, eta, fresh)
 
 
+def _first_step(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
+    """The return stands inside the loop."""
+    return _loop(_stepped)(eps_hat, x, times[:2], abar, eta, fresh)
+
+
 def _same_x(eps_hat: Any, x: Tensor, times: Any, abar: Any, eta: float, fresh: Any) -> Tensor:
     """Every step starts from the first x."""
     made = x
@@ -172,6 +177,9 @@ def _step_slips() -> dict[Callable[..., Any], str]:
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, 0.0): (
             "that is the walk for eta = 0: the noise S z is missing."
         ),
+        lambda x, eps, z, a, b, eta: _stepped(
+            x, eps, z, a, b, eta, towards=(1 - a - _std(a, b, eta) ** 2) ** 0.5
+        ): "the factor of eps is what S leaves of sigma at s, not at t.",
         lambda x, eps, z, a, b, eta: _stepped(x, eps, z, a, b, eta, ahead=a**0.5): (
             "x0_hat arrives at time s, so it is multiplied by the alpha of s, not of t."
         ),
@@ -201,6 +209,7 @@ def _step_slips() -> dict[Callable[..., Any], str]:
         **_step_slips(),
         _loop(_stepped, asked_at_s=True): "the network is asked at s: x belongs to time t.",
         _loop(_stepped, one_z=True): "every step needs new noise: call fresh() inside the loop.",
+        _first_step: "that is x after the first step: return it after the loop, not inside.",
         _short: "the last jump is missing: the walk ends at the last of the times.",
         _same_x: "every step starts at the first x: the x_s of a step is the x_t of the next.",
         _first_eps: "the network is asked once only: every step asks it at its own x and t.",
@@ -284,6 +293,9 @@ def _cosine(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
         lambda a, b, share: _mixed(a, b, share, _cosine(a, b, (2, 3))): (
             "now each channel has an angle of its own: sum over the channels too."
         ),
+        lambda a, b, share: _mixed(a, b, share, _cosine(a, b, (1, 2, 3)).flatten()): (
+            "each column of pixels gets another pair's angle: keep the summed axes (keepdim=True)."
+        ),
         _half_repaired: "the dot product is that of a pair, the two sizes still of the batch.",
         lambda a, b, share: (1 - share) * a + share * b: (
             "that is the straight line, which passes through shorter vectors."
@@ -326,6 +338,12 @@ def _log_gamma(i: float, d: float, c: float, *, above: float = 1.0, below: float
         lambda i, d, c: _log_gamma(i, d, c) / 2: "that is log alpha, half of log abar.",
         lambda i, d, c: _log_gamma(round(i), d, c): (
             "i is rounded to a whole step: the formula takes any real one."
+        ),
+        lambda i, d, c: _log_gamma(math.floor(i), d, c): (
+            "that is the level of the whole step below i: turn the product into a formula first."
+        ),
+        lambda i, d, c: 2 * i * math.log(d) - _log_gamma(i, d, c): (
+            "the two factorials are exchanged: the larger one is above."
         ),
         lambda i, d, c: math.exp(_log_gamma(i, d, c)): "that is abar itself, not its logarithm.",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,6 +98,12 @@ def _greedy(table: Tensor, moves: int) -> list[int]:
     return [*path, 0]
 
 
+def _at_most(table: Tensor, moves: int) -> list[int]:
+    """The cheapest path of that many moves or fewer."""
+    paths = [_path(table, k) for k in range(1, moves + 1)]
+    return min(paths, key=lambda path: sum(table[t, s].item() for t, s in pairwise(path)))
+
+
 def reference_path(table: Tensor, moves: int) -> list[int]:
     """The cheapest path of exactly that many moves from the last place to 0."""
     return _path(table, moves)
@@ -140,6 +147,7 @@ shortest_path = exercise(
         lambda table, moves: _path(table, moves)[:-1]: "the end, place 0, is missing.",
         lambda table, moves: _path(table, moves - 1): "that path has one move too few.",
         lambda table, moves: _path(table, moves + 1): "that path has one move too many.",
+        _at_most: "that is the cheapest path of at most so many moves; exactly so many it must be.",
         _greedy: "the cheapest road at each place does not make the cheapest whole path.",
     },
     hint="sweep K times and keep the places of the minima; then follow them, the last sweep first.",
@@ -237,6 +245,14 @@ def _within(k: Tensor) -> Tensor:
     return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
 
 
+def _askew(k: Tensor, pairs: int) -> Tensor:
+    """The slip of leaving i = j out across the sets, where it is a pair like any."""
+    return (k.sum() - k.diagonal().sum()) / pairs
+
+
+_ACROSS = "across the sets x_i and y_i are two different points: take the plain mean of kxy."
+
+
 @exercise(
     probes=_kernels,
     slips={
@@ -259,6 +275,10 @@ def _within(k: Tensor) -> Tensor:
             + (kyy.sum() - kyy.diagonal().sum()) / (len(kxx) * (len(kxx) - 1))
             - 2 * kxy.mean()
         ): "kyy has its own number of pairs, m(m - 1).",
+        lambda kxx, kyy, kxy: (
+            _within(kxx) + _within(kyy) - 2 * _askew(kxy, kxy.numel() - len(kxy.diagonal()))
+        ): _ACROSS,
+        lambda kxx, kyy, kxy: _within(kxx) + _within(kyy) - 2 * _askew(kxy, kxy.numel()): _ACROSS,
         lambda kxx, kyy, kxy: _within(kxx) - 2 * kxy.mean(): (
             "the pairs of real points are missing: 0 would not mean equal."
         ),
