@@ -2,16 +2,18 @@
 
     corrector-toy     score SDE, exact score of two_class: W1 at equal calls of a predictor alone
                       and with a Langevin corrector, VE and VP, r scanned
+    langevin-toy      the same mixture, about 201 calls: annealed Langevin dynamics, step scanned,
+                      beside Euler-Maruyama and the ancestral step; VE, VP and sub-VP
     corrector-digits  the same with the digits network: FD of 300 digits
     guidance          scale 6, eleven calls: share of pixels outside of the data's range for solvers
                       that differ in order, in form or in kind
     duels             FD of solvers that differ in one thing, 500 pictures of fashion-vp1000 each
                       from the same start noise: the difference, with its error as a pair
 
-r of a corrector is chosen on seeds of its own (TUNE) and judged on others, as pairs: the same seed,
-so the same start noise, with and without corrector.
+r of a corrector, and the step of annealed Langevin, are chosen on seeds of their own (TUNE) and
+judged on others, as pairs: the same seed, so the same start noise, with and without corrector.
 
-    python benchmarks/controls.py                # about 12 core-minutes
+    python benchmarks/controls.py                # about 20 core-minutes
     python benchmarks/controls.py guidance       # one part, which replaces its own entry
     python benchmarks/controls.py --tiny         # seconds, to see that it runs; writes nothing
 """
@@ -34,11 +36,13 @@ from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.metrics.frechet import Reference, features, frechet, paired, reference
+from diffusion_lab.scores.subvp import SubVP
 
 COMMAND = "python benchmarks/controls.py"
 RESULT = "measured/controls.json"
 ALONE = {"ancestral": "ddpm", "reverse diffusion": "reverse-diffusion"}
 TUNE = (100, 101, 102)
+PUBLISHED = 0.1  # a / sigma^2 of annealed Langevin in 1907.05600
 CALLS = 11  # of the guided solvers, the same for all
 GUIDED = (
     "DDIM",
@@ -88,7 +92,7 @@ def of_toy(tiny: bool) -> dict[str, Any]:
     truth = law.sample(n, generator(12))[:, 0]
     real = [w1(law.sample(n, generator(k))[:, 0], truth) for k in range(30, 40)]
     found: dict[str, Any] = {"N": n, "floor": [round(value, 4) for value in real], "races": {}}
-    rs = (0.01, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5)
+    rs = (0.01, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.7, 1.0)
     for process, schedule in {"VE": schedules.VE(0.01, 20.0), "VP": schedules.Linear()}.items():
         den = law.denoiser(schedule)
 
@@ -101,6 +105,45 @@ def of_toy(tiny: bool) -> dict[str, Any]:
         for budget in (21,) if tiny else (21, 51, 101):
             print(process, flush=True)
             found["races"][f"{process} {budget}"] = race(score, budget, rs, 3, 2 if tiny else 8)
+    return found
+
+
+def of_langevin(tiny: bool) -> dict[str, Any]:
+    """Annealed Langevin with the paper's step and a tuned one, beside two other samplers."""
+    n, law = 400 if tiny else 20_000, toys.two_class()
+    truth = law.sample(n, generator(12))[:, 0]
+    processes = {"VP": schedules.Linear(), "sub-VP": SubVP(), "VE": schedules.VE(0.01, 20.0)}
+    tune, judge = (TUNE[:1], range(2)) if tiny else (TUNE, range(8))
+    found: dict[str, Any] = {"N": n, "corrections": 5, "processes": {}}
+    for process, schedule in processes.items():
+        den = law.denoiser(schedule)
+
+        def score(
+            sampler: str, steps: int, seed: int, den: Denoiser = den, **options: Any
+        ) -> tuple[float, int]:
+            how = {"sampler": sampler, "steps": steps, "spacing": "uniform", "seed": seed}
+            r = generate(den, n, batch=n, **how, **options)
+            return w1(r.x[:, 0], truth), r.nfe
+
+        def annealed(ratio: float, seed: int) -> tuple[float, int]:
+            return score("annealed-langevin", 5 if tiny else 41, seed, ratio=ratio)
+
+        ratios = (0.03, PUBLISHED, 0.2, 0.35, 0.6, 1.0, 1.4, 1.8)
+        scan = {q: sum(annealed(q, seed)[0] for seed in tune) / len(tune) for q in ratios}
+        best = min(scan, key=lambda q: scan[q])
+        runs = {
+            "Euler-Maruyama": [score("euler-maruyama", 20 if tiny else 201, k) for k in judge],
+            "ancestral": [score("ddpm", 20 if tiny else 201, k) for k in judge],
+            "Langevin, published step": [annealed(PUBLISHED, k) for k in judge],
+            "Langevin, tuned step": [annealed(best, k) for k in judge],
+        }
+        found["processes"][process] = {
+            "ratio": best,
+            "scan": {f"{q:g}": round(value, 4) for q, value in scan.items()},
+            "NFE": {name: own[0][1] for name, own in runs.items()},
+            "runs": {name: [round(value, 4) for value, _ in own] for name, own in runs.items()},
+        }
+        print(process, found["processes"][process], flush=True)
     return found
 
 
@@ -117,7 +160,7 @@ def of_digits(tiny: bool) -> dict[str, Any]:
         return metrics.fd(generate(model, n, **how, **options).x, "digits")
 
     for budget in (5,) if tiny else (11, 41):
-        rs = (0.16, 0.25, 0.4, 0.6, 0.8, 1.2)
+        rs = (0.16, 0.25, 0.4, 0.6, 0.8, 1.2, 1.8, 2.7)
         found["races"][str(budget)] = race(score, budget, rs, 1 if tiny else 2, 2 if tiny else 5)
     return found
 
@@ -190,6 +233,7 @@ def of_duels(tiny: bool) -> dict[str, Any]:
 
 PARTS = {
     "corrector-toy": of_toy,
+    "langevin-toy": of_langevin,
     "corrector-digits": of_digits,
     "guidance": of_guidance,
     "duels": of_duels,

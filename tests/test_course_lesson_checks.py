@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
@@ -186,3 +187,75 @@ def test_a_training_loop_without_alpha_is_told_so():
     from diffusion_lab.course.checks import lesson03
 
     assert "too much of x0" in lesson03.training_loop.result(loop).message
+
+
+def in_epochs(model, average, optimiser, pictures, draw, steps):
+    """Pictures in a shuffled order, each once before any comes again; the average by hand."""
+    order, losses = torch.randperm(len(pictures)).repeat(2), []
+    for n in range(steps):
+        x0 = pictures[order[32 * n : 32 * n + 32]]
+        t, alpha, sigma, weight = draw(32)
+        shape = (-1, 1, 1, 1)
+        x_t = alpha.view(shape) * x0 + sigma.view(shape) * torch.randn(x0.shape)
+        loss = ((model(x_t, t).x0 - x0) ** 2 * weight.view(shape)).mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        d = min(0.99, (1 + n) / (10 + n))
+        for a, w in zip(average.parameters(), model.parameters(), strict=True):
+            a.data = d * a.data + (1 - d) * w.data
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_training_loop_may_go_through_the_pictures_in_any_random_order(seed):
+    from diffusion_lab.course.checks import lesson03
+
+    for _ in range(3):
+        assert lesson03.training_loop.result(in_epochs, seed).ok
+
+
+# ---- a walk that calls the functions of earlier exercises ----------------------------------------
+def my_step(x, x0, alpha_t, sigma_t, alpha_s, sigma_s):
+    return sigma_s / sigma_t * x + alpha_s * (1 - alpha_t * sigma_s / (alpha_s * sigma_t)) * x0
+
+
+def line_ahead(now, before, lam_before, lam_now, lam_next):
+    return now + (lam_next - lam_now) / (2 * (lam_now - lam_before)) * (now - before)
+
+
+def walk_of_pieces(denoise, x, times, level):
+    past = None
+    for t, s in pairwise(times):
+        now, here, there = denoise(x, t), level(t), level(s)
+        if there[1] == 0:
+            return there[0] * now
+        lam, ahead = math.log(here[0] / here[1]), math.log(there[0] / there[1])
+        d = now if past is None else line_ahead(now, past[0], past[1], lam, ahead)
+        x, past = my_step(x, d, *here, *there), (now, lam)
+    return x
+
+
+def test_a_walk_of_the_earlier_functions_is_right():
+    assert lesson07.whole_walk.result(walk_of_pieces).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "words"),
+    [
+        (
+            "my_step",
+            lambda *levels: levels[0],
+            "`my_step`, which is not right yet: finish exercise 1",
+        ),
+        ("my_step", lambda *levels: ..., "`my_step`, which is not filled in yet"),
+        ("my_step", lambda x: x, "finish exercise 1"),
+        ("line_ahead", lambda now, before, *lams: before, "finish exercise 3"),
+        ("line_ahead", lambda now, before, *lams: ..., "`line_ahead`, which is not filled in"),
+    ],
+)
+def test_a_walk_of_a_wrong_earlier_function_is_sent_back_to_it(monkeypatch, name, wrong, words):
+    monkeypatch.setitem(globals(), name, wrong)
+    found = lesson07.whole_walk.result(walk_of_pieces)
+    assert found.status == "not yet" and words in found.message

@@ -78,6 +78,20 @@ def test_the_words_below_a_figure_are_escaped_and_folded(notebook):
     assert bundle["text/plain"] == "It rises & falls."
 
 
+def test_a_long_caption_is_broken_between_words_in_plain_text_only(notebook):
+    caption = "One long-winded caption, of a figure with much to say. " * 6 + "The end."
+    showing.words("a figure", caption)
+    ((bundle, _),) = notebook
+    lines = bundle["text/plain"].split("\n")
+    assert len(lines) > 2 and max(map(len, lines)) <= 100
+    assert " ".join(lines) == caption and f"<p><em>{caption}</em></p>" in bundle["text/html"]
+
+
+def test_a_word_is_never_cut(notebook):
+    showing.words("a figure", "see " + "x" * 120)
+    assert notebook[0][0]["text/plain"].split("\n") == ["see", "x" * 120]
+
+
 LESSONS = ["00_start", "05_jumping", "06_scores"]
 
 

@@ -91,9 +91,21 @@ def show(fig: Figure, *, alt: str, caption: str) -> None:
 
 
 def words(alt: str, caption: str) -> None:
-    """What stands below a figure: its caption, and its description to unfold."""
+    """What stands below a figure: its caption, and its description to unfold.
+
+    The caption's twin in plain text has lines of at most 100 letters.
+    """
     fold = f"<details><summary>Description of the figure</summary>{html.escape(alt)}</details>"
-    both(f"<p><em>{html.escape(caption)}</em></p>\n{fold}", caption)
+    both(f"<p><em>{html.escape(caption)}</em></p>\n{fold}", _lines(caption))
+
+
+def _lines(text: str) -> str:
+    """Plain text in lines of at most ``WIDE`` letters, broken between words."""
+    parts = [
+        textwrap.fill(line, WIDE, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    ]
+    return "\n".join(parts)
 
 
 def mime(

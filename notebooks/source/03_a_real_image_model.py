@@ -9,8 +9,7 @@
 # %% [markdown] name="title"
 # # 03 A real image model: what does it take on a laptop?
 #
-# Lessons 01 and 02 destroyed pictures and learned to restore toys. Now we train a model that
-# draws clothes, from nothing, while you watch. Four questions decide how good it becomes in a
+# We train a model that draws clothes, while you watch. Four questions decide how good it becomes in a
 # minute: what the network looks like, what it is asked to say, which noise levels it practises,
 # and which of its weights you sample from.
 #
@@ -21,7 +20,7 @@
 # - read any weighting of the loss (simple, P2, min-SNR, EDM) in one unit,
 # - write the ten lines that train a model, average its weights rightly, and say what it cost.
 #
-# **Prerequisites.** $x_t = \alpha_t x_0 + \sigma_t \epsilon$ and the signal-to-noise ratio
+# **Prerequisites.** $x_t = \alpha_t x_0 + \sigma_t \epsilon$ and the SNR
 # (lesson 01); that the best denoiser is $E[x_0 \mid x_t]$ (lesson 02). Some PyTorch.
 #
 # **Time.** {{time}}.
@@ -32,8 +31,7 @@
 # **On the map.** DDPM's objective (row 1) and P2, perception-prioritised weights (row 29 of the
 # survey, its Table II, *training*), with their neighbours min-SNR and EDM.
 #
-# The lesson has two halves, for two sittings: what a network is asked, then how it is trained and what came of it. A line
-# marks the middle.
+# The lesson has two halves, for two sittings; a line marks the middle.
 
 # %% [markdown] name="imports-text"
 # What the first picture needs; the rest comes after it.
@@ -53,10 +51,9 @@ print(f"{len(fashion):,} training pictures, standard deviation {fashion.std:.2f}
 # %% [markdown] name="job-text"
 # ## The job, at every noise level
 #
-# In this lesson the noisy picture is mostly $x_0 + \sigma \epsilon$ (so $\alpha = 1$), as in EDM.
-# The next cell takes one test picture, adds more and more noise, and asks the **ideal denoiser of
-# 2,000 training pictures**: a formula that averages those pictures by how likely each is the
-# origin. Look at how its answer changes from left to right.
+# In this lesson the noisy picture is mostly $x_0 + \sigma \epsilon$ (so $\alpha = 1$), as in EDM. We add more and more noise to
+# one test picture, and ask the **ideal denoiser of 2,000 training pictures**, which averages them by how likely each is the
+# origin. How does its answer change from left to right?
 
 # %% name="job"
 wide = schedules.make("edm", sigma_max=80.0)
@@ -90,12 +87,10 @@ print(f"at sigma 60 the guess is {to_mean:.2f} away from the mean of the 2,000 p
 # - **middle**: the kind of garment and its outline are decided here;
 # - **little noise** (left): only details are left to clean up.
 #
-# On the left the ideal denoiser returns *one of its 2,000 pictures*, close but not the one that
-# was hidden: its guess is further off than the noise had moved the picture. It can only remember. A
-# network of limited size cannot remember them all, and that is its strength: it has to find what the
-# pictures share. So we need a network.
+# On the left the ideal denoiser returns *one of its 2,000 pictures*, close but not the hidden one: its guess is further off
+# than the noise had moved the picture. It can only remember. A network of limited size has to find what pictures share.
 #
-# Models, losses, training and measures come from the package:
+# The course's package has networks, losses and training:
 
 # %% name="more-imports"
 import copy
@@ -115,16 +110,15 @@ from diffusion_lab.device import device
 from diffusion_lab.generate import generate
 from diffusion_lab.nets.unet import ResBlock
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
-from diffusion_lab.training import EMA, Recipe, build, load_or_train, recipes, train
+from diffusion_lab.training import Recipe, build, load_or_train, recipes, train
 
 edm = schedules.make("edm", sigma_max=20.0)
 
 # %% [markdown] name="net-text"
 # ## The network: a small U-Net
 #
-# A denoiser must look at the whole picture (what is it?) and at every pixel (where exactly?). A
-# U-Net does both: on the way down the map becomes smaller and deeper, on the way up it becomes
-# large again, and bridges carry the fine details across.
+# A denoiser must look at the whole picture (what is it?) and at every pixel (where exactly?). In a U-Net the map becomes
+# smaller and deeper, then large again, and bridges carry the fine details across.
 #
 # ```
 # 28x28x1  fold 2x2 into channels  -> 14x14x4
@@ -138,7 +132,7 @@ edm = schedules.make("edm", sigma_max=20.0)
 # last           14x14x4 -> unfold -> 28x28x1
 # ```
 #
-# `build` makes it from a recipe: a dictionary that fixes everything about a training.
+# `build` makes it from a recipe, a dictionary that fixes everything about a training.
 
 # %% name="build" tags=["nbval-check-output"]
 recipe = recipes.get("fashion")
@@ -160,11 +154,8 @@ for part, count in flops.items():
 plots.show_table(rows, digits={"parameters": ",", "MFLOP": ".2f", "share of FLOPs": ".0%"})
 
 # %% [markdown] name="parts-seen"
-# Two things to notice. The way up costs more than the way down, because each block there also
-# reads a bridge (twice the input channels), and because its resizing convolution works on the large
-# map. And `level`, which tells the network the noise level
-# and the class, holds thousands of parameters at almost no FLOPs: it runs once per picture, not once
-# per pixel.
+# The way up costs more than the way down: each block there also reads a bridge (twice the input channels), and its resizing convolution works on
+# the large map. `level`, which tells noise level and class, runs once per picture, not once per pixel: almost no FLOPs.
 #
 # ### One residual block, in code
 #
@@ -187,14 +178,13 @@ plots.show_table(rows, digits={"parameters": ",", "MFLOP": ".2f", "share of FLOP
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $h = \mathrm{conv}_1(\mathrm{silu}(\mathrm{norm}_1 x))$; the output is
-# $\mathrm{skip}(x) + \mathrm{conv}_2(\mathrm{silu}((1 + \mathrm{scale})\, \mathrm{norm}_2 h + \mathrm{shift}))$.
+# The whole is $y = \mathrm{skip}(x) + \mathrm{branch}(x, \mathrm{emb})$. If the branch's map has $C$ channels, `told(emb)` has the
+# shape $(B, 2C)$, and a scale or a shift that meets the map has $(B, C, 1, 1)$.
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# First convolution of the activated, normalised x. Ask `told`, give its answer two axes of length 1 at the end, and split it in
-# two along the channels (`chunk(2, dim=1)`). Scale and shift the second normalisation, activate, convolve; add the skip of the x
-# that came in.
+# Go through the list with one variable for the map, and keep the `x` that came in for the end. What `told` answers gets two axes
+# of length 1 behind the others; then its channels are split in the middle.
 # </details>
 
 
@@ -235,10 +225,9 @@ plots.show(
 # %% [markdown] name="fold-text"
 # ### Why fold the pixels first
 #
-# A convolution costs 2 x 9 x height x width x channels in x channels out FLOPs. At 28 x 28 every layer costs
-# four times what it costs at 14 x 14. Folding each 2 x 2 block of pixels into 4 channels loses
-# nothing (it is undone at the end) and moves all layers to the smaller map. The next cell counts
-# the same network with and without it.
+# A convolution costs 2 x 9 x height x width x channels in x channels out FLOPs: at 28 x 28 four times what it costs at 14 x 14.
+# Folding each 2 x 2 block of pixels into 4 channels loses nothing (it is undone at the end) and moves all layers to the smaller
+# map. The same network with and without it:
 
 # %% name="fold" tags=["nbval-check-output"]
 rows = []
@@ -250,19 +239,16 @@ for patch in (1, 2):
 plots.show_table(rows, digits={"MFLOP a picture": ".1f", "parameters": ","})
 
 # %% [markdown] name="fold-seen"
-# About four times fewer FLOPs for nearly the same number of parameters. On a CPU that is the
-# lever: fewer FLOPs a picture mean more optimiser steps a second (how many is measured below). The price: details smaller than two pixels must be described by channels,
-# and nothing ties the pixels on the two sides of a block's border to each other. Whether that shows is
-# measured below, with the fold and without it (*The price of folding*).
+# About four times fewer FLOPs for nearly the same number of parameters: on a CPU, more optimiser steps a second. The price:
+# details smaller than two pixels must be described by channels, and nothing ties the pixels on the two sides of a block's
+# border to each other. Whether that shows is measured below (*The price of folding*).
 #
 # ### How the network is told the noise level
 #
-# The same picture needs another answer at another noise level, so the level is an input. What is
-# fed in is $\lambda = \log(\alpha/\sigma)$, not the step number: $\lambda$ means the same on every
-# schedule. One number is a poor input for a network (it can only be scaled), so it becomes a vector
-# of sines and cosines of several speeds, $\sin(\omega_k \lambda)$ and $\cos(\omega_k \lambda)$ with fixed frequencies
-# $\omega_k$ from slow to fast. That is all a **time embedding** is. (Kingma and Gao write $\lambda$ for twice this
-# number, the logarithm of the SNR.)
+# The noise level is an input too: $\lambda = \log(\alpha/\sigma)$, which, unlike a step number, means the same on every
+# schedule. One number is a poor input for a network (it can only be scaled), so it becomes a vector,
+# $\sin(\omega_k \lambda)$ and $\cos(\omega_k \lambda)$ with fixed frequencies $\omega_k$ from slow to fast: a **time embedding**.
+# (Kingma and Gao write $\lambda$ for twice this number, the logarithm of the SNR.)
 
 # %% name="embedding"
 lams = torch.linspace(-3.0, 4.6, 200)
@@ -282,17 +268,15 @@ plots.show(
 )
 
 # %% [markdown] name="embedding-seen"
-# Each noise level is one column. Slow rows say roughly where on the scale we are, fast rows say it
-# exactly. A small MLP turns the column (plus a learned vector for the class) into a **scale and a
-# shift for every channel of every block**: the network is not told once, but everywhere. One row of
-# the class table means *no class*; in training a label is replaced by it with probability 0.1, so
-# one network learns the conditional and the unconditional answer. Guidance needs both.
+# Each noise level is one column. A small MLP turns it (plus a learned vector for the class) into a **scale and a
+# shift for every channel of every block**. One row of the class table means *no class*; in training a label is replaced by it
+# with probability 0.1, so one network learns the conditional and the unconditional answer. Guidance needs both.
 #
 # ### Why some layers start at zero
 #
-# The last convolution, and the last one in every residual block and attention, start with all
-# weights zero. So every residual *branch* starts at zero (a block returns its skip), and the untrained network's output is exactly
-# zero. Look at the loss of the very first batch, with this start and with PyTorch's own random one.
+# The last convolution, and the last one in every residual block and attention, start with all weights zero: a block returns its
+# skip, and the untrained network's output is exactly zero. The loss of the very first batch, with this start and with
+# PyTorch's own random one:
 
 # %% name="zero-start" tags=["nbval-check-output"]
 gen = generator(0)
@@ -311,9 +295,8 @@ with torch.no_grad():
 
 # %% [markdown] name="zero-seen"
 # Before any training the zero start is as good as the best *single factor* on the noisy picture (of
-# centred pictures: ours are mostly dark, which costs a little), and random numbers in the last layer only add error.
-# Branches that start at zero are what lets very deep residual networks train at all (De and Smith
-# 2020). Why "as good as one factor", and why 1? That is the next section.
+# centred pictures: ours are mostly dark, which costs a little); random numbers in the last layer only add error.
+# (Branches that start at zero let very deep networks train at all; De and Smith 2020.) Why one factor, and why 1? Read on.
 
 # %% [markdown] name="say-text"
 # ## What should the network say?
@@ -323,19 +306,13 @@ with torch.no_grad():
 # $$ v = \alpha\, \epsilon - \sigma\, x_0 $$
 #
 # (Salimans and Ho): nearly the noise where there is little of it, nearly the (negative) picture where there is much. With
-# $\alpha^2 + \sigma^2 = 1$ it is turned back by $x_0 = \alpha x_t - \sigma v$: put $x_t = \alpha x_0 + \sigma \epsilon$
-# in, and $\epsilon$ cancels. All common choices are one straight line,
+# $\alpha^2 + \sigma^2 = 1$ it is turned back by $x_0 = \alpha x_t - \sigma v$. All common choices are one straight line,
 #
 # $$ \hat x_0 = a\, x_t + b \cdot \mathrm{out}, $$
 #
-# and a choice is nothing but the pair $(a, b)$: $(0, 1)$ for $x_0$, $(1/\alpha, -\sigma/\alpha)$ for $\epsilon$,
-# $(\alpha, -\sigma)$ for $v$, and for EDM's $F$, which has its own section below,
-#
-# $$ a = \frac{\alpha s^2}{\alpha^2 s^2 + \sigma^2}, \qquad
-#    b = \frac{\sigma s}{\sqrt{\alpha^2 s^2 + \sigma^2}}, \qquad s \text{ the data's standard deviation.} $$
-#
-# The cell prints the pair for three noise levels of a variance-preserving schedule ($\alpha^2 + \sigma^2 = 1$), with
-# data of standard deviation 0.7.
+# and a choice is the pair $(a, b)$: $(0, 1)$ for $x_0$, $(1/\alpha, -\sigma/\alpha)$ for $\epsilon$,
+# $(\alpha, -\sigma)$ for $v$. EDM's $F$ has a pair too, which depends on the data's standard deviation; you will derive it
+# below. The pairs at three noise levels of a variance-preserving schedule, for data of standard deviation 0.7:
 
 # %% name="line" tags=["nbval-check-output"]
 vp, rows = schedules.Linear(), []
@@ -347,17 +324,15 @@ plots.show_table(rows, title="a, b of x₀ = a xₜ + b out")
 
 # %% [markdown] name="line-seen"
 # Read the second number of each pair, $b$: an error of the output reaches $\hat x_0$ multiplied by
-# $|b|$. For $\epsilon$ it is $\sigma/\alpha$: harmless on the right, ruinous on the left. Compare the last two rows, too. With
-# $s = 1$ EDM's pair would be $(\alpha, \sigma)$, that of $v$ but for a sign: for data of unit size **EDM's $F$ is $-v$**.
+# $|b|$. For $\epsilon$ it is $\sigma/\alpha$: harmless on the right, ruinous on the left.
 #
 # ### The smallest exact case
 #
-# For a mixture of two Gaussians on a line the best answer is a formula, so we can ask what each
-# kind of network would have to learn. Two numbers matter at each noise level:
+# For a mixture of two Gaussians on a line, what would each kind of network have to learn? Two numbers matter at each noise level:
 # - **copying**: the share of the target's variance that is just a multiple of the input $x_t$ (a
 #   squared correlation). A network is bad at copying exactly, and a formula does it for free;
 # - **price**: how far $\hat x_0$ moves when the output is wrong by its target's own standard
-#   deviation. It is $|b|$ times that, which is simply the standard deviation of $x_0 - a x_t$.
+#   deviation: $|b|$ times that, which is simply the standard deviation of $x_0 - a x_t$.
 
 # %% name="copying"
 toy = toys.two_class()
@@ -406,51 +381,35 @@ plots.show(
 # - **eps** has to copy its input at the noisy end, exactly where an error is most expensive.
 # - **x0** has to copy at the clean end, and its price stays the same where others pay almost nothing.
 # - **v** copies little, and its price stays bounded.
-# - **edm** never copies: the copy is made by the formula ($c_{\rm skip}\, x_t$), and the network
-#   supplies only what no multiple of the input can say. Its price is the lowest at every noise level.
+# - **edm** never copies: the network supplies only what no multiple of the input can say. Its price is the lowest at every
+#   noise level.
 
 # %% [markdown] name="edm-text"
 # ### EDM: three scalings from three wishes
 #
-# Here $\alpha = 1$; a schedule with another $\alpha$ is this one after dividing $x_t$ by $\alpha$, which gives the pair of
-# the section above. Write the denoiser as $D(x) = c_{\rm skip}\, x + c_{\rm out}\, F(c_{\rm in}\, x)$, with
-# $x = x_0 + \sigma \epsilon$ and data of standard deviation $s$ (`sd`). Karras et al. ask:
-# 1. **The input has variance 1.** $\mathrm{Var}(x) = s^2 + \sigma^2$, so
-#    $c_{\rm in} = 1/\sqrt{s^2 + \sigma^2}$.
-# 2. **The target has variance 1.** $F$ should say $(x_0 - c_{\rm skip}\, x)/c_{\rm out}$, so
-#    $c_{\rm out}^2 = (1 - c_{\rm skip})^2 s^2 + c_{\rm skip}^2 \sigma^2$.
-# 3. **Errors cost as little as possible.** Choose the $c_{\rm skip}$ that makes
-#    $c_{\rm out}^2$ smallest: its derivative $-2(1 - c_{\rm skip}) s^2 + 2 c_{\rm skip} \sigma^2$
-#    vanishes.
+# Here $\alpha = 1$. Write the denoiser as $D(x) = c_{\rm skip}\, x + c_{\rm out}\, F(c_{\rm in}\, x)$, with
+# $x = x_0 + \sigma \epsilon$ and data of standard deviation $s$ (`sd`) and mean 0. Karras et al. ask:
+# 1. **The input has variance 1**: that of $F$, which is $c_{\rm in}\, x$.
+# 2. **The target has variance 1**: what $F$ should say, $(x_0 - c_{\rm skip}\, x)/c_{\rm out}$.
+# 3. **Errors cost as little as possible**: of all $c_{\rm skip}$ take the one that makes the $c_{\rm out}$ of wish 2 smallest.
 #
-# The cell does step 3 by brute force.
-
-# %% name="scan" tags=["nbval-check-output"]
-s, sigma = 0.7, 0.5
-c_skip = torch.linspace(0, 1, 100_001, dtype=torch.float64)
-c_out_squared = (1 - c_skip) ** 2 * s**2 + c_skip**2 * sigma**2
-best = c_out_squared.argmin()
-print(f"smallest c_out {c_out_squared[best] ** 0.5:.4f} at c_skip {c_skip[best]:.4f}")
-a, b = affine("edm", 1.0, sigma, s)
-print(f"the package's  {b:.4f}           {a:.4f}")
-
-# %% [markdown] name="fill-in-text"
-# ### Exercise 2 (fill in): the three scalings
+# ### Exercise 2 (derive): the three scalings
 #
-# Return $c_{\rm skip}, c_{\rm out}, c_{\rm in}$ for one noise level.
+# Derive $c_{\rm skip}, c_{\rm out}, c_{\rm in}$ from the wishes, and return them for one noise level.
 #
 # <details><summary>Hint 1: nudge</summary>
 #
-# Solve wish 3 for c_skip, then put it into wish 2.
+# $x_0$ and $\epsilon$ are independent: how do their variances add up in $x$, and how in $x_0 - c_{\rm skip}\, x$?
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
-# $c_{\rm skip} = s^2/(s^2 + \sigma^2)$, and then $c_{\rm out}^2 = s^2\sigma^2/(s^2 + \sigma^2)$.
+# Wish 2 says $c_{\rm out}^2 = (1 - c_{\rm skip})^2 s^2 + c_{\rm skip}^2 \sigma^2$. Where does its derivative with respect to
+# $c_{\rm skip}$ vanish?
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# add the variances of data and noise; the first is the data's share of the sum; the second the product of both standard
-# deviations over the root of the sum; the third one over that root
+# Solve the vanishing derivative for c_skip: a share of one variance in the sum of both. Put it into hint 2, simplify, and take
+# the root. c_in undoes the standard deviation of x.
 # </details>
 
 
@@ -466,10 +425,29 @@ def my_scalings(sigma: float, sd: float):
 # %% name="check-scalings"
 check.edm_scalings(my_scalings)
 
-# %% [markdown] name="unit-text"
+# %% [markdown] name="scan-text"
+# Wish 3 by brute force, beside the package's pair:
+
+# %% name="scan" tags=["nbval-check-output"]
+s, sigma = 0.7, 0.5
+c_skip = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+c_out_squared = (1 - c_skip) ** 2 * s**2 + c_skip**2 * sigma**2
+best = c_out_squared.argmin()
+print(f"smallest c_out {c_out_squared[best] ** 0.5:.4f} at c_skip {c_skip[best]:.4f}")
+a, b = affine("edm", 1.0, sigma, s)
+print(f"the package's  {b:.4f}           {a:.4f}")
+
+# %% [markdown] name="pair-text"
+# A schedule with another $\alpha$ is this one after dividing $x_t$ by $\alpha$. So in general EDM's pair is
+#
+# $$ a = \frac{\alpha s^2}{\alpha^2 s^2 + \sigma^2}, \qquad
+#    b = \frac{\sigma s}{\sqrt{\alpha^2 s^2 + \sigma^2}} . $$
+#
+# For $s = 1$ and $\alpha^2 + \sigma^2 = 1$ this is $(\alpha, \sigma)$, the pair of $v$ but for a sign: for data of unit size
+# **EDM's $F$ is $-v$**.
+#
 # Do input and target have variance 1? And the loss: EDM weighs the error of $x_0$ by
-# $1/c_{\rm out}^2$, which is weight 1 on the network's own output. We look at levels from almost
-# clean to almost pure noise, on 400,000 numbers of standard deviation 0.7.
+# $1/c_{\rm out}^2$, which is weight 1 on the network's own output. On 400,000 numbers of standard deviation 0.7:
 
 # %% name="unit" tags=["nbval-check-output"]
 gen = generator(3)
@@ -488,8 +466,7 @@ plots.show_table(rows, title="Variances", digits=dict.fromkeys(names, ".1f"))
 # %% [markdown] name="unit-seen"
 # This is why a zero start costs exactly 1: the target has variance 1. For centred Gaussian data with
 # independent pixels of that standard deviation, $c_{\rm skip}\, x$ is already the best answer there is. The `sd` must be that of
-# *your* data. With the 0.5 of the EDM paper on our pictures (about 0.7) the target would not have
-# unit size:
+# *your* data; with the 0.5 of the EDM paper on our pictures (about 0.7):
 
 # %% name="wrong-sd"
 x0, noise = fashion.x[:2000], torch.randn(2000, 1, 28, 28, generator=generator(4))
@@ -506,9 +483,7 @@ plots.show_table(rows, title="The target's variance", digits=digits)
 #
 # Eight Gaussians on a circle, the same small MLP, the same steps and seeds; what differs is
 # the meaning of the output (and, for EDM, that the input is scaled to unit size) and, with it, the weight of each level: each
-# is trained with the plain squared error of its own output. Since the exact
-# denoiser is known we need no samples to judge: the error of $\hat x_0$ against the truth, at each
-# noise level.
+# is trained with the plain squared error of its own output. The exact denoiser is the judge.
 
 # %% name="four"
 ring, exact = toys.dataset("ring"), toys.load_toy("ring").denoiser(vp)
@@ -562,18 +537,16 @@ plots.show(
 )
 
 # %% [markdown] name="four-seen"
-# The picture is the one the two panels above predicted: $\epsilon$ fails at the noisy end, $x_0$ at
-# the clean end, each by a wide margin and in every seed (mind the log scale). $v$ is as good as EDM at
-# the clean end; at $\lambda = -4$ and $-3$ the seeds cannot order the two, at $-2$ and $0$ EDM is lower in both
-# seeds. At $\lambda = 1$ all four come together.
+# As the two panels above predicted, $\epsilon$ fails at the noisy end and $x_0$ at
+# the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM the differences are small;
+# where the seeds of the table overlap, they cannot be ordered.
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table
 #
 # The survey's eq. 7 is DDPM's *simple* loss, $E\,|\epsilon - \hat\epsilon(x_t, t)|^2$ with $t$
 # uniform on the 1000 steps. Whatever the network's output means, it can be read as
-# $\hat\epsilon$, so the simple loss can be computed for any of them. The cell does one training
-# step's loss by hand and compares it with the package's, for four networks with random weights.
+# $\hat\epsilon$. The cell does one step's loss by hand and compares it with the package's, for four networks with random weights.
 
 # %% name="simple" tags=["nbval-check-output"]
 linear = schedules.linear(1000)
@@ -607,8 +580,7 @@ for kind in kinds:
 # | min-SNR | min(SNR, 5) | min(1, 5/SNR) | Hang et al. 2023 |
 # | EDM | $1/s^2 + \mathrm{SNR}$ | $1 + 1/(s^2\,\mathrm{SNR})$ | Karras et al. 2022 |
 #
-# (EDM also draws its noise levels from another law than "uniform in t"; we come to that.) In
-# numbers, at five of DDPM's thousand steps:
+# In numbers, at five of DDPM's thousand steps:
 
 # %% name="weights-table" tags=["nbval-check-output"]
 weightings = {
@@ -632,13 +604,12 @@ plots.show_table(rows)
 
 # %% [markdown] name="weights-seen"
 # Follow one column. At step 1 the SNR is near 10,000: in units of $x_0$ the simple loss cares
-# enormously, yet in units of $\epsilon$ its weight is 1 like anywhere else. Neither view is wrong;
-# papers that print "the weight" without the unit cannot be compared.
+# enormously, yet in units of $\epsilon$ its weight is 1 like anywhere else. "The weight" without its unit says nothing.
 #
 # ## P2 and its neighbours: which noise levels matter
 #
-# P2 (*perception-prioritised*, row 29 of the survey) starts from the three regimes of our first
-# figure: at little noise a network only cleans up what nobody would see, and effort spent there is
+# P2 (*perception-prioritised*, row 29 of the survey) starts from our three regimes: at little noise a network only cleans up
+# what nobody would see, and effort spent there is
 # missing where the content is decided. So it divides the weight on $\epsilon$ by $(k + \mathrm{SNR})^\gamma$.
 # For $k = \gamma = 1$ this is an old friend:
 
@@ -685,10 +656,8 @@ check.p2_on_v(my_p2_on_v)
 
 # %% [markdown] name="effort-text"
 # How often a level is practised counts as much as its weight: the effort at $\lambda$ is the weight
-# times the density with which training draws that $\lambda$. The next figure shows both together,
-# in units of $\epsilon$, each curve with area 1, so that shapes can be compared (heights at one level mean nothing by
-# themselves). The first three draw $t$ uniformly; EDM draws
-# $\ln\sigma$ from a normal law.
+# times the density with which training draws that $\lambda$. Here it is in units of $\epsilon$, each curve with area 1 (compare
+# shapes, not heights). The first three draw $t$ uniformly; EDM draws $\ln\sigma$ from a normal law.
 
 # %% name="effort"
 lams = torch.linspace(-5, 6, 221, dtype=torch.float64)
@@ -712,16 +681,13 @@ plots.show(
 # The simple loss keeps working far on the clean side; P2 and min-SNR leave that side early, by almost
 # the same recipe. EDM's curve leans to the noisy end, because an error of $\epsilon$ is an expensive
 # error of $x_0$ there. In units of its own output its effort is the normal law itself, centred on
-# $\sigma = e^{-0.6}$, our choice (Karras et al. take $e^{-1.2}$): the middle of the scale. (Units
-# again.)
+# $\sigma = e^{-0.6}$, our choice (Karras et al. take $e^{-1.2}$).
 #
 # ### A weight matters only when something is scarce
 #
-# If the network could give each noise level its own best answer, the weight would not matter: the
-# best answer at one level does not depend on how much we care about another. It matters when levels
-# have to **share**: parameters, or training time. The smallest case: Gaussian data, a "network" with
-# a single number, $\hat\epsilon = k x_t$, that has to serve two levels. The best own $k$ of a level
-# is $\sigma$; the best shared one is a compromise, and the weight decides whose.
+# If the network could give each noise level its own best answer, no weight would matter. It matters when levels
+# **share** parameters or training time. The smallest case: Gaussian data, and a single number, $\hat\epsilon = k x_t$, for two
+# levels. The best own $k$ of a level is $\sigma$; the weight decides on the compromise.
 
 # %% name="scarce"
 t = vp.t_of_lam(torch.tensor([-2.0, 2.0], dtype=torch.float64))
@@ -743,14 +709,12 @@ print("with one k for each level: k = sigma whatever the weight, excess error 0"
 
 # %% [markdown] name="scarce-seen"
 # P2 and min-SNR give the shared number to the noisy level and let the clean one suffer; the simple
-# loss splits the difference. So the claim to test is one about *small* networks and *short*
-# trainings.
+# loss splits the difference. So the claim to test is about *small* networks and *short* trainings.
 #
 # ### Measured: four weights, one small network
 #
 # `benchmarks/weighting.py` trains a U-Net of under 100,000 parameters on Fashion-MNIST without
-# classes, with each of the four weights and two seeds; all else is equal. It takes longer than a
-# lesson may, so we read its result. The file records the command that makes it again.
+# classes, with each of the four weights and two seeds; all else is equal. We read its result.
 
 # %% name="measured"
 bench = json.loads(store.path("measured/weighting.json").read_text())
@@ -795,34 +759,31 @@ plots.show(
 )
 
 # %% [markdown] name="measured-seen"
-# Both seeds of P2 and both of min-SNR lie below both of the simple loss, by more than a tenth. The
-# right panel shows how: their $x_0$ is better where the content is decided ($\lambda \le 0$) and
-# clearly worse on the clean side, which the eye (here: the features) does not mind. EDM's weight with
-# $t$ drawn uniformly is the worst of the four, in both seeds; it was made for another law of noise
+# Both seeds of P2 and both of min-SNR lie below both of the simple loss. Their $x_0$ is better where the
+# content is decided ($\lambda \le 0$) and clearly worse on the clean side. EDM's weight with
+# $t$ drawn uniformly is the worst of the four; it was made for another law of noise
 # levels, and whether that law would repair it was not run here.
 #
-# Two seeds are few: two against two would fall into this order by chance once in six times. Read it
-# as "agrees with the claim", not as proof. And it is one small network, one data set, one budget.
+# Two against two would fall into this order by chance once in six times: it
+# "agrees with the claim" for one small network, data set and budget, and is no proof.
 
 # %% [markdown] name="half-way"
 # ---
 #
 # **Half-way.** You know what the network is, what it may be asked, and how its errors are weighed. A good place for a break.
-# The second half trains: the average, the ten lines, a minute of training before your eyes, and what came of it.
 #
 # ---
 
 # %% [markdown] name="ema-text"
 # ## The average that you sample from: EMA
 #
-# The last steps of a training jump about: each batch pulls the weights its own way. Sampling from an
-# exponential moving average of the weights,
+# Each batch pulls the weights its own way. Sampling from an exponential moving average of the weights,
 #
 # $$ \bar w \leftarrow d\, \bar w + (1 - d)\, w, $$
 #
-# removes that jitter almost for free. A past weight that is $m$ updates old has the share
+# removes that jitter almost for free. A weight that is $m$ updates old has the share
 # $(1 - d)\, d^m$: half of it is forgotten after $\ln 2 / (-\ln d)$ updates. And the **start**, untrained
-# noise, still has the share $d^n$. The table is for a training of 600 steps.
+# noise, still has the share $d^n$. For a training of 600 steps:
 
 # %% name="half-life" tags=["nbval-check-output"]
 rows = []
@@ -835,38 +796,9 @@ plots.show_table(rows, digits={"half-life (updates)": ".1f", "share of the start
 
 # %% [markdown] name="half-life-seen"
 # DDPM's 0.9999 is right for hundreds of thousands of steps. In a training of 600 it returns a network that
-# is more than nine tenths random: samples look like noise and everyone searches for the bug
-# elsewhere. The usual repair is a warm-up, $d_n = \min(d, \frac{1+n}{10+n})$: short memory at
-# first, long memory later. Of the start the share $\prod_n d_n$ is left, which is nothing after a few updates: the first
-# factor is 1/10.
-
-# %% [markdown] name="ramp-text"
-# How far back does the average look? Let a weight grow by 1 a step; then the average lags behind by
-# the mean age of what it holds. The package's `EMA` on such a ramp, after 600 and 12,000 steps:
-
-
-# %% name="ramp" tags=["nbval-check-output"]
-def lag(decay: float, n: int) -> float:
-    """By how much the average of the ramp w_k = k lags behind after n updates."""
-    average, model = (torch.nn.Linear(1, 1, bias=False).double() for _ in range(2))
-    torch.nn.init.zeros_(average.weight)
-    ema = EMA(decay)
-    for k in range(n):
-        torch.nn.init.constant_(model.weight, k + 1)
-        ema.update(average, model, k)
-    return n - average.weight.item()
-
-
-rows = [
-    {"decay": d, "lag after 600": lag(d, 600), "after 12,000": lag(d, 12_000)}
-    for d in (0.99, 0.999, 0.9999)
-]
-plots.show_table(rows, digits={"lag after 600": ".0f", "after 12,000": ".0f"})
-
-# %% [markdown] name="ramp-seen"
-# After 600 steps the three decays give **the same** average, one that looks back over a tenth of the
-# training: the warm-up is still in charge. The decay only begins to matter when $(1+n)/(10+n)$
-# reaches it, for 0.999 after about 9,000 steps. What jitter does, and what the averages make of it:
+# is more than nine tenths random. The usual repair is a warm-up,
+# $d_n = \min(d, \frac{1+n}{10+n})$: short memory at first, long memory later ($d = 0.999$ is reached after about 9,000 steps). Of
+# the start the share $\prod_n d_n$ is left, which is nothing after a few updates: the first factor is 1/10. On a weight that jitters:
 
 # %% name="jitter"
 n = torch.arange(600)
@@ -893,13 +825,12 @@ plots.show(
 )
 
 # %% [markdown] name="jitter-seen"
-# 0.9999 never leaves its start; 0.9 leaves at once and keeps the jitter; the warm-up does what one
-# would do by hand.
+# 0.9999 never leaves its start; 0.9 leaves at once and keeps the jitter; the warm-up leaves at once and is smooth at the end.
 
 # %% [markdown] name="train-text"
 # ## Ten lines of training
 #
-# All pieces are there. One step of training is: take pictures, draw a noise level for each, add the
+# One step of training is: take pictures, draw a noise level for each, add the
 # noise, ask the network, take the weighted squared error, step, average.
 #
 # ### Exercise 4 (write it): the training loop
@@ -909,7 +840,7 @@ plots.show(
 # - `optimiser`, which holds the weights of `model`, and `pictures` of shape (N, 1, H, W),
 # - `draw(n)`, which draws noise levels for n pictures: `t, alpha, sigma, weight`, each of shape (n,).
 #
-# Make `steps` steps with 32 random pictures each. The loss is the mean over pictures and pixels of the weight times
+# Make `steps` steps, each with 32 random pictures out of all. The loss is the mean over pictures and pixels of the weight times
 # the squared error of $x_0$. After step number $n = 0, 1, 2, \dots$ move every weight of `average` towards that of `model`, with
 # $d = \min(0.99, \frac{1+n}{10+n})$. Return the list of losses, as floats.
 #
@@ -927,7 +858,7 @@ plots.show(
 #
 # For each step: 32 random places of pictures; draw the levels and give each three axes of length 1; make noise like the pictures
 # and add it; the loss; zero the gradients, backward, step. Then, without gradients, go through the parameters of average and
-# model together and `lerp_` each by 1 - d. Keep the loss as a number (`.item()`).
+# model together and move each (`lerp_`). Keep the loss as a number (`.item()`).
 # </details>
 
 
@@ -958,8 +889,7 @@ def my_training(model, average, optimiser, pictures, draw, steps: int) -> list:
 check.training_loop(my_training)
 
 # %% [markdown] name="first-text"
-# Now with a real network: a narrow one, without classes, so that it is quick. (Until the check says *right*, the package's `train` does
-# it.)
+# Now with a real network: a narrow one, without classes, so that it is quick. (Until the check says *right*, the package trains it.)
 
 # %% name="first-training"
 narrow = recipes.get("fashion-1min").but(
@@ -1004,12 +934,11 @@ plots.show(
 # %% [markdown] name="first-seen"
 # ## Training, live
 #
-# A few seconds give grainy blobs in the right places. Four times the steps, and a network of twice the width, gives clothes. The package's `train` is your loop
-# with what practice adds: labels, a falling learning rate, states that a killed training goes on from.
+# A few seconds give grainy blobs in the right places. Four times the steps, and twice the width, give clothes.
+# The package's `train` is your loop with labels, a falling learning rate, and states from which a killed training goes on.
 
 # %% [markdown] name="recipe-text"
-# The recipe for a minute. Network, kind, weighting, times and average were sections of this lesson;
-# the rest are the usual numbers of any training.
+# The recipe for a minute; network, kind, weighting, times and average were sections of this lesson.
 
 # %% name="recipe"
 minute = recipes.get("fashion-1min").but(steps=lessons.pick(smoke=12, live=600, full=1000))
@@ -1028,10 +957,8 @@ for entry, note in notes.items():
 plots.show_table(rows)
 
 # %% [markdown] name="live-text"
-# `train` is a generator: it trains, and now and then hands us the averaged model, so that we decide
-# what to look at. Here: the loss, and twenty pictures drawn with 8 steps of a fast sampler (lesson
-# 07) and guidance 2, two of each class. Watch what comes first and what comes later; the next figure
-# keeps four of the moments.
+# `train` is a generator: now and then it hands us the averaged model. We look at the loss, and at twenty pictures
+# drawn with 8 steps of a fast sampler (lesson 07) and guidance 2, two of each class.
 
 # %% name="live"
 twenty = torch.arange(20) % 10
@@ -1053,9 +980,8 @@ view.close()
 live, live_seconds = p.model, p.cpu_seconds
 
 # %% [markdown] name="live-seen"
-# The loss falls fast (from 1, as computed above, before the first point that is drawn), then slowly: the learning rate goes down over the
-# second half, and a part of what is left can be predicted by no network. The same ten noises, four
-# moments of the training:
+# The loss falls fast (from 1, as computed above, before the first point that is drawn), then slowly: the learning rate goes
+# down over the second half, and a part of what is left no network can predict. The same ten noises, four moments:
 
 # %% name="moments"
 keys = list(seen_at)
@@ -1073,8 +999,7 @@ plots.show(
 )
 
 # %% [markdown] name="moments-seen"
-# The outline of the garment is there early; edges and surfaces come later, and are not finished after
-# a minute. What the training consumed:
+# The outline is there early; edges and surfaces come later, and are not finished after a minute. What the training consumed:
 
 # %% name="consumed"
 seen = minute.steps * minute.batch
@@ -1086,15 +1011,14 @@ print(f"TFLOP, about      {3 * total * seen / 1e12:.1f}   (backward counted as t
 # ## The same, for longer
 #
 # The course ships the same network trained for longer. `load_or_train` says which branch it took,
-# which weights these are and what they cost. At the level `full` it trains them again here.
+# which weights these are and what they cost.
 
 # %% name="longer"
 shipped = load_or_train("fashion", fresh=lessons.level() == "full")
 
 # %% [markdown] name="side-text"
-# Side by side, one picture of each class from the same noise: our minute and the long training,
-# each without guidance (scale 1) and with scale 2. Guidance moves the answer away from what the
-# network says without the class; lesson 14 is about it.
+# One picture of each class from the same noise: our minute and the long training, without guidance (scale 1) and with
+# scale 2. Guidance moves the answer away from what the network says without the class (lesson 14).
 
 # %% name="side"
 ten = torch.arange(10)
@@ -1119,8 +1043,8 @@ plots.show(
 # ### The price of folding
 #
 # Does the fold show? Take pictures apart into waves: the mean power of each frequency. Three waves have period two and
-# are made of differences *inside* a folded block: (14, 14), a checkerboard, (14, 0) and (0, 14), stripes. The others are a
-# neighbour and a coarser wave for comparison.
+# are made of differences *inside* a folded block: (14, 14), a checkerboard, (14, 0) and (0, 14), stripes. The others are for
+# comparison.
 
 
 # %% name="price-of-folding"
@@ -1142,8 +1066,8 @@ plots.show_table(
 )
 
 # %% [markdown] name="fold-control-text"
-# A ratio is no proof that the *fold* did it. The control: the same recipe, the same number of steps, once with the fold and
-# once without (`benchmarks/folding.py`; the network without it takes too long for a lesson).
+# A ratio is no proof that the *fold* did it. The control: the same recipe and number of steps, with the fold and
+# without (`benchmarks/folding.py`).
 
 # %% name="fold-control"
 control = json.loads(store.path("measured/folding.json").read_text())
@@ -1161,10 +1085,16 @@ title = (
     "Power / power of real pictures; N = {pictures}, {steps} steps; real pictures FD {floor:.2f}"
 )
 plots.show_table(rows, title=title.format_map(control), digits={"loss": ".3f"})
+by_seed = {(one["seed"], one["patch"]): one["fd"] for one in control["rows"]}
+gaps = [fd - by_seed[seed, 1] for (seed, patch), fd in by_seed.items() if patch == 2]
+said = ", ".join(f"{gap:+.2f}" for gap in gaps)
+agree = "agree in sign" if len({gap > 0 for gap in gaps}) == 1 else "disagree in sign"
+word = "one seed, so no verdict" if len(gaps) == 1 else f"{len(gaps)} seeds, which {agree}"
+print(f"FD / A with the fold minus without: {said} ({word})")
 
 # %% [markdown] name="check-figure-text"
-# To see it, take away from each pixel the mean of its 3 x 3 neighbours, and raise the contrast of what is
-# left: the middle, 12 x 12 pixels, of the eight most even dark garments, drawn and real.
+# To see it, take away from each pixel the mean of its 3 x 3 neighbours, and raise the contrast of the rest, in the middle of
+# eight even dark garments, drawn and real.
 
 
 # %% name="check-figure"
@@ -1191,9 +1121,9 @@ plots.show(
 # %% [markdown] name="check-seen"
 # Look at the plain parts: the drawn garments are restless from pixel to pixel where the real ones are even. Each of the four
 # pixels of a block is a channel of its own, with an error of its own, and nothing after the unfolding
-# smooths over them. The control says what the fold buys and what it costs: much less time for the same number of steps, a
-# higher loss at equal steps, and the check. (Where a wave stands out with the fold and without it, the fold is not to blame.) At
-# equal *time* the unfolded network makes far fewer steps.
+# smooths over them. At equal steps the fold buys much time for a higher loss and the check. (A wave that stands out with and
+# without the fold is not its fault.) Whether FD minds, the last line says, one number a seed; the ± in the table is of
+# pictures, not of trainings.
 #
 # ### The loss, once more
 #
@@ -1211,13 +1141,11 @@ for name, net in (("ours", live), ("shipped", shipped)):
 
 # %% [markdown] name="same-loss-seen"
 # Yes: the long training is clearly lower. But the loss is an average over all noise levels, with a part
-# that no network can remove, and it does not say which pictures are broken. For that we need another
-# number.
+# that no network can remove, and it does not say which pictures are broken.
 #
 # ### How good, in a number
 #
-# The Fréchet distance compares means and covariances of features (of a small frozen classifier)
-# between drawn and real pictures; lesson 04 takes it apart. It has no natural unit, so we print it
+# The Fréchet distance compares means and covariances of features between drawn and real pictures (lesson 04). We print it
 # in units of **A: the distance of real pictures with noise of standard deviation 0.1 added**, one number for the whole
 # course, and next to its floor: real pictures, as many of each class as we draw. Small N makes
 # all values too high, the floor too.
@@ -1247,10 +1175,9 @@ plots.show_table(rows, title=f"N = {N}, A = {A:.2f}; {real}", digits={"FD / A": 
 # %% [markdown] name="time-text"
 # ### Seconds to a given distance
 #
-# The question of the title, as a curve: how long must one core train until the pictures are so good?
-# `diffusion-lab bench quality` trains this recipe for budgets of core-seconds, measures 5,000 pictures of each, and
-# holds them against goals that were set
-# beforehand. The shortest budget has three seeds, the longer ones a single run each.
+# How long must one core train until the pictures are so good? `diffusion-lab bench quality` trains this recipe for budgets of
+# core-seconds, measures 5,000 pictures of each, and holds them against goals set beforehand. The shortest budget has three
+# seeds, the longer ones one run each.
 
 # %% name="time"
 groups = {}
@@ -1310,20 +1237,15 @@ plots.show(
 
 # %% [markdown] name="time-seen"
 # Without guidance the line is nearly straight: each doubling of the time divides the distance by about the same factor.
-# With guidance it is lower everywhere, and bends: the nearer to
-# real pictures, the more each further step costs. The points of the longer budgets are one run each, so read no more than the
-# direction from them. The stars are measured on fewer pictures, which
-# makes them a little too high.
+# With guidance it is lower everywhere, and bends: the nearer to real pictures, the more each further step costs. The longer
+# budgets are one run each: read only the direction. The stars, from fewer pictures, are a little too high.
 
 # %% [markdown] name="peers-text"
 # ### The network or the recipe?
 #
-# What earns more here: the network, or everything around it (preconditioning, weights, learning rate,
-# average, sampler)? `diffusion-lab bench peers` trains other libraries as their own published examples
-# do, without classes, for the same CPU seconds on one thread, and crosses the two: our recipe with the
-# U-Net of diffusers, the recipe of diffusers with our U-Net. That takes an hour, so we read its result.
-#
-# Before you run the next cell: which of the two crossed rows will be better?
+# What earns more here: the network, or everything around it? `diffusion-lab bench peers` trains other libraries as their own
+# published examples do, without classes, for the same CPU seconds on one thread, and crosses the two: our recipe with the
+# U-Net of diffusers, the recipe of diffusers with our U-Net. Which of the two crossed rows will be better?
 
 # %% name="peers"
 peers = json.loads(store.path("measured/peers.json").read_text())
@@ -1343,14 +1265,12 @@ digits = {"M parameters": ".2f", "core-s / 1000": ".0f"}
 plots.show_table(rows, title=title.format_map(peers), digits=digits)
 
 # %% [markdown] name="peers-seen"
-# The recipe earns more, and the network its share. (*Recipe* is everything but the network, the sampler and its number of calls
-# too: see that column. Two numbers are two seeds; where one stands, one was run.) With our recipe the other network does better than
-# with its own, in fewer but larger steps (32 pictures each, against 16); our network
-# with the other recipe makes more steps than all and is still far from clothes: that recipe is meant for days on a GPU.
+# The recipe earns more, and the network its share. (*Recipe* is everything but the network, its sampler, batch and number of calls
+# too; where one number stands, one seed was run.) With our recipe the other network does better than with its own; our network
+# with the other recipe is still far from clothes: that recipe is meant for days on a GPU.
 #
-# Read this as what a small budget buys, not as which library is better: none of these examples was
-# written for a minute of CPU, and ours was tuned for exactly this measure. `benchmarks/report.md` has
-# every row with its details.
+# This is what a small budget buys, not which library is better: ours was tuned for exactly this measure (all rows:
+# `benchmarks/report.md`).
 
 # %% [markdown] name="touch-text"
 # ## Something to touch
@@ -1394,9 +1314,8 @@ explore(
 # At 0 the columns no longer hold one class each. From 1 to 3 the garments become more typical;
 # beyond, contrast keeps growing and pictures of a class become alike.
 #
-# **The noise level.** The next figure puts this lesson into one picture: what the network gets, what it
-# should say, what it says, what that means for $x_0$, and the effort each weighting spends there.
-# Move the level, and change what "saying" means.
+# **The noise level.** What the network gets, what it should say, what it says, what that means for $x_0$, and the effort each
+# weighting spends there. Move the level, and change what "saying" means.
 
 # %% name="touch-level" tags=["hide-input"]
 cosine = schedules.make("cosine")
@@ -1433,7 +1352,7 @@ explore(
 )
 
 # %% [markdown] name="touch-level-seen"
-# Try `eps` at $\lambda = -2.9$: target and answer look alike, and are almost the input itself, while
+# Try `eps` at $\lambda = -2.9$: target and answer are almost the input itself, while
 # the $x_0$ read from it is a blur. Try `edm` at $\lambda = 4$: the target is fine noise, of which the
 # network can say little; nor need it, since $c_{\rm out}$ is tiny there.
 
@@ -1442,7 +1361,8 @@ explore(
 #
 # Find arguments for the U-Net that cost **at most 26.2 MFLOP** a picture (about half of ours) and
 # still hold **at least 200,000 parameters**. Give them as a dictionary, such as
-# `{"widths": (32, 64)}`; `nets.make("unet", **arguments)` and the counters above are your tools.
+# `{"widths": (32, 64)}`; `nets.make("unet", **arguments)` and the counters above are your tools. Leave the embedding as it is
+# (`emb` at 128): more of it would only be idle parameters.
 #
 # <details><summary>Hint 1: nudge</summary>
 #
@@ -1455,7 +1375,8 @@ explore(
 # </details>
 # <details><summary>Hint 3: pseudo-code</summary>
 #
-# Make the fine level narrower, about half, and the coarse one narrower by less; count, and adjust.
+# Make the fine level narrower, about half, and the coarse one narrower by a smaller part. Take multiples of 8: a width must be
+# divided by its groups and heads. Count; where it costs too much, go down one multiple.
 # </details>
 
 # %% name="my-net"
@@ -1469,9 +1390,9 @@ check.small_net(arguments)
 # %% [markdown] name="cost-text"
 # ## What did it cost
 #
-# The rows that this lesson adds to the course's running table. NFE counts network evaluations for
-# one picture (guidance doubles them); core-seconds are for drawing 1,000 pictures; the last columns
-# are the training's core-seconds, the quality in units of A, and the N it was measured with.
+# Rows of the course's running table. NFE counts network evaluations for
+# one picture (guidance doubles them); core-seconds are for 1,000 pictures; then the
+# training's core-seconds and the quality in units of A.
 
 # %% name="cost"
 trained = {"ours": round(live_seconds), "shipped": round(shipped.about["cpu_seconds"])}
@@ -1485,8 +1406,8 @@ lessons.cost_row(3, *rows)
 # %% [markdown] name="paper-text"
 # ## Paper against here
 #
-# What the papers claim, and what this lesson measured. "Within the spread" means that the seeds of the two
-# sides overlap: then we cannot tell.
+# The papers' claims, and what this lesson measured. "Within the spread": the seeds of the two
+# sides overlap, and we cannot tell.
 
 # %% name="paper"
 runs = {name: run["fd"] for name, run in bench["runs"].items()}
@@ -1529,24 +1450,22 @@ rows.append(
 plots.show_table(rows)
 
 # %% [markdown] name="paper-seen"
-# P2's and min-SNR's direction shows at our scale (two seeds, one budget). That EDM's reading beats $\epsilon$ at the noisy
-# end holds in every seed; scaling and weight changed together, so how much each earns is not measured.
+# P2's and min-SNR's direction shows at our scale (two seeds, one budget). In the toy EDM's scaling and weight changed together,
+# so how much each earns is not measured.
 #
-# Where our version is tiny: the papers train networks of tens to hundreds of millions of parameters for
-# days on GPUs, on 32 to 256 pixel colour pictures, and report FID in Inception features at 50,000
+# The papers train far larger networks for days on GPUs, on colour pictures, and report FID in Inception features at 50,000
 # samples. EDM reports 1.97 on unconditional CIFAR-10 with 35 evaluations, DDPM 3.17 (unconditional) with 1000, min-SNR 3.4 times
-# faster convergence on ImageNet-256, P2 better FID whatever data set, architecture and sampler. None
-# of these numbers compares with ours; only the *direction* of a claim can be tested here.
+# faster convergence on ImageNet-256, P2 better FID whatever data set, architecture and sampler. Only the *direction* of a
+# claim can be tested here.
 
 # %% [markdown] name="not-text"
 # ## When it does not help
 #
-# - **Weights** do nothing for a network with capacity and time to spare; and with Adam a constant
-#   factor hardly matters. If likelihood is your goal, weights that drop the clean levels hurt it.
+# - **Weights** do nothing for a network with capacity and time to spare. For likelihood, weights that drop the clean levels hurt.
 # - **EMA** with a long memory hurts short trainings.
 # - **Preconditioning** helps at the two ends of the noise scale. If your sampler never goes there, or
 #   your data are not of standard deviation `sd`, you gain little.
-# - **Folding** saves nothing in the embedding and in the first and last layer (and more than four times in attention),
+# - **Folding** saves nothing in the embedding and in the first and last layer,
 #   leaves a faint check, and at large patches detail suffers.
 # - **Guidance** cannot add what the network has not learned; it trades variety for typicality.
 
@@ -1555,12 +1474,10 @@ plots.show_table(rows)
 #
 # - A U-Net's cost sits in its fine maps; folding pixels divides it by about four, and leaves a faint check.
 # - The noise level enters as waves of $\lambda$, and scales and shifts every block.
-# - Every prediction is a line $x_0 = a x_t + b\,\mathrm{out}$; EDM chooses the one whose input and
-#   target have variance 1 and whose $|b|$ is smallest.
-# - All losses are one loss with a weight; give the unit when you name the weight. P2 with
-#   $k = \gamma = 1$ is $1 - \bar\alpha$ on $\epsilon$.
+# - Every prediction is a line $x_0 = a x_t + b\,\mathrm{out}$; in EDM's, input and
+#   target have variance 1 and $|b|$ is smallest.
+# - All losses are one loss with a weight; give its unit. P2 with $k = \gamma = 1$ is $1 - \bar\alpha$ on $\epsilon$.
 # - Half-life, warm-up: know what your average still remembers.
-# - A minute on a laptop draws the shapes of clothes, and you know what it cost.
 #
 # Next: lesson 04 asks whether these numbers mean anything.
 

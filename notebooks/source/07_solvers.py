@@ -84,8 +84,8 @@ plots.show(
 # %% [markdown] name="ten-seen"
 # Down a column the garment stays the same, because all rows follow the same equation from the same
 # start. They differ in how well they follow it; the numbers above say who has arrived. DDIM's pictures
-# are flatter, with less texture (enlarge the page to see it). Heun, for whom ten calls are only five steps, loses its way in
-# places: look at the two dark shirts. To see why, we need the equation.
+# are flatter, with less texture (enlarge the page to see it). For Heun ten calls are only five steps: does it lose its way in
+# places? To see why that happens, we need the equation.
 
 # %% [markdown] name="linear-text"
 # ## Half of the equation is already solved
@@ -175,7 +175,7 @@ plots.show(
 # ### Exercise 1 (fill in): the exact step
 #
 # Take $\hat x_0$ as constant over the step and do the integral. The result is the first-order
-# solver, written with $h$.
+# solver, written with $h$. `x` and `x0` are tensors; the alphas and sigmas are Python floats, so take functions of `math`.
 #
 # <details><summary>Hint 1: nudge</summary>
 #
@@ -195,7 +195,7 @@ plots.show(
 
 # %% name="my-step"
 def my_step(x, x0, alpha_t, sigma_t, alpha_s, sigma_s):
-    """x_s from x_t if the network says x0 all the way."""
+    """x_s from x_t if the network says x0 all the way; the last four are floats."""
     ### BEGIN SOLUTION
     h = math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
     return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * x0
@@ -434,8 +434,9 @@ check.line_ahead(line_ahead)
 # %% [markdown] name="heun-text"
 # ### Exercise 4 (write the walk): the whole of ++(2M)
 #
-# With $D$ in the place of $\hat x_0$ the step is that of exercise 1. Now write the whole walk. `denoise(x, t)` returns
-# $\hat x_0$ (one call of the network), `level(t)` returns $(\alpha_t, \sigma_t)$, `times` fall. One call a time, at the
+# With $D$ in the place of $\hat x_0$ the step is that of exercise 1. Now write the whole walk (you may call `my_step` and
+# `line_ahead`, if their checks say *right*). `denoise(x, t)` returns
+# $\hat x_0$ (one call of the network), `level(t)` returns $(\alpha_t, \sigma_t)$, two floats; `times` fall. One call a time, at the
 # beginning of the step. Two steps are special: the first has no *before*, so there $D = \hat x_0$; and onto clean data
 # ($\sigma_s = 0$, $h$ infinite) the result is $\alpha_s\hat x_0$. What is remembered from step to step is the
 # network's answer, not $D$.
@@ -1240,8 +1241,8 @@ show_table(
 )
 
 # %% [markdown] name="idsd-seen"
-# The draws agree where $y$ decides and differ where it does not. In the Langevin row one or two garments are broken in
-# places, and its error is larger than that of the other draws. The first suspect
+# The draws agree where $y$ decides and differ where it does not. Look for broken places in the Langevin row, and compare its
+# error with that of the other draw: where it is larger, the first suspect
 # is the chain: with few updates at a level it has not *mixed*, that is, not forgotten where it came
 # from. If the chain were too short, three times the updates at the same step ("longer") would lower
 # the error. On the Gaussian below, where the score is exact, that change brings the mean closer to
@@ -1447,8 +1448,8 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 #   order 2, or clip.
 # - **Adaptive steps in few dimensions**, or with a batch that must end together: the slowest sample
 #   decides, and refused trials bias the law.
-# - **Noise on the way, with few calls.** First-order steps with noise lose at few calls; with second-order steps noise and
-#   no noise cannot be told apart here. The pairs go to 20 calls; for more, see the first table.
+# - **Noise on the way, with few calls.** First-order steps with noise lose at five calls. Whether second-order ones do, say the
+#   pairs of that name, up to 20 calls; for more, see the first table.
 
 # %% [markdown] name="recap"
 # ## Recap

@@ -45,13 +45,14 @@ def _loop(
     noise=torch.randn_like,
     follow=lambda n: min(0.99, (1 + n) / (10 + n)),
     keep=lambda loss: loss.item(),
+    places=lambda n, count, batch: torch.randint(count, (batch,)),
 ):
     """A learner's training loop, with one thing wrong."""
 
     def training(model, average, optimiser, pictures, draw, steps):
         losses = []
         for n in range(steps):
-            x0 = pictures[torch.randint(len(pictures), (batch,))]
+            x0 = pictures[places(n, len(pictures), batch)]
             t, *others = draw(batch)
             alpha, sigma, weight = (levels(c) for c in others)
             x_t = alpha * x0 + sigma * noise(x0)
@@ -95,6 +96,19 @@ WRONG = {
         (_loop(follow=lambda n: 1 - min(0.99, (1 + n) / (10 + n))), "exchanged in the average"),
         (_loop(noise=lambda x0: torch.randn(1, *x0.shape[1:])), "same noise"),
         (_loop(batch=16), "16 pictures"),
+        (_loop(places=lambda n, count, batch: torch.arange(batch)), "inside the loop"),
+        (_loop(places=lambda n, count, batch: torch.randperm(batch)), "inside the loop"),
+        (_loop(places=lambda n, count, batch: torch.zeros(batch).long()), "the same one"),
+        (_loop(places=lambda n, count, batch: torch.tensor([n] * batch)), "the same one"),
+        (
+            _loop(places=lambda n, count, batch: torch.randint(5, (batch,)) + n),
+            "many times",
+        ),
+        (
+            _loop(places=lambda n, count, batch: (torch.arange(batch) + n * batch) % count),
+            "side by side",
+        ),
+        (_loop(places=lambda n, count, batch: torch.randint(64, (batch,))), "ever used"),
         (_loop(keep=lambda loss: loss), "graphs"),
         (lambda model, average, optimiser, pictures, draw, steps: [0.0] * steps, "asked 0 times"),
         (3.0, "a function is expected"),
@@ -131,6 +145,7 @@ WRONG = {
     "small_net": [
         ({"widths": (32, 64)}, "budget"),
         ({"widths": (16, 32)}, "asked for"),
+        ({"widths": (16, 32), "emb": 1024}, "leave `emb`"),
         ((16, 48), "as a dict"),
         ({"width": (16, 48)}, "did you mean 'widths'"),
     ],

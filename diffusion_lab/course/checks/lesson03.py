@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffusion_lab.device import randn
 
 FLOP_BUDGET = 26.2e6  # about half of the lesson's network
 FEWEST_PARAMETERS = 200_000
+WIDEST_EMBEDDING = 128  # that of the lesson's network
 
 
 # ---- the residual block
@@ -170,7 +172,7 @@ def _levels(g: Generator) -> list[tuple[Any, ...]]:
             "c_out lacks a factor sd: at high noise the target is the picture, of size sd."
         ),
     },
-    hint="return (c_skip, c_out, c_in), as in the three wishes above.",
+    hint="return (c_skip, c_out, c_in): wish 3 gives the first, then wish 2 the second.",
     right="input and target have variance 1 at every noise level.",
 )
 def edm_scalings(sigma: float, sd: float) -> tuple[float, float, float]:
@@ -289,12 +291,12 @@ def training_loop(given: Any, seed: int) -> str | None:
     if not callable(given):
         return f"a function is expected here, but a {type(given).__name__} was given."
     g = torch.Generator().manual_seed(90 + seed)
-    one = randn((1, 1, 12, 12), g)
-    pictures, steps, drawn = one.expand(50, -1, -1, -1).clone(), 7, []
+    pictures, steps, drawn = randn((200, 1, 28, 28), g), 7, []
+    known = pictures.clone()
 
     def draw(n: int) -> tuple[Tensor, ...]:
         t = torch.rand(n, generator=g, dtype=torch.float32, device="cpu")
-        drawn.append((t, 1 - 0.8 * t, 0.1 + 2 * t, 0.5 + 3 * (1 - t)))
+        drawn.append((t, 1 - 0.6 * t, 0.1 + 0.9 * t, 0.5 + 3 * (1 - t)))
         return drawn[-1]
 
     pupil, average = _Pupil(), _Pupil()
@@ -306,8 +308,9 @@ def training_loop(given: Any, seed: int) -> str | None:
             return NO_RETURN
         raise Untouched(EMPTY)
     before: Tensor | None = None
+    taken: list[Tensor] = []  # which pictures a step asked about
     for i, (x_t, t, _) in enumerate(pupil.asked):
-        if x_t.shape[1:] != one.shape[1:] or len(x_t) != len(t.reshape(-1)):
+        if x_t.shape[1:] != known.shape[1:] or len(x_t) != len(t.reshape(-1)):
             return (
                 f"the network got x_t of shape {tuple(x_t.shape)} and t of {tuple(t.shape)}: "
                 "alpha and sigma of shape (B,) must become (B, 1, 1, 1), or they meet other axes."
@@ -320,19 +323,26 @@ def training_loop(given: Any, seed: int) -> str | None:
         if i and torch.equal(t, pupil.asked[i - 1][1]):
             return "every step uses the same noise levels: call `draw` inside the loop."
         alpha, sigma = (c[:, None, None, None] for c in same[0][1:3])
-        noise = (x_t - alpha * one) / sigma
+        taken.append(_recognised(x_t, known))
+        x0 = known[taken[-1]]
+        noise = (x_t - alpha * x0) / sigma
         if ((noise.square().mean((1, 2, 3)) - 1).abs() > 0.6).any():
             return (
                 "x_t is not alpha x0 + sigma eps with the alpha and sigma of each picture's own t "
                 "and noise of variance 1."
             )
-        if abs((noise * one).mean() / one.square().mean()) > 0.15:  # chance: 0.015
+        if abs((noise * x0).mean() / x0.square().mean()) > 0.15:  # chance: 0.006
             return "x_t holds too much of x0, or too little: it is alpha x0 + sigma eps."
+        if len(taken[-1].unique()) == 1:
+            return "all 32 pictures of a step are the same one: draw a place for each of them."
         if before is not None and torch.allclose(noise, before, atol=1e-4):
             return "every step adds the same noise: draw it inside the loop."
         if torch.allclose(noise[:1], noise[1:2], atol=1e-4):
             return "all pictures of a step get the same noise: it needs the shape of x0."
         before = noise
+    slip = _narrow_choice(taken, len(known))
+    if slip is not None:
+        return slip
     if len(pupil.asked) != steps:
         return f"the network was asked {len(pupil.asked)} times in {steps} steps: once a step."
     if None in optimiser.used or not pupil.arrived:
@@ -348,16 +358,39 @@ def training_loop(given: Any, seed: int) -> str | None:
         return f"a list of {steps} losses is expected; got {type(losses).__name__}."
     if any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses):
         return "the losses still hold their graphs: keep `loss.item()`."
-    return _wrong_loss(losses, pupil, drawn, one) or _wrong_average(average, optimiser)
+    x0s = [known[places] for places in taken]
+    return _wrong_loss(losses, pupil, drawn, x0s) or _wrong_average(average, optimiser)
 
 
-def _wrong_loss(losses: Any, pupil: _Pupil, drawn: list, one: Tensor) -> str | None:
-    for loss, gradient, (x_t, t, w) in zip(losses, pupil.arrived, pupil.asked, strict=True):
+def _recognised(x_t: Tensor, known: Tensor) -> Tensor:
+    """Which of the known pictures each noisy one is most like (28 x 28 pixels leave no doubt)."""
+    return (x_t.flatten(1) @ known.flatten(1).T).argmax(1)
+
+
+def _narrow_choice(taken: list[Tensor], count: int) -> str | None:
+    """What is wrong with the choice of the pictures, step by step; a loop draws them at random."""
+    for before, places in pairwise(taken):
+        if torch.equal(places.sort()[0], before.sort()[0]):
+            return "every step takes the same 32 pictures: draw their places inside the loop."
+    for places in taken:
+        if (places.diff().remainder(count) == 1).all():
+            return "a step takes pictures that lie side by side: 32 random places are asked for."
+        if len(places.unique()) < 16:  # of 200, 30 by chance
+            return f"a step holds only {len(places.unique())} pictures, some of them many times."
+    seen = len(torch.cat(taken).unique()) if taken else 0
+    if len(taken) > 6 and seen < count // 2:  # 135 of 200 by chance in 7 steps
+        return f"only {seen} of {count} pictures are ever used: draw places among all of them."
+    return None
+
+
+def _wrong_loss(losses: Any, pupil: _Pupil, drawn: list, x0s: list[Tensor]) -> str | None:
+    steps = zip(losses, pupil.arrived, pupil.asked, x0s, strict=True)
+    for loss, gradient, (x_t, t, w), x0 in steps:
         weight = next(levels[3] for levels in drawn if torch.equal(levels[0], t))
-        squares = (w * x_t - one).square()
+        squares = (w * x_t - x0).square()
         per_picture = weight[:, None, None, None]
         wanted = (per_picture * squares).mean()
-        slope = (per_picture * 2 * (w * x_t - one) * x_t).mean()
+        slope = (per_picture * 2 * (w * x_t - x0) * x_t).mean()
         if abs(float(loss) - wanted) > 1e-3 * wanted:
             if abs(float(loss) - squares.mean()) < 1e-3 * wanted:
                 return "the weight is missing in the loss."
@@ -391,6 +424,11 @@ def small_net(given: dict[str, Any]) -> str | None:
 
     if not isinstance(given, dict):
         return f"arguments of nets.make('unet', ...) are expected as a dict, not {given!r}."
+    if isinstance(given.get("emb"), int) and given["emb"] > WIDEST_EMBEDDING:
+        return (
+            f"parameters of the embedding are nearly free and draw nothing: leave `emb` at "
+            f"{WIDEST_EMBEDDING} (or lower) and put them into the maps."
+        )
     net = nets.make("unet", **given | {"num_classes": 10})
     model = NetDenoiser(net, schedules.EDM(20.0), shape=(1, 28, 28), num_classes=10)
     flops, parameters = metrics.count_flops(model), metrics.count_parameters(net)

@@ -97,7 +97,7 @@ def _states(g: Generator) -> list[tuple[Any, ...]]:
             "only the score's term is halved; the drift stays whole."
         ),
     },
-    hint="the factor before g^2 times the score is (1 + c^2)/2: what is it for c = 0?",
+    hint="noise of strength g smooths by g^2/2: which drift along the score does the same?",
     right="half the push of the SDE: the other half is what the noise undoes.",
 )
 def ode_velocity(x: Tensor, score: Tensor, f: float, g2: float) -> Tensor:

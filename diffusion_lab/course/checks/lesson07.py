@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffusion_lab.course.checks import exercise, number
+from diffusion_lab.course.checks import Task, Untouched, exercise, number
 from diffusion_lab.schedules import Linear
 
 
@@ -182,6 +182,33 @@ def _walk_slip(**knobs: Any) -> Callable[..., Tensor]:
     return partial(_walk, **knobs)
 
 
+def _pointing_back(task: Task) -> Task:
+    """The check of a walk, which names a wrong function of an earlier exercise that is called."""
+    earlier = {"my_step": (1, exact_step), "line_ahead": (3, line_ahead)}
+
+    def to_blame(answer: Any, seed: int) -> str | None:
+        names = getattr(getattr(answer, "__code__", None), "co_names", ())
+        for name in (name for name in earlier if name in names):
+            number_of, check = earlier[name]
+            found = check.result(getattr(answer, "__globals__", {}).get(name), seed)
+            if not found.ok:
+                how = "not right" if found.status == "not yet" else "not filled in"
+                return f"it calls `{name}`, which is {how} yet: finish exercise {number_of} first."
+        return None
+
+    def judged(answer: Any, seed: int) -> str | None:
+        try:
+            reason = task.judged(answer, seed)
+        except Untouched:
+            reason = to_blame(answer, seed)
+            if reason is None:
+                raise
+            return reason
+        return reason and (to_blame(answer, seed) or reason)
+
+    return Task(judged, right=task.right, hint=task.hint, slips=task.slips, audit=task.audit)
+
+
 whole_walk = exercise(
     probes=_walks,
     slips={
@@ -214,6 +241,7 @@ whole_walk = exercise(
     hint="exercise 1's step with D of exercise 3; D is the answer itself in the first step.",
     right="one call a step and order 2: the whole of a solver that is in daily use.",
 )(reference_walk)
+whole_walk = _pointing_back(whole_walk)
 
 
 def _heun_probes(g: Generator) -> list[tuple[Any, ...]]:
