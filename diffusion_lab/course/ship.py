@@ -4,8 +4,8 @@
     python -m diffusion_lab.course.ship --reference fashion
 
 NAME is a recipe. The file may also be the saved state of a training
-(``runs/NAME.state.safetensors``): its averaged weights are shipped then, marked ``interim`` where it
-is still running. How pictures are drawn is no part of a training and may be tuned after it: the
+(``runs/NAME.state.safetensors``): its averaged weights are shipped then, marked ``interim`` where
+it is still running. How pictures are drawn is no part of a training and may be tuned after it: the
 header says what the recipe says now.
 """
 

@@ -532,19 +532,19 @@ for name, toy in both.items():
 
 # %% name="round"
 x0, exact = broad.sample(8000, generator(5)), broad.denoiser(linear)
-rows = []
+there_and_back = []
 for steps in (10, 20, 50, 100):
     times = grid(linear, steps, "linspace")
     z = sample(encode(exact, x0, times)).x
     back = sample(walk(ddim(), exact, z, times)).x
     miss = (back - x0).square().mean().sqrt().item()
-    rows.append({"steps": steps, "error (rms)": miss, "steps x error": steps * miss})
+    there_and_back.append({"steps": steps, "error (rms)": miss, "steps x error": steps * miss})
 
 # %% [markdown] name="round-table-text"
 # The error after the round trip, and what stays of it when it is multiplied by the number of steps:
 
 # %% name="round-table" tags=["nbval-check-output"]
-plots.show_table(rows, digits={"error (rms)": ".2f", "steps x error": ".1f"})
+plots.show_table(there_and_back, digits={"error (rms)": ".2f", "steps x error": ".1f"})
 
 # %% [markdown] name="round-seen"
 # The last column is constant: the error is proportional to 1/steps. DDIM is a **first-order** method.
@@ -861,15 +861,15 @@ check.slerp(my_slerp)
 # same number of steps both ways.
 
 # %% name="encode"
-x0 = test.x[:8].to(device())
-codes, rows = {}, [x0]
+pictures = test.x[:8].to(device())
+codes, decoded = {}, [pictures]
 for steps in ladder:
     times = grid(linear, steps, "linspace")
-    codes[steps] = sample(encode(net, x0, times)).x
-    rows.append(sample(walk(ddim(), net, codes[steps], times)).x)
+    codes[steps] = sample(encode(net, pictures, times)).x
+    decoded.append(sample(walk(ddim(), net, codes[steps], times)).x)
 row_names = ["test picture", *(f"{steps} steps" for steps in ladder), "its noise"]
 plots.show(
-    plots.strip([*rows, codes[ladder[-1]]], labels=row_names),
+    plots.strip([*decoded, codes[ladder[-1]]], labels=row_names),
     alt="Rows of eight garments: the originals, then what comes back with more and more steps, and "
     "last the noises. At five steps all are blurred and some have lost their kind, "
     "at ten the kinds are back without their finest detail, at fifty nearly the originals.",
@@ -880,9 +880,9 @@ plots.show(
 # What is missed, and how large the noise is where the picture is black and where it is not:
 
 # %% name="encode-table"
-black, table = x0 < -0.99, []
-for steps, row in zip(ladder, rows[1:], strict=True):
-    miss, z = (row - x0).square().mean().sqrt().item(), codes[steps]
+black, table = pictures < -0.99, []
+for steps, row in zip(ladder, decoded[1:], strict=True):
+    miss, z = (row - pictures).square().mean().sqrt().item(), codes[steps]
     sizes = {"in the garment": z[~black].std().item(), "in the background": z[black].std().item()}
     table.append(
         {"steps": steps, "error (rms)": miss} | {f"noise {k}": v for k, v in sizes.items()}
@@ -1040,13 +1040,13 @@ print(f"and back: step {1000 * levels.t_of_lam(levels.lam(0.0105)):.3f}")
 # %% name="choose"
 ways = [(how, spacing) for how in ("step", "var") for spacing in ("linear", "quadratic")]
 fig, ax = plots.axes(size=(7.0, 2.6))
-table = []
+chosen = []
 for i, (how, spacing) in enumerate(ways):
     times = fastdpm_grid(levels, 10, how, spacing)
     real = [1000 * t for t in times[:-1]]
     ax.plot(real, [i] * len(real), linestyle="", marker=plots.MARKERS[i])
     first = {"ᾱ at the first": levels.alpha(times[0]) ** 2}
-    table.append({"way": f"{how} {spacing}"} | first | {f"{j}": v for j, v in enumerate(real, 1)})
+    chosen.append({"way": f"{how} {spacing}"} | first | {f"{j}": v for j, v in enumerate(real, 1)})
 ax.set(xlabel="step (0 is data, 1000 is noise)", yticks=range(4), ylim=(3.5, -0.5))
 ax.set_yticklabels([" ".join(way) for way in ways])
 plots.show(
@@ -1061,7 +1061,7 @@ plots.show(
 
 # %% name="choose-table"
 digits = {"ᾱ at the first": ".5f"} | {f"{j}": ".1f" for j in range(1, 11)}
-plots.show_table(table, title="The ten steps of each way", digits=digits)
+plots.show_table(chosen, title="The ten steps of each way", digits=digits)
 
 # %% [markdown] name="choose-seen"
 # Two things to notice. STEP quadratic starts at step 801: $\bar\alpha$ is small there too (second
@@ -1188,11 +1188,11 @@ print(f"one draw of real pictures scatters by {spread:.2f} A (N = {N})")
 
 # %% name="cost"
 names = {("0", 10): "DDIM, η = 0", ("1", 10): "DDIM, η = 1", ("0", 20): "DDIM, η = 0"}
-table = [(f"{name}, {c} steps", measured.get((c, k))) for (k, c), name in names.items()]
-table += [(f"FastDPM {' '.join(way)}, 10 steps", fast[way]) for way in ways[1:3]]
+entries = [(f"{name}, {c} steps", measured.get((c, k))) for (k, c), name in names.items()]
+entries += [(f"FastDPM {' '.join(way)}, 10 steps", fast[way]) for way in ways[1:3]]
 rows = [
     {"system": name, **entry[1].row(), "FD / A": round(entry[0], 2), "N": N}
-    for name, entry in table if entry is not None
+    for name, entry in entries if entry is not None
 ]  # fmt: skip
 lessons.cost_row(5, *rows)
 
