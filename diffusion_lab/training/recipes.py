@@ -169,7 +169,7 @@ RECIPES: dict[str, Recipe] = {
             lam_range=None,
             hybrid=True,
             conditional=False,
-            net={"name": "unet", "out_channels": 2, "fine": 16},
+            net={"name": "unet", "out_channels": 2},
             steps=24_000,
             sampler={"sampler": "ddim", "steps": 50},
         ),
