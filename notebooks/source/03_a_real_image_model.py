@@ -1098,7 +1098,7 @@ plots.show(
 # a slight change of brightness, becomes a check over the whole picture, and nothing after the unfolding smooths over it.
 #
 # That suggests a cure (`nets.unet.Fine`): unfold nothing. Repeat the coarse features to full size, put the noisy picture beside
-# them, and let two narrow convolutions at full size make the answer. The same recipe and number of steps for three networks
+# them, and let narrow convolutions at full size make the answer. The same recipe and number of steps for three networks
 # (`benchmarks/folding.py`): folded, folded with this *fine* answer, and not folded at all.
 
 # %% name="fold-control"
@@ -1120,10 +1120,11 @@ told = {"loss": ".3f", "MFLOP": ".0f"}
 plots.show_table(rows, title=title.format_map(control), digits=told)
 
 # %% [markdown] name="fold-control-seen"
-# (14, 14) is the fold's own: of the three networks only the plainly folded one has it, in each seed. A wave that stands out
-# with and without the fold is not its fault. The ± is of pictures, not of trainings: two seeds say
-# little of small differences. What the fine answer costs in time and FD after these few steps, the table says too. The long
-# training settles it, so the shipped networks have it:
+# (14, 14) is the fold's own: far above 1 in the plainly folded network and near 1 in the one that is not folded, for both seeds.
+# (A wave that stands out with and without the fold is not its fault.) After these few steps the fine answer has a part of it
+# left, a lower loss than the plain fold and a *larger* FD: a loss does not tell which pictures are nearer. The ± is of
+# pictures, not of trainings, and two seeds say little of small differences. What counts is the end of a long training: the shipped
+# network has the fine answer.
 
 # %% name="shipped-waves"
 long = generate(shipped, len(many), label=many, seed=6, **minute.sampler).x
@@ -1139,6 +1140,8 @@ plots.show_table(
 )
 
 # %% [markdown] name="loss-again-text"
+# Compare (14, 14) with our own network's above; the two differ in the answer *and* in the length of training.
+#
 # ### The loss, once more
 #
 # Can the loss tell the two networks apart? The same 500 test pictures, noise and levels for both:
