@@ -951,8 +951,8 @@ show_table(many_levels_rows, title="Right is 30%", digits={"in the left group (%
 # sorted in the right proportion. That is what noise levels are for. (A learned score is worse still between the groups: it has
 # seen no data there.)
 #
-# Now a network instead of the exact score. The digits network, 11 and 41 calls, the same protocol: $r$ chosen on two
-# seeds, judged on five others as pairs. Below the table: what the tuning seeds said of $r = 0.16$ and of the best $r$.
+# Now a network instead of the exact score. The digits network, 11 and 41 calls, the same protocol: $r$ chosen among eight
+# values on two seeds, judged on five others as pairs. Below the table: what the tuning seeds said of $r = 0.16$ and of the best $r$.
 
 # %% name="pc-net"
 net_races = controls["corrector-digits"]
@@ -973,8 +973,7 @@ for budget, race in net_races["races"].items():
 # %% [markdown] name="pc-net-seen"
 # Read the column *alone* first: with few calls the choice of the predictor is most of the difference. (Half of eleven calls
 # are six steps, and reverse diffusion with six steps is far off, corrected or not.) Then the column *best r*: it is far from
-# 0.16, and at eleven calls 0.16 would have lost to the predictor alone. (A best $r$ at
-# an end of what was tried may not be the best: its verdict is said of that $r$.) Then the
+# 0.16, and at eleven calls 0.16 would have lost to the predictor alone. Then the
 # verdicts: four comparisons, of one small network at few calls. The paper's own test is at 2,000 evaluations on CIFAR-10, at the *same*
 # computation (its Table 1: 2,000 predictor steps against 1,000 with as many corrections), and there correcting wins: FID
 # 4.88 to 3.62 (VE, ancestral) and 4.74 to 3.60 (VE, reverse diffusion), 3.24 to 3.21 and 3.19 to 3.18 for VP. Nothing here
