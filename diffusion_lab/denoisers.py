@@ -335,14 +335,16 @@ class NetDenoiser(Denoiser):
         alpha, sigma, lam = self._level(t)
         size = (alpha * alpha * self.sd * self.sd + sigma * sigma) ** 0.5
         ab = affine(self.kind, alpha, sigma, self.sd)
-        if not isinstance(alpha, float):
+        precision = torch.promote_types(x_t.dtype, torch.float32)  # half would blur the level
+        if isinstance(lam, float):
+            lam = x_t.new_full((1,), lam, dtype=precision)
+        else:
             alpha, sigma, size, *ab = (expand(c, x_t) for c in (alpha, sigma, size, *ab))
+            lam = lam.to(x_t.device, precision)
         unit = isinstance(size, float) and abs(size - 1) < 1e-7
         x = x_t / size if self.scale_input and not unit else x_t
-        precision = torch.promote_types(x_t.dtype, torch.float32)  # half would blur the level
-        lam = x_t.new_full((1,), lam, dtype=precision) if isinstance(lam, float) else lam
         try:  # _modules["net"] is self.net, without nn.Module's slow search for it
-            out = self._modules["net"](x, lam.to(x_t.device, precision), **condition)
+            out = self._modules["net"](x, lam, **condition)
         except RuntimeError as error:
             explain_precision(x_t, self.net, error)
             raise
@@ -362,16 +364,15 @@ class NetDenoiser(Denoiser):
 
         lambda is checked against what was trained, on the CPU only (a GPU would wait).
         """
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        lib = lib_of(alpha)
-        lam = lib.log(alpha) - lib.log(sigma)
+        log_alpha, log_sigma = self.schedule.logs(t)
+        lib, lam = lib_of(log_alpha), log_alpha - log_sigma
         if self.lam_range is not None:  # zero terminal SNR: the network saw that end as its lowest
             lam = lib.where(lam == -math.inf, self.lam_range[0], lam)
             if isinstance(lam, float):
                 self._check_lam(lam, lam, t)
             elif lam.is_cpu and len(lam):
                 self._check_lam(lam.min().item(), lam.max().item(), "one of the batch")
-        return alpha, sigma, lib.clamp(lam, -FAR, FAR)
+        return lib.exp(log_alpha), lib.exp(log_sigma), lib.clamp(lam, -FAR, FAR)
 
     def _check_lam(self, smallest: float, largest: float, t: float | str) -> None:
         low, high = self.lam_range

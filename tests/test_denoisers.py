@@ -155,8 +155,8 @@ def test_edm_input_and_target_have_unit_variance(sigma, sd, alpha):
             return torch.zeros_like(x)
 
     class Fixed(Linear):
-        def alpha_sigma(self, t):
-            return alpha, sigma
+        def logs(self, t):
+            return math.log(alpha), math.log(sigma)
 
     NetDenoiser(Spy(), Fixed(), "edm", sd=sd)(torch.tensor([[alpha], [sigma]], dtype=F64), 0.5)
     (of_y, of_eps), lam = seen[0][0].flatten().tolist(), seen[0][1].item()
