@@ -16,8 +16,8 @@ number                 meaning
 262..                  the words that at least three training emoji have, in order
 =====================  ================================================================
 
-``hash`` of Python changes with each process; crc32 does not. For a bag of words and parts of words see
-:mod:`diffusion_lab.data.trigrams`.
+``hash`` of Python changes with each process; crc32 does not. For a bag of words and parts of words
+see :mod:`diffusion_lab.data.trigrams`.
 """
 
 from __future__ import annotations

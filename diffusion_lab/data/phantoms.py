@@ -3,7 +3,7 @@
 After Shepp and Logan, The Fourier reconstruction of a head section, IEEE Trans. Nucl. Sci. 21
 (1974): a skull (density 1), the brain in it (0.5), two ventricles that are darker by the contrast,
 three small things that are brighter. Skull and ventricles have the axes of that paper; the skull is
-thicker, so that it is seen at 32 x 32. Ellipses are painted one over the other on 6 x 6 points a
+thicker, so that it is seen at 32 x 32. Ellipses are painted one over the other on 5 x 5 points a
 pixel, x = 2 density - 1.
 
 =========  =====================  =====================================================
@@ -47,7 +47,7 @@ POSSIBLE = {  # what render takes
     "contrast": (0.0, 0.5),
 }
 NO_COVARIATES = -1.0  # the null of the condition, which no phantom has: 0 is the least of a range
-SIZE, POINTS, CHUNK = 32, 6, 32
+SIZE, POINTS, CHUNK = 32, 5, 32
 AXES, BONE = (0.69, 0.92), 0.1  # half axes of the skull and its thickness, of half the picture
 BRAIN = 0.5
 DARKEST = 6  # pixels that lie in a ventricle as a whole, in every phantom that is drawn
@@ -153,25 +153,38 @@ def _render(parameters: Tensor) -> Tensor:
     skull, area, rotation, contrast = parameters.T.unsqueeze(-1)  # each (n, 1)
     count = SIZE * POINTS
     axis = (2 * torch.arange(count, dtype=torch.float64, device="cpu") + 1) / count - 1
-    y, x = (c.reshape(1, -1) for c in torch.meshgrid(-axis, axis, indexing="ij"))
-    turn = torch.deg2rad(rotation)
-    x, y = turn.cos() * x + turn.sin() * y, turn.cos() * y - turn.sin() * x
-    density = torch.zeros_like(x)
-    inner = [half - BONE for half in AXES]
-    layers = [(skull * AXES[0], skull * AXES[1], 0.0, 0.0, 0.0, torch.ones_like(skull))]
-    layers += [(skull * inner[0], skull * inner[1], 0.0, 0.0, 0.0, BRAIN)]
-    layers += [(*(skull * number for number in part[:4]), *part[4:]) for part in BRIGHT]
+    y, x = (c.flatten() for c in torch.meshgrid(-axis, axis, indexing="ij"))
+    terms = torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)])  # (6, points)
     own = sum(math.pi * part[0] * part[1] for part in VENTRICLES) * (SIZE / 2) ** 2
-    for a, b, right, up, angle in VENTRICLES:
-        scale = (area / own).sqrt()
-        layers += [(scale * a, scale * b, skull * right, skull * up, angle, BRAIN - contrast)]
+    scale = (area / own).sqrt()
+    layers = [(skull * AXES[0], skull * AXES[1], 0.0, 0.0, 0.0, 1.0)]
+    layers += [(skull * (AXES[0] - BONE), skull * (AXES[1] - BONE), 0.0, 0.0, 0.0, BRAIN)]
+    layers += [(skull * a, skull * b, *rest) for a, b, *rest in BRIGHT]
+    layers += [(scale * a, scale * b, *rest, BRAIN - contrast) for a, b, *rest in VENTRICLES]
+    density = torch.zeros(len(parameters), count * count, dtype=torch.float64, device="cpu")
     for a, b, right, up, angle, value in layers:
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        u, v = x - right, y - up
-        u, v = cos * u + sin * v, cos * v - sin * u
-        density = torch.where((u * b) ** 2 + (v * a) ** 2 < (a * b) ** 2, value, density)
+        inside = _outside(a, b, skull * right, skull * up, angle, rotation) @ terms < 0
+        density = torch.where(inside, value, density)
     picture = density.reshape(-1, 1, SIZE, POINTS, SIZE, POINTS).mean((3, 5))
     return (2 * picture - 1).float()
+
+
+def _outside(a: Tensor, b: Tensor, right: Tensor, up: Tensor, angle: float, turn: Tensor) -> Tensor:
+    """Coefficients (n, 6) of x^2, xy, y^2, x, y, 1 in what is negative inside an ellipse alone.
+
+    Half axes a and b, centre and tilt in the upright head, which is then turned; degrees. With u, v
+    along the axes, b^2 u^2 + a^2 v^2 - a^2 b^2, so that an ellipse without area has no inside.
+    """
+    turned, tilted = torch.deg2rad(turn), torch.deg2rad(turn + angle)
+    p = turned.cos() * right - turned.sin() * up
+    q = turned.sin() * right + turned.cos() * up
+    cos, sin = tilted.cos(), tilted.sin()
+    xx = (b * cos) ** 2 + (a * sin) ** 2
+    yy = (b * sin) ** 2 + (a * cos) ** 2
+    xy = (b**2 - a**2) * cos * sin
+    rest = xx * p * p + 2 * xy * p * q + yy * q * q - (a * b) ** 2
+    linear = (-2 * (xx * p + xy * q), -2 * (xy * p + yy * q))
+    return torch.cat([xx, 2 * xy, yy, *linear, rest], 1)
 
 
 def _ranges() -> Tensor:
