@@ -72,14 +72,16 @@ def test_a_card_changes_with_its_header(monkeypatch):
 
 
 def test_data_cards_say_what_the_index_and_the_data_say():
-    card, entry = (DATA / "fashion.md").read_text(), store.index()["fashion.npz"]
-    assert f"{entry['bytes']:,} bytes, sha256 `{entry['sha256']}`" in card
-    assert entry["recipe"] in card and entry["licence"].split(" (licenses")[0] in card
+    for file in ("fashion.npz", "emoji.npz", "emoji.json"):
+        card, entry = (DATA / f"{file.split('.')[0]}.md").read_text(), store.index()[file]
+        assert f"{entry['bytes']:,} bytes, sha256 `{entry['sha256']}`" in card
+        assert entry["recipe"] in card and entry["licence"].split(" (licenses")[0] in card
     for name in data.CLASSES:
         card = (DATA / f"{name}.md").read_text()
-        parts = [data.load(name, split) for split in ("train", "test")]
-        height, width = parts[0].x.shape[2:]
-        assert f"| {height} x {width}, one channel, {parts[0].levels} grey levels" in card
+        parts = [data.load(name, split) for split in data.SPLITS[name]]
+        channels, height, width = parts[0].x.shape[1:]
+        told = {1: "one channel, {} grey levels", 3: "three channels, {} levels"}[channels]
+        assert f"| {height} x {width}, {told.format(parts[0].levels)}" in card
         assert all(f"{len(part):,}" in card for part in parts)
         assert f"[`{name}`]({name}.md)" in (DATA / "README.md").read_text()
         for path in re.findall(r"\]\(((?!http)[^)]+)\)", card):

@@ -1,13 +1,16 @@
 """Data sets behind one call: ``load("fashion")`` works offline, ``full=True`` is the whole set.
 
-=======  =================================  ================  ==========================
-name     embedded, train + test             full=True         pictures
-=======  =================================  ================  ==========================
-fashion  10,000 + 2,000 of Fashion-MNIST    60,000 + 10,000   (N, 1, 28, 28), 256 levels
-digits   1,500 + 297, from scikit-learn     (only one size)   (N, 1, 8, 8), 17 levels
-=======  =================================  ================  ==========================
+=======  ==================================  ================  ============================
+name     embedded, train + test              full=True         pictures
+=======  ==================================  ================  ============================
+fashion  10,000 + 2,000 of Fashion-MNIST     60,000 + 10,000   (N, 1, 28, 28), 256 levels
+digits   1,500 + 297, from scikit-learn      (only one size)   (N, 1, 8, 8), 17 levels
+emoji    1,207 + 215; 174 rare, 261 flags    (only one size)   (N, 3, 32, 32), 256 levels
+=======  ==================================  ================  ============================
 
-The 2-D toys and exact mixtures are in :mod:`diffusion_lab.data.toys`.
+What each emoji is called stands in :mod:`diffusion_lab.data.emoji`; pictures from drawn parameters
+are in :mod:`diffusion_lab.data.phantoms`, the 2-D toys and exact mixtures in
+:mod:`diffusion_lab.data.toys`.
 """
 
 from __future__ import annotations
@@ -44,8 +47,22 @@ CLASSES = {
         "ankle boot",
     ),
     "digits": tuple("0123456789"),
+    "emoji": (
+        "smileys & emotion",
+        "people & body",
+        "animals & nature",
+        "food & drink",
+        "travel & places",
+        "activities",
+        "objects",
+        "symbols",
+    ),
 }
-SPLITS = ("train", "test")
+SPLITS = {
+    "fashion": ("train", "test"),
+    "digits": ("train", "test"),
+    "emoji": ("train", "test", "rare", "flags"),
+}
 FAR = 3.0  # pictures beyond it are no data in [-1, 1], nor samples or noisy data near it
 
 # sha256 of the pixels of the whole of Fashion-MNIST, as uint8 (N, 28, 28)
@@ -62,7 +79,8 @@ class Dataset:
 
     x          float32 (N, C, H, W) in [-1, 1], or points (N, D)
     labels     int64 (N,), the position in ``classes``; None for data without
-    hash       sha256 of the stored pixels, uint8 (N, H, W): the identity of the data
+    hash       sha256 of the stored pixels, uint8 (N, H, W), in colour (N, H, W, 3): the identity of
+               the data
     levels     how many values a stored pixel can take (256, or 17 for digits); None for data that
                are no pixels, such as latents
     std        standard deviation of ``x`` over all pixels (sigma_data of EDM)
@@ -153,24 +171,31 @@ def load(
 ) -> Dataset:
     """A data set by name, ready to train on.
 
-    ``load("fashion")`` and ``load("digits")`` need no network. ``load("fashion", full=True)`` reads
-    the whole of Fashion-MNIST from ``root`` (the environment's DIFFUSION_LAB_DATA, else
-    ``~/.cache/diffusion_lab``); ``download=True`` lets torchvision fetch it there first.
+    ``load("fashion")``, ``load("digits")`` and ``load("emoji")`` need no network.
+    ``load("fashion", full=True)`` reads the whole of Fashion-MNIST from ``root`` (the environment's
+    DIFFUSION_LAB_DATA, else ``~/.cache/diffusion_lab``); ``download=True`` lets torchvision fetch
+    it there first.
+
+    The emoji have two splits more, ``rare`` and ``flags``: see :mod:`diffusion_lab.data.emoji`.
 
     ValueError for an unknown name or split; DataError for files that are missing, damaged or
     cannot be fetched.
     """
     if name not in CLASSES:
         raise unknown("data set", name, CLASSES)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    if full and name == "digits":
-        raise ValueError("digits has one size only, 1,500 + 297: leave full=True out")
+    if split not in SPLITS[name]:
+        raise unknown(f"split of {name}", split, SPLITS[name])
+    if full and name != "fashion":
+        raise ValueError(f"{name} has one size only, and all of it is here: leave full=True out")
     if not full and (download or root is not None):
         given = "download=True" if download else f"root={os.fspath(root)!r}"
         raise ValueError(f"{given} belongs to the whole data set: add full=True, or leave it out")
     if name == "digits":
         return _dataset(name, split, *_digits(split), levels=17)
+    if name == "emoji":
+        from diffusion_lab.data import emoji
+
+        return _dataset(name, split, *emoji.pixels(split), levels=256, classes=emoji.classes(split))
     if full:
         return _dataset(name, split, *_full_fashion(split, download, root), levels=256)
     pixels, labels = _embedded(split)
@@ -215,15 +240,27 @@ def default_root() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "diffusion_lab"
 
 
-def _dataset(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, levels: int) -> Dataset:
-    """From stored pixels, uint8 (N, H, W) in 0..levels-1, to x = 2 pixel / (levels - 1) - 1."""
+def _dataset(
+    name: str,
+    split: str,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    levels: int,
+    classes: tuple[str, ...] | None = None,
+) -> Dataset:
+    """From stored pixels, uint8 in 0..levels-1, to x = 2 pixel / (levels - 1) - 1.
+
+    Pixels are (N, H, W), or (N, H, W, 3) in colour; ``classes`` are those of the name by default.
+    """
     pixels = np.ascontiguousarray(pixels)
     half = (levels - 1) / 2
     count = sum(np.bincount(part.ravel(), minlength=levels) for part in np.array_split(pixels, 20))
     value, share = np.arange(levels) / half - 1, count / count.sum()
     std = float(np.sqrt(share @ (value - share @ value) ** 2))
-    x = torch.from_numpy(pixels).unsqueeze(1).float().div_(half).sub_(1)
-    classes, digest = CLASSES[name], sha256(pixels.data.cast("B"))
+    x = torch.from_numpy(pixels)
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+    x = x.float().div_(half).sub_(1)
+    classes, digest = classes or CLASSES[name], sha256(pixels.data.cast("B"))
     return Dataset(
         x, torch.from_numpy(labels.astype(np.int64)), classes, name, split, digest, levels, std
     )

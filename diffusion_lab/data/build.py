@@ -1,8 +1,9 @@
 """Makes the embedded data again, and prints its statistics.
 
-python -m diffusion_lab.data.build fashion --root DIR   data/fashion.npz from the four idx files
-python -m diffusion_lab.data.build stats [--root DIR]   the numbers of the data cards
-python -m diffusion_lab.data.build check                compares every file with data/index.json
+python -m diffusion_lab.data.build fashion --root DIR     data/fashion.npz from the four idx files
+python -m diffusion_lab.data.build emoji --packages DIR   data/emoji.* from two npm packages
+python -m diffusion_lab.data.build stats [--root DIR]     the numbers of the data cards
+python -m diffusion_lab.data.build check                  compares every file with data/index.json
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion_lab.data import CLASSES, FULL_FASHION, idx, load, store
+from diffusion_lab.data import FULL_FASHION, SPLITS, idx, load, store
 from diffusion_lab.errors import DataError
 from diffusion_lab.files import sha256, write_atomically
 
@@ -69,10 +70,34 @@ def _fashion(root: Path) -> None:
     print(f"wrote {file} ({entry['bytes']} bytes, sha256 {entry['sha256']})")
 
 
+def _emoji(packages: Path) -> None:
+    from diffusion_lab.data.emoji_recipe import build_emoji
+
+    arrays, words = build_emoji(packages)
+    made = {"emoji.npz": npz_bytes(arrays), "emoji.json": words.encode()}
+    for name, content in made.items():
+        file = store.folder() / name
+        write_atomically(file, content)
+        entry = store.register(
+            file,
+            licence="Apache-2.0, Google Inc., for the pictures; MIT, Copyright (c) 2013 Cal "
+            "Henderson and (c) 2014 Mu-An Chiou, for the words (licenses/emoji.txt)",
+            source="Noto Emoji v2.048 in the npm package emoji-datasource-google 16.0.0, keywords "
+            "of the npm package emojilib 4.0.3",
+            recipe="python -m diffusion_lab.data.build emoji --packages DIR",
+            **(
+                {"arrays": {key: sha256(array.tobytes()) for key, array in arrays.items()}}
+                if name == "emoji.npz"
+                else {}
+            ),
+        )
+        print(f"wrote {file} ({entry['bytes']} bytes, sha256 {entry['sha256']})")
+
+
 def _stats(root: Path | None) -> None:
     """The embedded sets, or with a root the whole of Fashion-MNIST there."""
-    sets = [(name, split) for name in CLASSES for split in ("train", "test")]
-    for name, split in sets if root is None else sets[:2]:
+    names = SPLITS if root is None else ("fashion",)
+    for name, split in [(one, split) for one in names for split in SPLITS[one]]:
         data = load(name, split, full=root is not None, root=root)
         mean, std = data.x.mean(dtype=torch.float64).item(), data.std
         counts = data.labels.bincount(minlength=len(data.classes)).tolist()
@@ -93,14 +118,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(prog="python -m diffusion_lab.data.build", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", choices=("fashion", "stats", "check"))
+    parser.add_argument("what", choices=("fashion", "emoji", "stats", "check"))
     parser.add_argument("--root", type=Path, help="folder of the four idx files (.gz or not)")
+    parser.add_argument("--packages", type=Path, help="folder of what npm pack wrote (.tgz)")
     options = parser.parse_args(argv)
     if options.what == "fashion" and options.root is None:
         parser.error("fashion needs --root DIR, the folder of the four idx files")
+    if options.what == "emoji" and options.packages is None:
+        parser.error("emoji needs --packages DIR, the folder of the two .tgz that npm pack wrote")
     try:
         if options.what == "fashion":
             _fashion(options.root)
+        elif options.what == "emoji":
+            _emoji(options.packages)
         elif options.what == "stats":
             _stats(options.root)
         else:
