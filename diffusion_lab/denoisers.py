@@ -210,8 +210,7 @@ class Denoiser(nn.Module):
     def levels(self, t: Time, like: Tensor) -> tuple[Number, Number]:
         """(alpha, sigma) at t, ready to multiply ``like``."""
         check_times(t, like)
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        return expand(alpha, like), expand(sigma, like)
+        return tuple(expand(value, like) for value in self.schedule.alpha_sigma(t))
 
 
 class Wrapped(Denoiser):

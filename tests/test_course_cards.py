@@ -48,9 +48,10 @@ def test_a_card_says_what_the_header_says(name):
     if recipe["task"] == "classifier":
         said += [f"**N = {found['test_pictures']:,}**", f"{100 * found['test_accuracy']:.2f}%"]
     else:
-        low, high = about["denoiser"]["lam_range"]
+        model = checkpoints.load_denoiser(name, device="cpu")
+        low, high = model.lam_range
         said += [f"{low} to {high}", f"**N = {found['pictures']:,}**", f"{found['anchor_A']}."]
-        said += [f"`{recipe['schedule']['name']}`", f"`{about['denoiser']['kind']}`"]
+        said += [f"`{recipe['schedule']['name']}`", f"`{model.kind}`"]
         for way in {"plain", "unguided", "guided"} & found.keys():
             row = [found[way][key] for key in ("fd", "fd_in_A", "nfe", "core_seconds_per_1000")]
             said.append(" | ".join(map(str, row)))

@@ -1054,15 +1054,15 @@ def power(x: torch.Tensor) -> torch.Tensor:
     return torch.fft.fft2(x.clamp(-1, 1).double()).abs().square().mean((0, 1))
 
 
-many = torch.arange(lessons.pick(smoke=20, live=200)) % 10
-drawn = generate(live, len(many), label=many, seed=6, **minute.sampler).x
+asked = torch.arange(lessons.pick(smoke=20, live=200)) % 10
+drawn = generate(live, len(asked), label=asked, seed=6, **minute.sampler).x
 of_model, of_real, rows = power(drawn), power(fashion.x), []
 for wave in ((14, 14), (14, 0), (0, 14), (13, 13), (7, 7)):
     both = {"ours": of_model[wave].item(), "real": of_real[wave].item()}
     rows.append({"wave": str(wave)} | both | {"ratio": both["ours"] / both["real"]})
 plots.show_table(
     rows,
-    title=f"Power of {len(many)} pictures of our network, and of real ones",
+    title=f"Power of {len(asked)} pictures of our network, and of real ones",
     digits={"ours": ".1f", "real": ".1f", "ratio": ".1f"},
 )
 
@@ -1082,7 +1082,7 @@ def darkest(x: torch.Tensor) -> list[torch.Tensor]:
     return [x[:, :, 8:20, 8:20], fine[:, :, 8:20, 8:20]]
 
 
-rows = darkest(drawn) + darkest(test.x[: len(many)])
+rows = darkest(drawn) + darkest(test.x[: len(asked)])
 words = ["ours", "fine structure", "real", "fine structure"]
 plots.show(
     plots.strip(rows, labels=words, size=1.0),
@@ -1127,7 +1127,7 @@ plots.show_table(rows, title=title.format_map(control), digits=told)
 # network has the fine answer.
 
 # %% name="shipped-waves"
-long = generate(shipped, len(many), label=many, seed=6, **minute.sampler).x
+long = generate(shipped, len(asked), label=asked, seed=6, **minute.sampler).x
 of_shipped = power(long)
 ratios = {
     str(wave): (of_shipped[wave] / of_real[wave]).item() for wave in ((14, 14), (14, 0), (0, 14))
@@ -1135,7 +1135,7 @@ ratios = {
 row = {"network": "shipped"} | ratios
 plots.show_table(
     [row],
-    title=f"Power / power of real pictures, N = {len(many)}",
+    title=f"Power / power of real pictures, N = {len(asked)}",
     digits=dict.fromkeys(ratios, ".2f"),
 )
 

@@ -896,6 +896,7 @@ for process, one in annealed.items():
     gap = metrics.Estimate.of([tuned - other for tuned, other in pairs])
     row = {"process": process} | {name: e.value for name, e in runs.items()}
     annealed_rows.append(row | {"tuned - ancestral": gap.value, "±": gap.error})
+annealed_calls = one["NFE"]["ancestral"]
 
 # %% [markdown] name="pc-others-shown-text"
 # The published step and the best one, on eight other seeds, beside Euler-Maruyama and the ancestral step, all with 201 calls;
@@ -903,7 +904,7 @@ for process, one in annealed.items():
 
 # %% name="pc-others-shown"
 show_table(
-    annealed_rows, title=f"W1, N = {toy_races['N']:,}, {one['NFE']['ancestral']} calls, floor {floor.value:.3f}",
+    annealed_rows, title=f"W1, N = {toy_races['N']:,}, {annealed_calls} calls, floor {floor.value:.3f}",
     digits=dict.fromkeys(list(annealed_rows[0])[1:], ".3f"),
 )  # fmt: skip
 
