@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -905,6 +906,8 @@ def test_ctrl_c(tmp_path):
         text=True,
         cwd=tmp_path,
         bufsize=0,
+        # a shell's background job ignores Ctrl-C, and so would all that it starts
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     while "loss=" not in seen:  # the first report: imports are over, the loop is under way
