@@ -892,8 +892,8 @@ show_table(scan_rows, title="W1 on the tuning seeds, by a / σ²",
 annealed_rows = []
 for process, one in annealed.items():
     runs = {name: metrics.Estimate.of(found) for name, found in one["runs"].items()}
-    pairs = zip(one["runs"]["Langevin, tuned step"], one["runs"]["ancestral"], strict=True)
-    gap = metrics.Estimate.of([tuned - other for tuned, other in pairs])
+    both = zip(one["runs"]["Langevin, tuned step"], one["runs"]["ancestral"], strict=True)
+    gap = metrics.Estimate.of([tuned - other for tuned, other in both])
     row = {"process": process} | {name: e.value for name, e in runs.items()}
     annealed_rows.append(row | {"tuned - ancestral": gap.value, "±": gap.error})
 annealed_calls = one["NFE"]["ancestral"]
