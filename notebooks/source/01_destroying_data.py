@@ -214,7 +214,7 @@ check.one_step(one_step)
 #
 # $$x_2 = \sqrt{1-\beta_2}\,\big(\sqrt{1-\beta_1}\,x_0 + \sqrt{\beta_1}\,\epsilon_1\big) + \sqrt{\beta_2}\,\epsilon_2 .$$
 #
-# The picture has been multiplied by $\sqrt{(1-\beta_1)(1-\beta_2)}$. The two noises are independent, so their variances add: $(1-\beta_2)\beta_1 + \beta_2 = 1 - (1-\beta_1)(1-\beta_2)$. A sum of Gaussians is again Gaussian, so this is one Gaussian with that variance. (That is what makes Gaussian noise so convenient. Lesson 09 tries others.) The same happens at every further step:
+# The picture has been multiplied by $\sqrt{(1-\beta_1)(1-\beta_2)}$. The two noises are independent, so their variances add: $(1-\beta_2)\beta_1 + \beta_2 = 1 - (1-\beta_1)(1-\beta_2)$. A sum of Gaussians is again Gaussian, so this is one Gaussian with that variance. (That is what makes Gaussian noise so convenient. Lesson 09, which is planned, tries others.) The same happens at every further step:
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{i=1}^{t} (1-\beta_i).$$
 #

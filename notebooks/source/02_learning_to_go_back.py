@@ -227,7 +227,7 @@ check.posterior(my_posterior)
 # So the $p$ that is best for the left side is best for the right one too.
 #
 # Then why $\epsilon$ and not $x_0$? In the algebra it makes no difference. In training it does: equal weight on the error of $\epsilon$ is
-# weight $\mathrm{SNR} = \alpha^2/\sigma^2$ on that of $x_0$ (lesson 03), and the target has variance 1 at every $t$.
+# weight $\mathrm{SNR} = \alpha^2/\sigma^2$ on that of $x_0$ (lesson 03).
 #
 # Both forms of the mean, with exact guesses. Written with $\epsilon$ it is
 #
@@ -312,7 +312,7 @@ print(f"ridge {ridge}: {tried[ridge]:.3f} bits a pixel; with 0.02 they are {trie
 # ### Exercise 2 (build): the sampling loop
 #
 # `guess(x, i)` is the guess of the noise in `x` at step `i`. `abar` holds $\bar\alpha_0 = 1, \bar\alpha_1, \dots, \bar\alpha_T$, so
-# that `abar[i]` belongs to step `i`. `noise(i)` gives the fresh noise of step `i`, of the shape of `x`. Start at `x`
+# that `abar[i]` belongs to step `i`. `noise(i)` gives the fresh noise of step `i`, of the shape of `x`. ($T$ is `len(abar) - 1`, here and below.) Start at `x`
 # $= x_T$ and return $x_0$, with $S^2 = \beta_i$.
 #
 # <details><summary>Hint 1: nudge</summary>
@@ -407,7 +407,7 @@ class Net(torch.nn.Module):
 # ### Exercise 3 (build): the training loop
 #
 # Train `net` in place, for `steps` steps, and return the list of the losses. In every step draw 64 pictures of `x0s`
-# (N, 1, 8, 8), and *for each of them* a step number from 1 to $T$ and noise; all random numbers come from the generator
+# (N, 1, 8, 8), and *for each of them* a step number from 1 to $T$ (`len(abar) - 1`) and noise; all random numbers come from the generator
 # `gen`. `net(x_t, i)` takes the step numbers as a tensor (64,). The optimiser is Adam, with learning rate 0.002.
 #
 # <details><summary>Hint 1: nudge</summary>
@@ -809,8 +809,7 @@ title = f"{len(some)} test digits; the exact value has a standard error of {exac
 plots.show_table(rows, title=title, digits={"value": ".3f", "above exact": ".3f", "±": ".3f"})
 
 # %% [markdown] name="known-seen"
-# Compare the gap of `best` with its standard error. (An exact gap is never negative; an estimate from random noise may
-# come out so.) On digits, too, the bound is no crude estimate. The yardstick for what follows: ten Gaussians with
+# Compare the gap of `best` with its standard error. (On digits that the mixture did not draw, even the exact gap may be below zero.) On digits, too, the bound is no crude estimate. The yardstick for what follows: ten Gaussians with
 # covariances, with the ridge that suits them best.
 #
 # ## Training: the simple loss against the bound
@@ -1015,7 +1014,7 @@ plots.show(
 # %% [markdown] name="pictures-seen"
 # Compare within a row of the table: which variance needs the fewest bits? `learned` chooses pixel by pixel (corners of
 # a digit are always empty, its strokes are not), which no single number per step can. Compare down its column, and
-# with the ten Gaussians, which pay a little for the noise that makes pixels continuous: bits of dequantised data are
+# with the ten Gaussians, which pay for the noise that makes pixels continuous (how much is not measured): bits of dequantised data are
 # an upper bound. With $t$ by loss the bound gives the fewest bits; trained with uniform $t$ it is, in this budget and
 # with this learning rate, behind both others, even at its own game. The table of pairs says whether that holds for every seed.
 #
@@ -1245,8 +1244,7 @@ plots.show(
 # %% [markdown] name="stride-seen"
 # With many steps the learned variance beats both fixed ones, clearly. With few it does **not**: at 10 steps `large`
 # needs fewer bits on both data (the table says up to which $K$). The network learned its $v$ for short steps, where $\beta$ and
-# $\tilde\beta$ lie close together; in a
-# step a hundred times as long the same $v$ stands between ends that are far apart. The column `best` shows
+# $\tilde\beta$ lie close together; in a step 20 or 100 times as long the same $v$ stands between ends that are far apart. The column `best` shows
 # what one number a step can do, if it is computed from the error at that very step; lesson 08 makes a
 # sampler of it. Mind that these are *bits*: how the choices look in pictures is lesson 05's question.
 #

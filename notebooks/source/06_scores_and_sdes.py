@@ -305,7 +305,7 @@ digits = {"of the data (%)": ".0f", "noised data (%)": ".0f"}
 show_table(learned, title=f"Error of the score after {learn_steps} steps", digits=digits)
 
 # %% [markdown] name="learn-seen"
-# Implicit and sliced learn the score of the data, and know little about places where only noised data lie.
+# Implicit and sliced learn the score of the data, which is not that of the noised data.
 # Denoising learns the score of the noised data, closely, and not that of the data: the table says what the
 # constants above promised.
 
@@ -555,7 +555,7 @@ ax[0].set_ylabel("x")
 plots.show(
     fig,
     alt="Two panels of 14 paths from noise at t = 1 to data at t = 0. With the ODE the paths are "
-    "smooth and never cross; with the SDE they are jagged and cross often. Both end in two groups, "
+    "smooth and never cross; with the SDE they are jagged and cross often. Most end in two groups, "
     "near -2 and near 1, where the exact density, drawn at the right edge, has its two peaks.",
     caption="From the same 14 points of noise: smooth paths without noise, jagged ones with noise. Grey: "
     "the density of the data.",
@@ -563,7 +563,7 @@ plots.show(
 
 # %% [markdown] name="paths-seen"
 # ODE paths are smooth and never cross: each noise has one picture and each picture one noise. SDE paths
-# forget where they began. Both end under the two peaks near $-2$ and $1$. Only the paths should differ, not the
+# forget where they began. Most end under the two peaks near $-2$ and $1$. Only the paths should differ, not the
 # distributions at any one time. Fourteen points cannot show that; so the variance of 5,000, for four values of
 # $c$ at three times, beside the exact one ($\alpha_t^2$ times the data's variance, plus $\sigma_t^2$), and how far
 # one such variance moves by chance:
@@ -944,7 +944,7 @@ for name, levels_down in {
 # What is left of the proportions, 30 to 70?
 
 # %% name="many-levels-shown"
-show_table(many_levels_rows, title="Right is 30%", digits={"in the left group (%)": ".0f"})
+show_table(many_levels_rows, title="30% would be right", digits={"in the left group (%)": ".0f"})
 
 # %% [markdown] name="many-levels-seen"
 # At one low level each point falls into the group that is nearer to where it began, and stays: the shares are those of
@@ -1120,7 +1120,7 @@ print(f"offset for 17 levels: {offset(17):.0f} bits, for 256 levels: {offset(256
 print(f"uniform noise in [-1, 1] costs {bits_per_dim(64 * math.log(2), 64, 17):.0f} bits a pixel")
 
 # %% [markdown] name="digits-text"
-# A uniform density on 16 gaps costs 4 bits; a model must be below. The divergence in 64 dimensions takes
+# A uniform density on the 17 bins costs $\log_2 17$ bits; a model must be below. The divergence in 64 dimensions takes
 # 64 backward passes a call, or one with Hutchinson's estimator. We compare both on the same pictures. The
 # direction $v$ is drawn once and **held fixed along the path**; fresh noise at every call would leave the adaptive
 # solver chasing a function that changes under its feet.

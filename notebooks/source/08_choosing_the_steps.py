@@ -388,8 +388,7 @@ print(f"DP stride, ten steps: {noisy} of the ten times have λ < 0")
 # %% [markdown] name="fashion-seen"
 # DP stride is lowest at every K, as it must be: it is the minimum over all grids. The table
 # says how far below the best of the usual grids. With very many steps every good grid is fine. On the right you see what
-# it does with its freedom: it crosses the noisiest part, where jumps are cheap, in long ones, and packs
-# its times where the price is paid.
+# it does with its freedom: it crosses the noisiest part, where jumps are cheap, in long ones, packs its times into the cleaner half, and leaves the cleanest end to the decoder.
 #
 # Is the table honest? It was measured on training pictures, and filled in between a few noise levels.
 # Here is the bound itself, on test pictures, for two grids of ten. (The *grid* is held out from them; the best variances
@@ -447,8 +446,7 @@ plots.show(
 # %% [markdown] name="rows-seen"
 # Judge for yourself, then look at the measurement. `benchmarks/steps.py` draws 1,000 pictures on every
 # grid; it takes longer than a lesson may, so we read its result. FD is in units of A (lesson 04), with
-# its standard error. From here to the end of GGDM every sampler starts from the **same 1,000 noises**,
-# and nothing is clipped on the way, so all these numbers compare, and differences can be taken as pairs. (Its bits are from
+# its standard error. In this benchmark every sampler starts from the **same 1,000 noises**, and nothing is clipped unless said, so its numbers compare, and differences can be taken as pairs. (Its bits are from
 # more pictures and levels than ours above, so they differ from those in the second decimal.)
 
 # %% name="stored"
@@ -908,7 +906,7 @@ plots.show(
 
 # %% [markdown] name="ring-seen"
 # Times and noise alone help a lot, by both measures. Free coefficients cut the descended measure again; the one that was not
-# descended falls by another amount, and this is one seed. Nothing about the network changed.
+# descended falls by another amount, and this is one seed. Nothing about the denoiser changed.
 #
 # Now pictures: five and ten steps on Fashion, from uniform DDIM, with KID in the features of the frozen
 # classifier, equally many rounds each. The classifier sees the picture clamped to $[-1, 1]$, so pixels
@@ -1483,7 +1481,7 @@ ax.legend()
 plots.show(
     fig,
     alt="Fréchet distance over T for three starts on a log scale: from N(0, I) it explodes as T "
-    "shrinks, from one Gaussian it rises slowly, from ten Gaussians it is lowest at short T. A dotted line is that of real digits.",
+    "shrinks, from one Gaussian it rises slowly, from ten Gaussians it is lowest near T = 0.3. A dotted line is that of real digits.",
     caption="Shorter noise, proportionally fewer steps, one seed each. From N(0, I) it fails; from a "
     "model of x_T it works, and costs a fraction of the calls.",
 )
@@ -1715,7 +1713,7 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 #   most steps.
 # - Likelihood and pictures want different grids. Say which you optimise.
 #
-# Next: lesson 09 asks whether the noise has to be Gaussian at all.
+# Next, in lesson 09, which is planned: does the noise have to be Gaussian at all?
 
 # %% [markdown] name="reading"
 # ## Further reading

@@ -168,12 +168,15 @@ def inner_times(given: Any) -> str | None:
     from diffusion_lab.data import toys
     from diffusion_lab.metrics.information import mmse
 
-    times = [float(t) for t in given]
+    try:
+        times = [float(t) for t in given]
+    except (TypeError, ValueError):
+        return f"three times are asked for, as a list of numbers; got {given!r:.40}."
     if len(times) != 3:
         return f"three times are asked for, between 1 and 0.001; got {len(times)}."
     if 1 > times[2] > times[1] > times[0] > 0.001:
         return "the times must fall: give them from large to small, as a walk meets them."
-    if any(abs(1000 * t - round(1000 * t)) > 1e-6 for t in times) and max(times) < 1:
+    if any(abs(1000 * t - round(1000 * t)) > 1e-3 for t in times) and max(times) < 1:
         return f"give times on the thousandths, such as 0.123; got {times}."
     if not 1 > times[0] > times[1] > times[2] > 0.001:
         unit = " Give them in units of t: 0.25, not 250." if max(times) > 1 else ""
