@@ -69,8 +69,7 @@ print(f"{time.perf_counter() - began:.1f} seconds since this cell began, with al
 # They were made from random numbers. Every column shows its own kind, and no two are the same. Are
 # they copies of training pictures? Further down we look that up, for these sixty.
 #
-# Nobody chose among them: this is seed 0, the first. A few are odd, a dress with a hole or half a
-# sandal: the model is small, so that it runs on any laptop.
+# Nobody chose among them: this is seed 0, the first. A few are odd, a t-shirt with stray dots or half a sandal: the model is small, so that it runs on any laptop.
 #
 # **Try it.** Change `seed=0` to another number and run the cell again.
 #
@@ -294,8 +293,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Two steps give a blur, four give clothes with blemishes. From eight steps on the distance, with 200
-# pictures, is at its floor, so it can no longer see differences. Your eye can: the last two rows are
+# Two steps give a blur, four give clothes, a little smooth. From eight steps on the distance, with 200 pictures, is near its floor and hardly sees a difference. Your eye can: the last two rows are
 # not the same everywhere. As a curve, with the floor as a grey line:
 
 # %% name="steps-curve"
@@ -308,8 +306,8 @@ fig = plots.lines(
 fig.axes[0].axhline(floor, color="0.5", lw=1, marker="")
 plots.show(
     fig,
-    alt="The distance falls steeply from 4 to 16 network calls and is almost flat after that, a "
-    "little above a grey line.",
+    alt="The distance falls steeply from 4 to 8 network calls and little after that, to just "
+    "above a grey line.",
     caption="Cost to the right, distance upwards: best is the lower left corner. Grey: real pictures.",
 )
 
@@ -436,8 +434,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The second row is a mixture, and its pictures are poorer than the first row's: without a label
-# there is nothing to guide.
+# The second row is a mixture, and some of its pictures are poor: without a label there is nothing
+# to guide.
 
 # %% [markdown]
 # ### Exercise 4 (find the bug): the same start
@@ -523,7 +521,7 @@ print(f"test, 24 calls: {predicted:.4f} core-s predicted, {found:.4f} measured, 
 # processor core would still need hours for 50,000 pictures of 1000 calls. With 8 or 16 calls it needs
 # minutes. Size and processor change the seconds; the *ratio* of the calls carries over.
 #
-# What does that say about the survey's claim? Here eight steps reached the floor of our distance at
+# What does that say about the survey's claim? Here eight steps came near the floor of our distance at
 # the N of the table above. That is a statement about this network and these small pictures: it was
 # trained with another loss than DDPM, it is guided, and a thousand steps were not run here. Lesson 05
 # compares few steps with many on one network. Where a call is dear (large pictures, video, text) many
@@ -787,7 +785,7 @@ plots.show_table(rows)
 #
 # - **Fewer steps are no help where a call is not the cost.** Compare the two times under the first
 #   figure: most of the waiting was for torch and the model to load.
-# - **Below about eight steps the pictures pay for it**, and this is an easy data set: small, grey,
+# - **With four steps or fewer the pictures pay for it**, and this is an easy data set: small, grey,
 #   one object in the middle. Large colour pictures need more.
 # - **Guidance costs variety** (lesson 14 measures it) and a second call. Where all kinds of pictures are wanted, as in
 #   estimating a density, it is the wrong tool.

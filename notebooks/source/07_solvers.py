@@ -77,14 +77,14 @@ fig = plots.strip([noise_only / 3, *ten_calls, arrived], labels=["noise", *names
 plots.show(
     fig,
     alt="Seven rows of eight pictures. First pure noise, then clothes drawn from it by five solvers "
-    "with ten network calls each, last the same clothes with many more calls.",
-    caption="The same eight draws of noise, ten network calls each; the last row asks more often.",
+    "with at most ten calls each, last the same clothes with many more calls.",
+    caption="The same eight draws of noise, at most ten calls each; the last row asks more often.",
 )
 
 # %% [markdown] name="ten-seen"
 # Down a column the garment stays the same, because all rows follow the same equation from the same
 # start. They differ in how well they follow it; the numbers above say who has arrived. DDIM's pictures
-# are flatter, with less texture (enlarge the page to see it). For Heun ten calls are only five steps: does it lose its way in
+# are flatter, with less texture (enlarge the page to see it). For Heun nine calls are five steps: does it lose its way in
 # places? To see why that happens, we need the equation.
 
 # %% [markdown] name="linear-text"
@@ -1459,8 +1459,7 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 # - Order is the slope of error against calls. Measure it; names can lie.
 # - Single steps pay $p$ calls for order $p$; multistep methods one; UniPC's corrector gains an order
 #   for none.
-# - With five calls, what counts is how much a step makes of one call; with twenty, differences
-#   are small beside the network's own error. Converged is not best. Compare as pairs, one knob at a time.
+# - With five calls, what counts is how much a step makes of one call; with twenty, most are small beside the network's own error. Converged is not best. Compare as pairs, one knob at a time.
 # - EMSDE compares two solutions to choose its steps, in every sample by itself; refused trials count.
 # - A noisy picture is a state of the diffusion: start there, not from noise. A realistic answer
 #   costs twice the squared error of the best one.
