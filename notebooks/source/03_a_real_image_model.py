@@ -241,8 +241,8 @@ plots.show_table(rows, digits={"MFLOP a picture": ".1f", "parameters": ","})
 
 # %% [markdown] name="fold-seen"
 # About four times fewer FLOPs for nearly the same number of parameters: on a CPU, more optimiser steps a second. The price:
-# details smaller than two pixels must be described by channels, and nothing ties the pixels on the two sides of a block's
-# border to each other. Whether that shows is measured below (*The price of folding*).
+# details smaller than two pixels must be described by channels, and nothing ties the four pixels of a block to each
+# other. Whether that shows is measured below (*The price of folding*).
 #
 # ### How the network is told the noise level
 #
@@ -539,7 +539,7 @@ plots.show(
 
 # %% [markdown] name="four-seen"
 # As the two panels above predicted, $\epsilon$ fails at the noisy end and $x_0$ at
-# the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM the differences are small;
+# the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM they are a factor of about two at most;
 # where the seeds of the table overlap, they cannot be ordered.
 
 # %% [markdown] name="ddpm-text"
@@ -981,7 +981,7 @@ view.close()
 live, live_seconds = p.model, p.cpu_seconds
 
 # %% [markdown] name="live-seen"
-# The loss falls fast (from 1, as computed above, before the first point that is drawn), then slowly: the learning rate goes
+# The loss falls fast (from about 1.1, as computed above, before the first point that is drawn), then slowly: the learning rate goes
 # down over the second half, and a part of what is left no network can predict. The same ten noises, four moments:
 
 # %% name="moments"
@@ -1253,8 +1253,8 @@ plots.show(
 )
 
 # %% [markdown] name="time-seen"
-# Without guidance the line is nearly straight: each doubling of the time divides the distance by about the same factor.
-# With guidance it is lower everywhere, and bends: the nearer to real pictures, the more each further step costs. The longer
+# Both lines flatten: a doubling of the time divides the distance by less in the second stretch than in the first.
+# With guidance the distance is lower everywhere. The longer
 # budgets are one run each: read only the direction. The stars, from fewer pictures, are a little too high.
 
 # %% [markdown] name="peers-text"
@@ -1284,7 +1284,7 @@ plots.show_table(contestants, title=title.format_map(peers), digits=digits)
 # %% [markdown] name="peers-seen"
 # The recipe earns more, and the network its share. (*Recipe* is everything but the network, its sampler, batch and number of calls
 # too; where one number stands, one seed was run.) With our recipe the other network does better than with its own; our network
-# with the other recipe is still far from clothes: that recipe is meant for days on a GPU.
+# with the other recipe is still far off: that recipe is meant for hours on GPUs.
 #
 # This is what a small budget buys, not which library is better: ours was tuned for exactly this measure (all rows:
 # `benchmarks/report.md`).
@@ -1331,8 +1331,8 @@ explore(
 # At 0 the columns no longer hold one class each. From 1 to 3 the garments become more typical;
 # beyond, contrast keeps growing and pictures of a class become alike.
 #
-# **The noise level.** What the network gets, what it should say, what it says, what that means for $x_0$, and the effort each
-# weighting spends there. Move the level, and change what "saying" means.
+# **The noise level.** What the network gets, what it should say, what it says, what that means for $x_0$, and the weight each
+# weighting has there. Move the level, and change what "saying" means.
 
 # %% name="touch-level" tags=["hide-input"]
 cosine = schedules.make("cosine")
@@ -1351,10 +1351,9 @@ def look(lam: float, kind: str):
     pair = [(x0 - a * x_t) / b, (answer - a * x_t) / b]  # the target, and what the network says
     now = {n: w.on("eps", cosine, torch.tensor([t])).item() for n, w in weightings.items()}
     words = ["x_t", f"target ({kind})", f"answer ({kind})", "x0 from it", "hidden x0"]
-    fig = plots.grid(torch.cat([x_t, *pair, answer, x0]), columns=5, titles=words, size=1.3)
-    weights = "   ".join(f"{name} {value:.2g}" for name, value in now.items())
-    fig.supxlabel(f"weight on eps:   {weights}", fontsize=9)
-    return fig
+    weights = "weight on eps:   " + "   ".join(f"{name} {value:.2g}" for name, value in now.items())
+    pictures = torch.cat([x_t, *pair, answer, x0])
+    return plots.grid(pictures, columns=5, titles=words, title=weights, size=1.3)
 
 
 explore(
@@ -1383,7 +1382,7 @@ explore(
 #
 # <details><summary>Hint 1: nudge</summary>
 #
-# On which of the two levels do the FLOPs sit, and on which the parameters?
+# On which of the two levels does a parameter cost fewer FLOPs?
 # </details>
 # <details><summary>Hint 2: formula</summary>
 #
@@ -1489,7 +1488,7 @@ plots.show_table(rows)
 # %% [markdown] name="recap"
 # ## Recap
 #
-# - A U-Net's cost sits in its fine maps; folding pixels divides it by about four; unfolding the answer leaves a check.
+# - A parameter costs most FLOPs on the fine maps; folding pixels divides the FLOPs by about four; unfolding the answer leaves a check.
 # - The noise level enters as waves of $\lambda$, and scales and shifts every block.
 # - Every prediction is a line $x_0 = a x_t + b\,\mathrm{out}$; in EDM's, input and
 #   target have variance 1 and $|b|$ is smallest.

@@ -16,7 +16,7 @@
 # **Goals.** You will be able to
 # - compute a Fréchet distance, say how far it is off at N pictures, and take that away,
 # - tell apart what FD, KID, the classifier score, precision, recall and likelihood can and cannot see,
-# - write a measure that catches a cheat which all of these take for honest,
+# - write a measure that catches a cheat which FD takes for honest,
 # - count network evaluations, FLOPs (attention too), seconds and energy of anything that draws,
 # - answer "which model is better, by how much, at what cost, and how sure is that?"
 #
@@ -80,7 +80,7 @@ plots.show(
     alt="Seven rows of ten garments: real ones, the same with fine noise, the same blurred in blocks, "
     "the same mirrored, garments of five classes only, one garment of each class, and other real "
     "garments.",
-    caption="Seven sets, ten pictures of each. Three are damaged, three lack something, one is real.",
+    caption="Seven sets, ten pictures of each. Three are changed, three lack something, one is as it was.",
 )
 
 # %% [markdown] name="sets-seen"
@@ -612,7 +612,7 @@ plots.show(
 )
 
 # %% [markdown] name="pr-seen"
-# The crosses on the left are inventions, the crosses on the right are what the model forgot. Both
+# Left, the crosses in the middle are inventions; right, the crosses are what the model forgot. Both
 # numbers drift with N and with outliers (one far real point has a huge ball), so quote real against
 # real beside them.
 
@@ -756,7 +756,7 @@ print(f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")
 #
 # ### Exercise 5 (write it): catch the cheat
 #
-# Here is a cheat that passes all of them. Half of the pictures of the set below are training pictures, each **moved by one
+# Here is a cheat that passes two of them. Half of the pictures of the set below are training pictures, each **moved by one
 # pixel**; the other half are new. To FD it is as good as a set of new pictures, and `copied`, which compares pixel by pixel,
 # sees hardly more copies in it than among those.
 
@@ -849,7 +849,7 @@ print(f"the alarm rings for {rings[:half].double().mean():.0%} of the moved copi
       f"{rings[half:].double().mean():.0%} of the new pictures")  # fmt: skip
 
 # %% [markdown] name="alarm-seen"
-# No measure is safe from a cheat that knows it: yours can be fooled by a turn of five degrees, or by a mirror. What helps is to
+# No measure is safe from a cheat that knows it: yours is fooled by a turn of five degrees, and misses many mirrored copies. What helps is to
 # ask what a copier could do, and to look for just that.
 
 # %% [markdown] name="cost-intro"
@@ -1062,7 +1062,7 @@ recipe = model.about["recipe"]
 flops = 3 * metrics.count_flops(model) * recipe["steps"] * recipe["batch"]  # backward: twice
 days = energy.v100_days(flops, utilisation=0.3)
 print(f"workload: {model.about['cpu_seconds']:,.0f} core-seconds measured; {flops:.1e} FLOP,")
-print(f"which a V100 at 30% of its peak does in {86_400 * days:.0f} s")
+print(f"which a V100 at 30% of its float32 peak does in {86_400 * days:.0f} s")
 
 # %% [markdown] name="versus-text"
 # ## Which is better, by how much, at what cost, how sure?
@@ -1140,7 +1140,7 @@ for pair, measured_by in (((first, other), above), ((first, second), seeds)):
 # %% [markdown] name="versus-seen"
 # This is the form in which the course states every comparison: which, by how much, with what error, at
 # equal N and stated cost. Compare the first difference with its error, and with the few hundredths by which even sets lower
-# FD_inf, as measured above. Whether a quarter of guidance scale matters may well be beyond what so few
+# FD_inf, as measured above. Whether a tenth of guidance scale matters may well be beyond what so few
 # pictures can say: then the honest answer is **"cannot be told apart"**. Errors fall as
 # $1/\sqrt{N}$: half the error needs four times the pictures.
 #
@@ -1175,7 +1175,7 @@ lessons.cost_row(4, *rows)
 
 # %% [markdown] name="running-text"
 # The running table. It was collected earlier, from the notebooks as they are stored, so your run of the
-# rows just shown differs from it: distances at most a little, seconds by a tenth and more.
+# rows just shown differs from it: distances a little, seconds more.
 # Distances of different N and of different data sets stand in one column here, so compare only rows of
 # one data set with the same N.
 
@@ -1209,7 +1209,7 @@ plots.show_table([{"claim": claim, "here": here} for claim, here in claims.items
 # instead of Inception's 2,048; hundreds of pictures instead of 50,000; one machine. That is why our
 # values have names of their own and a unit of their own, and why none of them compares with a FID in a
 # paper. The survey's tables compare models by numbers from different papers, with different
-# splits, resizers and machines; its authors say so, and so should everyone who quotes them.
+# splits, resizers and machines; everyone who quotes them should say so.
 
 # %% [markdown] name="not-text"
 # ## When it does not help

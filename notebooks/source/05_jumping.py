@@ -460,8 +460,8 @@ for axis in ax:
     axis.legend(fontsize=9)
 plots.show(
     fig,
-    alt="Two panels of error against steps, four lines that fall towards a dotted floor. Left, broad "
-    "data: σ̂ is lowest at few steps, η = 1 highest. Right, narrow data: σ̂ is highest, η = 0 lowest.",
+    alt="Two panels of error against steps, four lines that fall towards a dotted floor. At few "
+    "steps, left, broad data: σ̂ is lowest, η = 1 highest. Right, narrow: σ̂ is highest, η = 0 lowest.",
     caption=f"Exact denoisers, {n:,} samples each. Left: broad peaks. Right: narrow peaks. "
     "At few steps σ̂ goes from best to worst; η = 0 stays before η = 1.",
 )

@@ -125,7 +125,7 @@ def _fit(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
             "1/mean(n) stands where mean(1/n) belongs."
         ),
     },
-    hint="x = 1/sizes; the least-squares line at x = 0 is mean(values) - slope * mean(x).",
+    hint="Fit a line in x = 1/sizes; where does it stand when N is infinite?",
     right="infinitely many pictures, without drawing them.",
 )
 def fd_infinity(sizes: Tensor, values: Tensor) -> Tensor:
