@@ -97,6 +97,7 @@ def found(
     emoji.
 
     Args:
+        model: of this room.
         split: "test", "rare" or "train".
         lam: the level of noise at which pictures of the split are shown, 5 for none; an encoder of
             clean pictures is told 5 whatever it sees.
@@ -113,7 +114,8 @@ def found(
     ]
     levels = torch.full((len(one),), float(lam), dtype=torch.float32, device="cpu")
     x_t = noised_at(one.x, levels, randn(one.x.shape, gen)).to(where)
-    pictures = model.pictures(x_t, max(float(lam), model.lam_range[0])).cpu()
+    told = CLEAN if model.lam_range[0] >= CLEAN else float(lam)
+    pictures = model.pictures(x_t, told).cpu()
     texts, keys = model.texts(said).cpu(), model.pictures(train.x.to(where)).cpu()
     # |a - b|^2 is least where a . b - |b|^2 / 2 is most: a product of longer vectors
     flat, pool = one.x.flatten(1), train.x.flatten(1)
