@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 FORMAT = "diffusion-lab-1"
+DENOISER = "diffusion_lab.denoisers:NetDenoiser"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 UNUSABLE = (
     KeyError,
@@ -199,7 +200,7 @@ def _specs(about: dict[str, Any]) -> dict[str, Any]:
     if "models" in about:
         return about["models"]
     if "denoiser" in about:
-        kind = {"name": "diffusion_lab.denoisers:NetDenoiser"}
+        kind = {"name": DENOISER}
         return {"model": kind | {"net": about["net"]} | about["denoiser"]}
     return {"model": about["net"]} if "net" in about else {}
 
@@ -297,12 +298,17 @@ def load_denoiser(name: str | Path, *, device: str | torch.device | None = None)
     """As ``load``, for a model that draws pictures; CheckpointError for any other, with names."""
     model = load(name, device=device)
     if not isinstance(model, NetDenoiser):
-        draw = [n for n in shipped() if not n.endswith("-features")]
+        draw = [n for n in shipped() if _draws(info(n))]
         raise CheckpointError(
             f"{name} is a {type(model).__name__.lower()}, not a denoiser: it cannot draw pictures. "
             f"Shipped models that can: {', '.join(draw)}"
         )
     return model
+
+
+def _draws(about: dict[str, Any]) -> bool:
+    """Whether a header is that of a denoiser alone."""
+    return [s.get("name") for s in _specs(about).values()] == [DENOISER]
 
 
 def find(name: str | Path) -> Path:

@@ -47,6 +47,15 @@ def test_a_card_says_what_the_header_says(name):
     ]
     if recipe["task"] == "classifier":
         said += [f"**N = {found['test_pictures']:,}**", f"{100 * found['test_accuracy']:.2f}%"]
+        said += [f"{100 * found['majority']:.2f}%"] if "majority" in found else []
+    elif "captions" in found:
+        for way in ("captions", "names", "rare"):
+            keys = ("n", "text_recall_1", "text_recall_10", "chance_10", "text_precision_5")
+            keys += ("image_precision_5", "pixel_precision_5", "chance_category")
+            said.append(" | ".join(str(found[way][key]) for key in keys))
+        said += [" | ".join(map(str, found["noise"].values())), "hidden from it"]
+        low = checkpoints.load(name, device="cpu").lam_range[0]
+        said.append(f"from {low} to 5.0" if low < 5 else "noisy ones it refuses")
     else:
         model = checkpoints.load_denoiser(name, device="cpu")
         low, high = model.lam_range

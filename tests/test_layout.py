@@ -14,7 +14,7 @@ PACKAGE = ROOT / "diffusion_lab"
 TREES = {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
 FAMILIES = {
     *("samplers", "scheduling", "scores", "noise", "discrete", "bridges", "latent", "pyramid"),
-    *("guidance", "restoration", "video", "distillation", "mixing", "retrieval"),
+    *("guidance", "restoration", "video", "distillation", "mixing", "retrieval", "words"),
 }
 ROOFS = {"course", "cli"}  # import all, and nothing below imports them
 

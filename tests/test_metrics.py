@@ -28,7 +28,7 @@ from diffusion_lab.metrics import (
     measure,
 )
 from diffusion_lab.metrics.distances import sliced_w2
-from diffusion_lab.metrics.frechet import classify
+from diffusion_lab.metrics.frechet import classify, gaussian_bias
 from diffusion_lab.metrics.kid import kid_subsets
 from diffusion_lab.nets import MLP, UNet
 from diffusion_lab.nets.unet import Attention
@@ -133,8 +133,30 @@ def test_the_reference_is_that_of_the_full_test_set():
     assert metrics.fd(digits.x[:100], "digits") > 1e-3
 
 
+@pytest.mark.slow
+def test_emoji_are_compared_with_all_that_are_no_flags():
+    """215 test emoji are few for 64 features: train, test and rare are the reference."""
+    parts = [data.load("emoji", split).x for split in ("train", "test", "rare")]
+    assert metrics.reference("emoji").n == sum(map(len, parts)) == 1596
+    assert metrics.fd(torch.cat(parts), "emoji") == pytest.approx(0, abs=1e-4)
+    noise = [torch.randn((1596, 3, 32, 32), generator=generator(s, 99)) for s in (0, 3)]
+    a, b = (metrics.fd(torch.cat(parts) + 0.1 * one, "emoji") for one in noise)
+    assert metrics.anchor("emoji").value == pytest.approx((a + b) / 2, abs=0.02)
+    assert metrics.fd(metrics.blurred(torch.cat(parts), 4), "emoji") > 4 * (a + b)
+
+
+def test_the_floor_of_emoji_is_that_of_new_pictures():
+    """With repetition n draws are n of the reference's law, whose bias to first order is known."""
+    reference = metrics.reference("emoji")
+    mean, spread = metrics.real_floor(200, "emoji", balanced=False, draws=4)
+    expected = gaussian_bias(reference, reference, 200)
+    assert mean == pytest.approx(expected, abs=4 * max(spread, 0.15) / 4**0.5)
+    balanced, _ = metrics.real_floor(200, "emoji", draws=2)
+    assert balanced > 1.5 * mean  # classes differ in size, and so does a set with as many of each
+
+
 def test_the_frozen_classifiers_know_their_classes():
-    for name, least in (("fashion", 0.90), ("digits", 0.96)):
+    for name, least in (("fashion", 0.90), ("digits", 0.96), ("emoji", 0.60)):
         test = data.load(name, "test")
         net = checkpoints.load(f"{name}-features", device="cpu")
         with torch.no_grad():

@@ -10,11 +10,14 @@ ships; a test compares every card with its header.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab import checkpoints
-from diffusion_lab.data import store
+from diffusion_lab.data import emoji, store
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.files import write_atomically
+from diffusion_lab.words import JointEmbedding
+from diffusion_lab.words.contrastive import in_fold
 
 __all__ = ["card", "write"]
 
@@ -27,11 +30,19 @@ def card(name: str) -> str:
 
     model = checkpoints.load(name, device="cpu")
     draws = isinstance(model, NetDenoiser)
-    task = "unconditional-image-generation" if draws else "image-classification"
+    embeds = isinstance(model, JointEmbedding)
+    other = "feature-extraction" if embeds else "image-classification"
+    task = "unconditional-image-generation" if draws else other
     data = ModelCardData(license="mit", library_name="diffusion_lab", pipeline_tag=task)
     file = f"checkpoints/{name}.safetensors"
     said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
-    return f"{ModelCard.from_template(data, str(TEMPLATE), **said, draws=draws)}\n"
+    kind = {"draws": draws, "embeds": embeds, "hidden": _hidden(model.about) if embeds else 0}
+    return f"{ModelCard.from_template(data, str(TEMPLATE), **said, **kind)}\n"
+
+
+def _hidden(about: dict[str, Any]) -> int:
+    """How many of its training emoji a joint embedding has never seen."""
+    return int(in_fold(emoji.records("train"), about["recipe"]["options"]["fold"]).sum())
 
 
 def write(name: str) -> Path:

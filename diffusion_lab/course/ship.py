@@ -34,10 +34,23 @@ from diffusion_lab.metrics.frechet import build_reference, forget
 from diffusion_lab.training import header, recipes, tasks
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.resume import averaged_run
+from diffusion_lab.words import JointEmbedding
+from diffusion_lab.words import found as what_is_found
 
-__all__ = ["accuracy", "bound_terms", "open_model", "picture_quality", "ship", "ship_reference"]
+__all__ = [
+    "accuracy",
+    "bound_terms",
+    "embedding_quality",
+    "open_model",
+    "picture_quality",
+    "ship",
+    "ship_reference",
+]
 
 LICENCE = "MIT, the course's own (LICENSE)"
+LEVELS = (5.0, 2.0, 1.0, 0.0, -0.5, -1.0, -2.0)
+"""The lambda at which an embedding is asked."""
+
 DATA_SOURCE = {
     "fashion": "trained by this course on Fashion-MNIST, arXiv 1708.07747",
     "digits": "trained by this course on the 8x8 digits of scikit-learn, 10.24432/C50P49",
@@ -84,7 +97,20 @@ def accuracy(model: nn.Module, name: str) -> dict[str, Any]:
     where = next(model.parameters()).device
     found = torch.cat([model(part.to(where)).argmax(1).cpu() for part in test.x.split(500)])
     right = (found == test.labels).double().mean().item()
-    return {"test_accuracy": round(right, 4), "test_pictures": len(test)}
+    most = test.labels.bincount().max().item() / len(test)
+    share = {"majority": round(most, 4)} if len(set(test.labels.bincount().tolist())) > 1 else {}
+    return {"test_accuracy": round(right, 4), "test_pictures": len(test)} | share
+
+
+def embedding_quality(model: JointEmbedding) -> dict[str, Any]:
+    """What a joint embedding finds among held-out emoji, by captions, names, and through noise."""
+
+    def rounded(**options: Any) -> dict[str, float]:
+        return {k: round(v, 4) for k, v in what_is_found(model, **options).items()}
+
+    levels = {f"{lam:g}": rounded(lam=lam)["text_recall_10"] for lam in LEVELS}
+    names = rounded(keep={"name": 1.0})
+    return {"captions": rounded(), "names": names, "rare": rounded(split="rare"), "noise": levels}
 
 
 def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[str, Any]:
@@ -166,6 +192,8 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
         }
         if recipe.task == "classifier":
             found |= accuracy(model, recipe.data)
+        elif isinstance(model, JointEmbedding):
+            found |= embedding_quality(model)
         else:
             found |= picture_quality(model, recipe, n)
             if recipe.hybrid:

@@ -146,6 +146,32 @@ _FEW_STEPS = {
 
 _VP1000 = {"name": "linear", "T": 1000}
 
+_MOVED = {"shift": 2.0, "scale": 0.15, "turn": 15.0}
+
+
+def _embedding(
+    which: str, seed: int, fold: int, lam_range: tuple[float, float] = (5.0, 5.0)
+) -> Recipe:
+    """A joint embedding of emoji and words; those of two letters hide different tenths of train."""
+    noisy = lam_range[0] < 5
+    return Recipe(
+        f"emoji-embedding-{which}",
+        "a joint embedding of emoji and words, " + ("at all noise" if noisy else "of clean ones"),
+        task="diffusion_lab.words.contrastive:Contrastive",
+        options={"fold": fold, "moved": _MOVED} | ({"clean": 0.3} if noisy else {}),
+        data="emoji",
+        net={"name": "diffusion_lab.words.embedding:JointEmbedding", "lam_range": lam_range},
+        conditional=False,
+        batch=128,
+        steps=1_100 if noisy else 700,  # longer, they learn the training emoji by heart
+        lr=1e-3,
+        weight_decay=5e-2,
+        decay=0.2,
+        ema=0.995,
+        seed=seed,
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     r.name: r
     for r in (
@@ -211,6 +237,41 @@ RECIPES: dict[str, Recipe] = {
             decay=0.2,
             ema=0.99,
         ),
+        Recipe(
+            "emoji-features",
+            "the frozen classifier in whose 64 features emoji are compared",
+            task="classifier",
+            options={"moved": _MOVED},
+            data="emoji",
+            net={"name": "classifier", "width": 16, "pools": 3},
+            conditional=False,
+            batch=64,
+            steps=1_600,
+            lr=2e-3,
+            weight_decay=5e-2,
+            decay=0.2,
+            ema=0.995,
+        ),
+        Recipe(
+            "emoji-judge",
+            "a second classifier of emoji, to judge what was guided or chosen by another",
+            task="classifier",
+            options={"moved": _MOVED},
+            data="emoji",
+            net={"name": "classifier", "width": 12, "pools": 3, "features": 96},
+            conditional=False,
+            batch=64,
+            steps=1_400,
+            lr=2e-3,
+            weight_decay=5e-2,
+            decay=0.2,
+            ema=0.995,
+            seed=1,
+        ),
+        _embedding("a", 0, 0),
+        _embedding("b", 1, 1),
+        _embedding("a-noisy", 2, 0, (-3.0, 5.0)),
+        _embedding("b-noisy", 3, 1, (-3.0, 5.0)),
     )
 }
 

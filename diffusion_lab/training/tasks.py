@@ -16,8 +16,9 @@ from diffusion_lab import nets, schedules
 from diffusion_lab.data import Dataset
 from diffusion_lab.denoisers import Denoiser, NetDenoiser, Prediction, Wrapped
 from diffusion_lab.device import generator, randn
-from diffusion_lab.errors import named, unknown
+from diffusion_lab.errors import check_arguments, named, unknown
 from diffusion_lab.objectives import DiffusionLoss, Weighting, draw_times
+from diffusion_lab.training.augment import moved
 from diffusion_lab.training.recipes import TASKS, Recipe
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Diffusion",
     "Task",
     "adamw",
+    "check_options",
     "find",
     "fold",
     "indices",
@@ -112,6 +114,17 @@ def fold(recipe: Recipe) -> int:
     spec = {k: v for k, v in recipe.net.items() if k != "name"}
     with torch.device("meta"):
         return getattr(nets.make(recipe.net["name"], **spec), "fold", 1)
+
+
+def check_options(recipe: Recipe, known: Iterable[str]) -> None:
+    """ValueError for an option that the recipe's task does not know, and for wrong ``moved``."""
+    names = tuple(known)
+    for name in recipe.options:
+        if name not in names:
+            raise unknown(f"option of the task {recipe.task!r}", name, names)
+    settings = recipe.options.get("moved", {})
+    check_arguments("augment.moved", moved, settings)
+    moved(torch.zeros(1, 1, 2, 2, dtype=torch.float32, device="cpu"), generator(0), **settings)
 
 
 def adamw(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -252,7 +265,9 @@ def _conditions(recipe: Recipe, data: Dataset) -> tuple[str, ...]:
 class Classification:
     """Cross-entropy of a classifier, with the pictures moved by up to one pixel.
 
-    A fifth of the features is dropped; which ones is drawn here, from (seed, step) too.
+    A fifth of the features is dropped; which ones is drawn here, from (seed, step) too. With the
+    option ``moved`` each picture is moved in its own way (``augment.moved`` with these settings),
+    as few pictures, and such on white, need.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
@@ -261,6 +276,7 @@ class Classification:
                 "a classifier is trained on pictures with labels; these data have none"
             )
         self.recipe, self.data = recipe, data
+        check_options(recipe, ("moved",))
         self.models = nn.ModuleDict({"model": network(recipe, data, num_classes=len(data.classes))})
 
     def optimisers(self) -> list[Optimizer]:
@@ -269,9 +285,12 @@ class Classification:
     def draw(self, step: int) -> dict[str, Tensor]:
         gen = generator(self.recipe.seed, 1, step)
         pick = indices(len(self.data), self.recipe.batch, self.recipe.seed, step)
-        dx, dy = torch.randint(-1, 2, (2,), generator=gen, device="cpu").tolist()
-        x = nn.functional.pad(self.data.x[pick], (1, 1, 1, 1), value=-1.0)
-        x = x.roll((dy, dx), (2, 3))[:, :, 1:-1, 1:-1]
+        if "moved" in self.recipe.options:
+            x = moved(self.data.x[pick], gen, **self.recipe.options["moved"])
+        else:
+            dx, dy = torch.randint(-1, 2, (2,), generator=gen, device="cpu").tolist()
+            x = nn.functional.pad(self.data.x[pick], (1, 1, 1, 1), value=-1.0)
+            x = x.roll((dy, dx), (2, 3))[:, :, 1:-1, 1:-1]
         features = self.models["model"].head.in_features
         kept = (_uniform(gen, self.recipe.batch, features) >= 0.2).to(x.dtype) / 0.8
         return {"x": x, "labels": self.data.labels[pick], "kept": kept}

@@ -16,7 +16,7 @@ from diffusion_lab.generate import generate
 __all__ = ["draw", "run"]
 
 COMMAND = "diffusion-lab bench shipped"
-MOST = {"fashion": 5000, "digits": 297}  # pictures compared
+MOST = {"fashion": 5000, "digits": 297, "emoji": 1000}  # pictures compared
 
 
 def draw(
