@@ -45,6 +45,9 @@ class LatentDiffusion(Diffusion):
         check_arguments("the options", lambda autoencoder, captions: 0, recipe.options)
         name = recipe.options.get("autoencoder")
         self.texts = _records(recipe, data) if recipe.options.get("captions") else None
+        told = recipe.conditional
+        if self.texts and not (told is True or (told and "tokens" in told)):
+            raise ValueError("captions are the condition tokens: conditional=['tokens']")
         self.seed, self.autoencoder, self.scale, latents = recipe.seed, None, 1.0, data
         if name is not None:
             self.autoencoder = opened(name)
@@ -66,8 +69,6 @@ class LatentDiffusion(Diffusion):
                 null=latents.null | {"tokens": no_text(full.shape[1])},
             )
         super().__init__(recipe, latents)
-        if self.texts is not None and "tokens" not in self.conditions:
-            raise ValueError("captions are the condition tokens: conditional=['tokens']")
 
     def _z(self, step: int, pick: Tensor) -> Tensor:
         """E(x) of some pictures, with the noise of the step."""

@@ -1,6 +1,6 @@
 """Vectors to the nearest of K codes, with the straight-through gradient (van den Oord et al. 2017).
 
-    e = codes[argmin_k |z - codes_k|^2],   out = z + sg[e - z],
+    e = codes[argmin_k |z - codes_k|^2],   out = sg[e] + z - sg[z],
     L = |sg[z] - e|^2 + 0.25 |z - sg[e]|^2       (1711.00937, eq 3)
 
 so the answer is e, its gradient with respect to z is the identity, and only the codes that are used
@@ -69,7 +69,8 @@ class Quantiser(nn.Module):
         )
         if self.training:
             self._follow(z.detach(), codes)
-        return Quantised(z + (e - z).detach(), codes, learn + self.commitment * commit)
+        straight = e.detach() + (z - z.detach())  # in this order it is e to the last digit
+        return Quantised(straight, codes, learn + self.commitment * commit)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor) -> None:
