@@ -9,6 +9,7 @@ from torch import nn
 
 from diffusion_lab import checkpoints, nets
 from diffusion_lab.data import Dataset
+from diffusion_lab.errors import CheckpointError
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.forward import noised
 from diffusion_lab.latent.diffae import SemanticEncoder
@@ -24,7 +25,7 @@ from diffusion_lab.latent.prior import (
 from diffusion_lab.schedules import Linear
 from diffusion_lab.training import recipes, train
 
-RECIPE = recipes.get("fashion-diffae-prior").but(
+RECIPE = recipes.get("fashion-diffae-z").but(
     options={},
     net={"name": "diffusion_lab.latent.prior:LatentMLP", "width": 8, "depth": 2},
     steps=6,
@@ -158,3 +159,10 @@ def test_an_edit_moves_standardised_z_by_its_length_along_the_direction():
     torch.testing.assert_close(moved, expected.expand(50, 3), rtol=0, atol=1e-12)
     torch.testing.assert_close(edit(scale, z, towards, 0.0), z, rtol=0, atol=1e-12)
     assert gen(0)
+
+
+def test_a_training_that_needs_another_first_says_which():
+    recipe = RECIPE.but(options={"autoencoder": "fashion-diffaa"})
+    pictures = Dataset(randn(4, 1, 8, 8).float(), None, (), "some", "train", "0", None, 1.0)
+    with pytest.raises(CheckpointError, match="needs the model 'fashion-diffaa' first: train it"):
+        Prior(recipe, pictures)

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lab import checkpoints
 from diffusion_lab.data import Dataset
 from diffusion_lab.denoisers import Number
 from diffusion_lab.device import check_batch
 from diffusion_lab.errors import check_arguments, unknown
 from diffusion_lab.exact import ExactDenoiser, Gaussian
+from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.nets.layers import check_inputs, check_sizes, zero
 from diffusion_lab.nets.unet import Fine, UNet
 from diffusion_lab.schedules import Schedule
@@ -148,7 +148,7 @@ class DiVAE(Diffusion):
                     'there are no codes: name a VQ autoencoder, options={"autoencoder": NAME}, or '
                     'give data with the condition "codes"'
                 )
-            e = embedded(checkpoints.load(recipe.options["autoencoder"]), data.x)
+            e = embedded(first_stage(recipe.options["autoencoder"]), data.x)
             data = replace(data, condition=data.condition | {"codes": e})
         given, wanted = data.condition["codes"].shape[1], recipe.net.get("code_channels", 4)
         if given != wanted:

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lab import checkpoints, nets
+from diffusion_lab import nets
 from diffusion_lab.data import Dataset
 from diffusion_lab.device import check_batch
 from diffusion_lab.errors import check_arguments, number
 from diffusion_lab.forward import noised
 from diffusion_lab.generate import generate
+from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.nets.layers import LevelEmbedding, check_inputs, check_sizes, zero
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import Diffusion
@@ -103,7 +104,7 @@ class Prior(Diffusion):
         name = recipe.options.get("autoencoder")
         z = data.x
         if name is not None and z.ndim == 4:
-            z = encoded(checkpoints.load(name)["encoder"], z)
+            z = encoded(first_stage(name)["encoder"], z)
         if z.ndim != 2:
             raise ValueError(
                 f"a prior is learned of z (N, dim); got x {tuple(z.shape)} (pictures are encoded "

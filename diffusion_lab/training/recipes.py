@@ -228,7 +228,7 @@ RECIPES: dict[str, Recipe] = {
             sampler={"sampler": "ddim", "steps": 20},
         ),
         Recipe(
-            "fashion-diffae-prior",
+            "fashion-diffae-z",
             "the prior of its z, a small MLP",
             task="diffusion_lab.latent.prior:Prior",
             options={"autoencoder": "fashion-diffae"},
