@@ -233,9 +233,13 @@ def test_encoder_and_decoder_learn_together_and_a_training_resumes_bit_for_bit(t
 
 def test_the_loss_is_that_of_a_denoiser_told_the_code_of_the_clean_picture():
     job = DiffAE(TINY, digits())
+    for p in job.models.parameters():  # what starts at zero would hide the rest
+        if not p.any():
+            nn.init.normal_(p, std=0.3)
     batch = job.draw(0)
     (loss,) = job.losses(job.models, **batch)
     z = job.models["encoder"](batch["x0"])
+    assert abs(job.loss(**batch, z=z.flip(0)).mean() - loss) > 1e-3
     torch.testing.assert_close(loss, job.loss(**batch, z=z).mean())
     assert set(batch) == {"x0", "t", "eps"}
 

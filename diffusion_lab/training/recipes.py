@@ -224,7 +224,7 @@ RECIPES: dict[str, Recipe] = {
             },
             schedule={"name": "linear"},
             conditional=False,
-            steps=20_000,
+            steps=18_000,
             sampler={"sampler": "ddim", "steps": 20},
         ),
         Recipe(
