@@ -331,6 +331,7 @@ RECIPES: dict[str, Recipe] = {
             steps=20_000,
             lr=2e-3,
             sampler=_FEW_STEPS | {"steps": 20},
+        ),
         Recipe(
             "fashion-diffae",
             "a diffusion autoencoder of Fashion-MNIST: z of 16 numbers, the rest in x_T",
