@@ -408,7 +408,7 @@ def test_fewer_pictures_than_features_are_warned_of():
 def test_two_sets_of_pictures_are_no_picture_set_and_name():
     x = data.load("digits", "test").x
     for compare_them in (metrics.kid, metrics.precision_recall, metrics.fd, metrics.features):
-        with pytest.raises(ValueError, match="name must be text, one of digits, emoji, fashion; got a T"):
+        with pytest.raises(ValueError, match="text, one of digits, emoji, fashion; got a T"):
             compare_them(x, x)
     with pytest.raises(ValueError, match="got a list"):
         classify(x, ["digits"])
