@@ -509,7 +509,8 @@ def test_list(capsys):
     assert status == 0
     head, *lines = out.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == list(recipes.RECIPES)
-    assert [head.index(word) for word in ("steps", "parameters")] == [19, 26]
+    wide = max(map(len, recipes.RECIPES))  # each head begins where its column does
+    assert [head.index(word) for word in ("steps", "parameters")] == [wide + 3, wide + 10]
     listed = {one["name"]: one for one in json.loads(run(capsys, "train", "--list", "--json")[1])}
     assert list(listed) == list(recipes.RECIPES)
     for line in lines:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from diffusion_lab import checkpoints
 from diffusion_lab.data import emoji, store
 from diffusion_lab.denoisers import NetDenoiser
@@ -31,18 +33,30 @@ def card(name: str) -> str:
     model = checkpoints.load(name, device="cpu")
     draws = isinstance(model, NetDenoiser)
     embeds = isinstance(model, JointEmbedding)
+    rebuilds = hasattr(model, "decode")
     other = "feature-extraction" if embeds else "image-classification"
+    other = "image-to-image" if rebuilds else other
     task = "unconditional-image-generation" if draws else other
     data = ModelCardData(license="mit", library_name="diffusion_lab", pipeline_tag=task)
     file = f"checkpoints/{name}.safetensors"
     said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
     kind = {"draws": draws, "embeds": embeds, "hidden": _hidden(model.about) if embeds else 0}
+    kind |= {"rebuilds": rebuilds, "spread": _spread(model) if rebuilds else ""}
     return f"{ModelCard.from_template(data, str(TEMPLATE), **said, **kind)}\n"
 
 
 def _hidden(about: dict[str, Any]) -> int:
     """How many of its training emoji a joint embedding has never seen."""
     return int(in_fold(emoji.records("train"), about["recipe"]["options"]["fold"]).sum())
+
+
+def _spread(model: nn.Module) -> str:
+    """What an autoencoder makes of a picture, in words."""
+    f, z = model.factor, model.latent
+    size = f"{z} x {32 // f} x {32 // f}"
+    if not hasattr(model, "quantisers"):
+        return f"a Gaussian over z, {size} ({3 * f * f / z:g} times fewer numbers)"
+    return f"codes on {len(model.quantisers)} levels, the finest {size}"
 
 
 def write(name: str) -> Path:

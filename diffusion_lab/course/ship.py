@@ -30,7 +30,9 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.forward import noised
-from diffusion_lab.metrics.frechet import build_reference, forget
+from diffusion_lab.latent.autoencoder import quality
+from diffusion_lab.latent.vq import levels_quality
+from diffusion_lab.metrics.frechet import PARTS, build_reference, forget
 from diffusion_lab.training import header, recipes, tasks
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.resume import averaged_run
@@ -111,6 +113,30 @@ def embedding_quality(model: JointEmbedding) -> dict[str, Any]:
     levels = {f"{lam:g}": rounded(lam=lam)["text_recall_10"] for lam in LEVELS}
     names = rounded(keep={"name": 1.0})
     return {"captions": rounded(), "names": names, "rare": rounded(split="rare"), "noise": levels}
+
+
+@torch.no_grad()
+def reconstruction_quality(model: nn.Module, name: str) -> dict[str, Any]:
+    """How near pictures of each part come back, and the FD of all that do: what no draw can beat.
+
+    The FD is of the very pictures of the reference (``metrics.frechet.PARTS``), so its floor is 0.
+    """
+
+    def rounded(values: dict[str, Any]) -> dict[str, Any]:
+        short = {k: [_short(one) for one in v] for k, v in values.items() if isinstance(v, list)}
+        return {k: _short(v) for k, v in values.items() if k not in short} | short
+
+    found, back = {}, []
+    for split in dict.fromkeys(("train", "test", *PARTS.get(name, ()))):
+        part = data.load(name, split)
+        one = levels_quality(model, part) if hasattr(model, "quantisers") else quality(model, part)
+        found[split] = rounded(one)
+        if split in PARTS.get(name, ("test",)):
+            where = next(model.parameters()).device
+            back += [model(some.to(where)).cpu().clamp(-1, 1) for some in part.x.split(256)]
+    distance = metrics.fd(torch.cat(back), name)
+    anchor = metrics.anchor(name).value
+    return {"reconstruction": found, "rfd": _short(distance), "rfd_in_A": _short(distance / anchor)}
 
 
 def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[str, Any]:
@@ -194,6 +220,8 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
             found |= accuracy(model, recipe.data)
         elif isinstance(model, JointEmbedding):
             found |= embedding_quality(model)
+        elif hasattr(model, "decode"):
+            found |= reconstruction_quality(model, recipe.data)
         else:
             found |= picture_quality(model, recipe, n)
             if recipe.hybrid:
