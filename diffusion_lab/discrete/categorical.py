@@ -68,7 +68,7 @@ class Process:
         self.n = self.K + self.masks
         one = torch.ones(len(abar), dtype=torch.float64, device="cpu")
         self.abar = torch.as_tensor(abar, dtype=torch.float64, device="cpu")
-        self.alive = one if alive is None else torch.as_tensor(alive).to(one)
+        self.alive = one if alive is None else torch.as_tensor(alive, dtype=one.dtype, device="cpu")
         self.T = len(self.abar) - 1
         for name, table in (("abar", self.abar), ("alive", self.alive)):
             falls = table.shape == one.shape and bool((table.diff() <= 1e-12).all())
@@ -92,7 +92,9 @@ class Process:
 
     def _read(self, table: Tensor, t: Number) -> Tensor:
         """The table at time t (a float, or (B,)), interpolated; float64."""
-        place = (torch.as_tensor(check_time(t), device="cpu").double() * self.T).round(decimals=8)
+        place = torch.as_tensor(check_time(t), dtype=torch.float64, device="cpu") * self.T
+        whole_step = place.round()
+        place = torch.where((place - whole_step).abs() < 1e-9, whole_step, place)
         low = place.long().clamp(max=self.T - 1)
         return torch.lerp(table[low], table[low + 1], place - low)
 
@@ -428,10 +430,10 @@ class ExactCodes(Denoiser):
         super().__init__(process)
         self.sequences = check_codes(sequences, process.K, "sequences")
         M, D = sequences.shape
-        given = torch.ones(M) if weights is None else torch.as_tensor(weights)
+        given = torch.as_tensor([1.0] * M if weights is None else weights, dtype=torch.float64)
         if given.shape != (M,) or bool((given < 0).any()) or not given.sum() > 0:
             raise ValueError(f"weights are {M} numbers >= 0, one a sequence; got {weights!r}")
-        self.log_w = (given.double() / given.double().sum()).log()
+        self.log_w = (given / given.sum()).log()
         self.labels, self.others, self.shape = labels, others, (D,)
         self.num_classes = None if labels is None else int(labels.max()) + 1
 
