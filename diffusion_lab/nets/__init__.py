@@ -12,12 +12,14 @@ from diffusion_lab.errors import check_arguments, named, unknown
 from diffusion_lab.nets.calls import by_timestep, times_of, times_of_sigmas, timesteps
 from diffusion_lab.nets.classifier import Classifier
 from diffusion_lab.nets.mlp import MLP
+from diffusion_lab.nets.text import TextUNet
 from diffusion_lab.nets.unet import UNet
 
 __all__ = [
     "MLP",
     "NETS",
     "Classifier",
+    "TextUNet",
     "UNet",
     "by_timestep",
     "find",
@@ -27,7 +29,12 @@ __all__ = [
     "timesteps",
 ]
 
-NETS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "classifier": Classifier}
+NETS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "unet": UNet,
+    "text_unet": TextUNet,
+    "classifier": Classifier,
+}
 
 
 def find(name: str) -> type[nn.Module]:

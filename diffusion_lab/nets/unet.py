@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_lab.nets.attention import CrossAttention
 from diffusion_lab.nets.layers import LevelEmbedding, check_inputs, check_sizes, zero
 
 __all__ = ["UNet"]
@@ -89,6 +90,9 @@ class Fine(nn.Module):
 class UNet(nn.Module):
     """x (B, channels, H, W), lam (B,) or (1,), label (B,) or None -> (B, out_channels, H, W).
 
+    With ``context`` the call takes context (B, M, context) and mask bool (B, M) too, as of
+    ``CrossAttention``.
+
     Args:
         channels, out_channels: of the picture and of the answer (the same by default).
         widths: channels of each level, fine to coarse; each level halves height and width.
@@ -97,6 +101,7 @@ class UNet(nn.Module):
         patch: the picture is folded by this factor first (1: not at all).
         attention: for each level, whether its blocks are followed by attention.
         emb: width of the embedding of noise level and class.
+        context: width of the tokens that every attention is followed by a look at, or None.
         num_classes: number of classes, or None.
         fine: channels at full resolution, on the way out (``Fine``); None unfolds the answer.
     """
@@ -111,6 +116,7 @@ class UNet(nn.Module):
         attention: Sequence[bool] = (False, True),
         emb: int = 128,
         heads: int = 4,
+        context: int | None = None,
         num_classes: int | None = None,
         fine: int | None = None,
     ) -> None:
@@ -122,6 +128,7 @@ class UNet(nn.Module):
             patch=patch,
             emb=emb,
             heads=heads,
+            context=context,
             num_classes=num_classes,
             fine=fine,
         )
@@ -135,6 +142,9 @@ class UNet(nn.Module):
                 raise ValueError(f"{heads} heads do not divide the width {width} of a level")
         if len(attention) != len(widths):
             raise ValueError(f"attention must say yes or no for each of the {len(widths)} levels")
+        if context is not None and not any(attention):
+            raise ValueError("a context needs attention on at least one level")
+        self.context = context
         self.patch, self.fold = patch, patch * 2 ** (len(widths) - 1)
         self.level = LevelEmbedding(emb, num_classes)
         self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
@@ -143,12 +153,12 @@ class UNet(nn.Module):
         for i, width in enumerate(widths):
             if i:
                 self.down.append(nn.Conv2d(c, width, 3, stride=2, padding=1))
-            self.down.append(_Level(width, width, emb, blocks, heads if attention[i] else 0))
+            attends = heads if attention[i] else 0
+            self.down.append(_Level(width, width, emb, blocks, attends, context))
             c = width
         for i in reversed(range(len(widths))):
-            self.up.append(
-                _Level(2 * widths[i], widths[i], emb, blocks, heads if attention[i] else 0)
-            )
+            attends = heads if attention[i] else 0
+            self.up.append(_Level(2 * widths[i], widths[i], emb, blocks, attends, context))
             if i:
                 self.up.append(_Upsample(widths[i], widths[i - 1]))
         self.norm = nn.GroupNorm(min(8, widths[0] // 4), widths[0])
@@ -159,7 +169,18 @@ class UNet(nn.Module):
         else:
             self.last = Fine(widths[0], channels, out, fine, emb, patch)
 
-    def forward(self, x: Tensor, lam: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        lam: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        if (context is None) != (self.context is None):
+            takes = "no context" if self.context is None else f"context (B, M, {self.context})"
+            raise ValueError(f"this network takes {takes}")
+        told = (context, mask)
         check_inputs(x, self.first.in_channels // self.patch**2, 4)
         if x.shape[-1] % self.fold or x.shape[-2] % self.fold:
             raise ValueError(
@@ -170,12 +191,12 @@ class UNet(nn.Module):
         kept = []
         for layer in self.down:
             if isinstance(layer, _Level):
-                kept.append(h := layer(h, emb))
+                kept.append(h := layer(h, emb, *told))
             else:
                 h = layer(h)
         for layer in self.up:
             if isinstance(layer, _Level):
-                h = layer(torch.cat([h, kept.pop()], dim=1), emb)
+                h = layer(torch.cat([h, kept.pop()], dim=1), emb, *told)
             else:
                 h = layer(h)
         h = F.silu(self.norm(h))
@@ -187,17 +208,27 @@ class UNet(nn.Module):
 class _Level(nn.Module):
     """The residual blocks of one resolution, followed by attention where heads > 0."""
 
-    def __init__(self, c_in: int, c_out: int, emb: int, blocks: int, heads: int) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, emb: int, blocks: int, heads: int, context: int | None
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             [ResBlock(c_in if j == 0 else c_out, c_out, emb) for j in range(blocks)]
         )
         self.attention = Attention(c_out, heads) if heads else None
+        self.cross = CrossAttention(c_out, heads, context) if heads and context else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         for block in self.blocks:
             x = block(x, emb)
-        return x if self.attention is None else self.attention(x)
+        if self.attention is not None:
+            x = self.attention(x)
+        if self.cross is None:
+            return x
+        h = self.cross(x.flatten(2).mT, context, mask)
+        return h.mT.reshape(x.shape)
 
 
 class _Upsample(nn.Module):

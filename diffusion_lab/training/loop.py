@@ -177,6 +177,8 @@ def train(
         made["content"] = content(data)
     if task is not None:
         made["task"] = called(task)
+    if getattr(job, "stands_on", None):
+        made["stands_on"] = job.stands_on
     if init is not None and not resume:
         made["init"] = take_weights(init, models)
     average = copy.deepcopy(models).eval().requires_grad_(False)

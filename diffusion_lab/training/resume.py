@@ -130,7 +130,7 @@ def averaged_run(
 ) -> Run:
     """A run whose average is that of a saved state, to look at or to ship; it does not go on."""
     _load(models, tensors, "ema.")
-    made = {k: head[k] for k in (*KEPT, "threads", "data", "task") if k in head}
+    made = {k: head[k] for k in (*KEPT, "threads", "data", "task", "stands_on") if k in head}
     return Run(recipe, head["steps"], models, models, [], torch.amp.GradScaler(enabled=False), made)
 
 
@@ -179,6 +179,7 @@ def _same(run: Run, file: Path, header: dict[str, Any], longer: bool) -> None:
             theirs[what], ours[what] = header[name], run.made.get(name)
     for made, of in ((theirs, header), (ours, run.made)):
         made["the task"] = of.get("task", "of the recipe")
+        made["what it stands on"] = of.get("stands_on")
     if longer and isinstance(theirs["steps"], int) and theirs["steps"] < run.steps:
         theirs["steps"] = run.steps
     differ = [

@@ -60,6 +60,9 @@ class Task(Protocol):
     With several parts each has its iterator, and all are asked for their first loss before any for
     its second. What follows the last yield runs after the last step.
 
+    What it uses beside its data may be named in ``stands_on``, plain values for the header of the
+    checkpoint; a training is resumed only where they are the same.
+
     Two methods are optional, or None: ``preview(average)`` gives pictures (N, C, H, W) in [-1, 1]
     for ``preview_every``, and ``distance(average)`` a float, smaller where the model is better, for
     ``best_every``. Both must draw from seeds of their own.
@@ -218,7 +221,11 @@ class Diffusion:
         options = dict(self.recipe.sampler)
         if given.pop("label", None) is None:
             label = None
-            options.pop("scale", None)  # there is nothing to be guided to
+            null = {name: self.data.null[name] for name in given if self.null.get(name)}
+            if null:
+                options["null"] = null
+            else:
+                options.pop("scale", None)  # there is nothing to be guided from
         else:  # one class after another
             label = pick % len(self.data.classes)
         options |= {"condition": given} if given else {}
