@@ -143,7 +143,7 @@ def test_the_posterior_is_bayes(process):
             found = reverse(p, torch.tensor(x_t)[:, None], hot, t, s, form)[:, 0]
             for row, j in zip(found, x_t):
                 joint = torch.stack([Qs[x0, i] * Qts[i, j] for i in range(process.n)])
-                assert (row - joint / joint.sum()).abs().max() < 1e-13
+                assert (row - joint / joint.sum()).abs().max() < 1e-10
 
 
 def test_the_two_forms_want_different_answers():

@@ -158,12 +158,20 @@ def test_a_context_that_shows_nothing_is_none():
     mask = torch.tensor([[False] * 3, [True, True, False]])
     found = net(x, t, context=context, mask=mask)
     assert torch.allclose(found[0], nothing[0], atol=1e-6)
-    assert torch.allclose(found[1], net(x, t, context=context[:, :2])[1], atol=1e-6)
+    assert torch.allclose(found[1], net(x, t, context=context[:, :2])[1], atol=1e-5)
     assert not torch.allclose(found[1], nothing[1], atol=1e-2)
     with pytest.raises(ValueError, match="made without one"):
         transformer()(x, t, context=context)
     with pytest.raises(ValueError, match="without a vocabulary"):
         transformer()(x, t, tokens=x)
+
+
+def test_no_text_is_the_null_token():
+    net, t = transformer(vocabulary=9), torch.tensor([0.5])
+    x, tokens = torch.tensor([[0, 1, 2, 3, 3]] * 2), torch.tensor([[1] + [0] * 7, [5, 3] + [0] * 6])
+    found, none = net(x, t, tokens=tokens), net(x, t)
+    assert torch.allclose(found[0], none[0], atol=1e-6)
+    assert not torch.allclose(found[1], none[1], atol=1e-2)
 
 
 def test_a_network_cannot_say_that_data_are_masked():
@@ -174,7 +182,7 @@ def test_a_network_cannot_say_that_data_are_masked():
             return out
 
     said = CodeDenoiser(Net(), absorbing(3, 5), 2)(torch.full((1, 2), 3), 1.0)
-    assert said.out.exp()[0].tolist() == pytest.approx([[1 / 3] * 3] * 2)
+    assert said.out.shape == (1, 2, 3) and (said.out.exp() - 1 / 3).abs().max() < 1e-6
 
 
 # ---- one after another --------------------------------------------------------------------------
@@ -299,10 +307,21 @@ def test_codes_of_an_autoencoder_stand_coarse_first(monkeypatch):
 
     digits, model = data.load("digits"), Two()
     monkeypatch.setattr(codes.checkpoints, "load", lambda name: model)
-    found = Codes(TINY.but(options={"autoencoder": "two"}), digits)
+    recipe = TINY.but(options={"autoencoder": "two"})
+    found = Codes(recipe, digits)
     assert (found.K, found.parts) == (7, [4, 16])
     assert found.x[:, :4].min() >= 5 and torch.equal(found.x[0, 4:], torch.arange(16) % 7)
-    assert torch.equal(found.pictures(found.x), (digits.x[:, :, ::4, ::4] > 0).float())
+    signs = (digits.x[:, :, ::4, ::4] > 0).float()
+    assert torch.equal(found.pictures(found.x), signs)
+    loaded = VQDiffusion(recipe, digits).models["model"]
+    with pytest.raises(CheckpointError, match="names no autoencoder"):
+        codes.decode(loaded, found.x, model)
+    loaded.about = {"stands_on": VQDiffusion(recipe, digits).stands_on}
+    assert torch.equal(codes.decode(loaded, found.x, "two"), signs)
+    with torch.no_grad():
+        model.quantisers[0].codes += 1
+    with pytest.raises(CheckpointError, match="autoencoder two .* another"):
+        codes.decode(loaded, found.x, model)
     monkeypatch.setattr(codes.checkpoints, "load", lambda name: nn.Linear(1, 1))
     with pytest.raises(CheckpointError, match="no autoencoder"):
         Codes(TINY.but(options={"autoencoder": "none"}), digits)

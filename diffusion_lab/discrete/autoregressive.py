@@ -107,6 +107,7 @@ class Autoregression:
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
         check_arguments("the options", lambda autoencoder, captions: 0, recipe.options)
         self.recipe, self.codes = recipe, Codes(recipe, data)
+        self.stands_on = self.codes.stands_on
         told = {} if self.codes.num_classes is None else {"num_classes": self.codes.num_classes}
         K, length = self.codes.K, sum(self.codes.parts)
         net = network(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab import checkpoints
 from diffusion_lab.data import Dataset
-from diffusion_lab.data.captions import NULL, PAD, caption, tokeniser
+from diffusion_lab.data.captions import caption, tokeniser
 from diffusion_lab.data.emoji import records
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, unknown
+from diffusion_lab.latent.ldm import fingerprint, no_text
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import indices
 
-__all__ = ["Codes"]
+__all__ = ["Codes", "decode"]
 
 
 class Codes:
@@ -31,6 +34,7 @@ class Codes:
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
         self.recipe, self.data, self.autoencoder = recipe, data, None
+        self.stands_on: dict[str, Any] | None = None
         name = recipe.options.get("autoencoder")
         if name is not None:
             self.autoencoder = checkpoints.load(name)
@@ -80,6 +84,11 @@ class Codes:
         self.x = torch.cat([one.flatten(1) for one in maps], dim=1)
         self.K = len(self.autoencoder.quantisers[0].codes)
         self.sizes = [one.shape[1:] for one in maps]
+        self.stands_on = {
+            "autoencoder": str(name),
+            "weights": fingerprint(self.autoencoder),
+            "sizes": [list(size) for size in self.sizes],
+        }
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """x0 and what the network is told, of the step: each condition dropped at its own rate."""
@@ -91,7 +100,7 @@ class Codes:
         }
         if self.texts is not None:
             said, _ = tokeniser().encode_all(caption(self.texts[i], gen) for i in pick.tolist())
-            given["tokens"] = said, torch.tensor([NULL] + [PAD] * (said.shape[1] - 1))
+            given["tokens"] = said, no_text(said.shape[1])
         batch = {"x0": self.x[pick]}
         for name, (value, empty) in given.items():
             u = torch.rand(r.batch, generator=gen, dtype=torch.float32, device="cpu")
@@ -99,13 +108,38 @@ class Codes:
             batch[name] = torch.where(dropped, empty, value)
         return batch
 
-    @torch.no_grad()
     def pictures(self, x: Tensor) -> Tensor | None:
         """Pictures (N, C, H, W) of codes (N, D); None where the data are none."""
         if self.data.x.ndim != 4:
             return None
-        maps = [p.reshape(-1, *s) for p, s in zip(x.split(self.parts, dim=1), self.sizes)]
         if self.autoencoder is None:
-            return maps[0].float() * 2 / (self.K - 1) - 1
-        where = next(self.autoencoder.parameters()).device
-        return self.autoencoder.decode([one.to(where) for one in maps[::-1]])
+            return x.reshape(-1, *self.sizes[0]).float() * 2 / (self.K - 1) - 1
+        return _decoded(self.autoencoder, x, self.sizes)
+
+
+def decode(model: nn.Module, x: Tensor, autoencoder: str | Path | nn.Module) -> Tensor:
+    """Pictures of codes x (N, D) that ``model``, a loaded checkpoint, has drawn.
+
+    CheckpointError for an autoencoder that the model was not trained on, and for a model whose
+    header names none.
+    """
+    made = getattr(model, "about", {}).get("stands_on") or {}
+    if not {"autoencoder", "weights", "sizes"} <= made.keys():
+        raise CheckpointError("the header of this model names no autoencoder of its codes")
+    if not isinstance(autoencoder, nn.Module):
+        autoencoder = checkpoints.load(autoencoder)
+    if fingerprint(autoencoder) != made["weights"]:
+        raise CheckpointError(
+            f"the codes are of the autoencoder {made['autoencoder']} (weights "
+            f"{made['weights'][:12]}...), and this is another: its decoder would make noise of them"
+        )
+    return _decoded(autoencoder, x, made["sizes"])
+
+
+@torch.no_grad()
+def _decoded(autoencoder: nn.Module, x: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Codes (N, D), coarse first, through a decoder that takes its maps fine first."""
+    where = next(autoencoder.parameters()).device
+    parts = x.to(where).split([math.prod(size) for size in sizes], dim=1)
+    maps = [part.reshape(-1, *size) for part, size in zip(parts, sizes)]
+    return autoencoder.decode(maps[::-1])

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from diffusion_lab.errors import whole
+from diffusion_lab.nets.attention import CrossAttention
 from diffusion_lab.nets.layers import LevelEmbedding, check_sizes, zero
+from diffusion_lab.nets.text import TokenEncoder
 
 __all__ = ["CodeTransformer"]
 
@@ -35,10 +37,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, mlp * width), nn.GELU(), nn.Linear(mlp * width, width)
         )
-        self.query = None
-        if context is not None:
-            self.query, self.keys = nn.Linear(width, width), nn.Linear(context, 2 * width)
-            self.read = zero(nn.Linear(width, width))
+        self.read = None if context is None else CrossAttention(width, heads, context)
 
     def forward(
         self, h: Tensor, level: Tensor, context: Tensor | None, mask: Tensor | None, cache: Cache,
@@ -55,11 +54,8 @@ class Block(nn.Module):
             seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=h.device)
             seen = seen.tril(k.shape[2] - q.shape[2])
         h = h + self.out(_joined(scaled_dot_product_attention(q, k, v, attn_mask=seen)))
-        if self.query is not None:
-            k, v = map(self._split, self.keys(context).chunk(2, dim=-1))
-            q = self._split(self.query(_normal(h)))
-            shown = None if mask is None else mask[:, None, None]
-            h = h + self.read(_joined(scaled_dot_product_attention(q, k, v, attn_mask=shown)))
+        if self.read is not None and context is not None:
+            h = self.read(h, context, mask)
         return h + self.mlp(_normal(h) * (1 + c) + d)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -81,8 +77,9 @@ class CodeTransformer(nn.Module):
         parts: lengths of the pieces of a sequence that have code books of their own (levels of an
             autoencoder); one piece of ``length`` by default.
         context: numbers of a vector of the context (B, M, context), of which ``mask`` (B, M) bool
-            hides some. A row that shows none, and no context at all, is a learned vector instead.
-        vocabulary: of texts, tokens (B, 8) in place of a context; see ``nets.text``.
+            hides some; a row that shows none is one without any.
+        vocabulary: of texts, tokens int64 (B, 8) in place of a context; None is no text, which has
+            a learned vector (see ``nets.text``).
         causal: x (B, n) holds the first n codes and the answer speaks of the places 0..n. With a
             ``cache`` (a dictionary, empty at first) only of those that it has not seen.
 
@@ -113,18 +110,16 @@ class CodeTransformer(nn.Module):
                 f"{width}"
             )
         self.codes, self.length, self.causal = codes, length, causal
-        part = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(parts))
+        part = torch.tensor([i for i, size in enumerate(parts) for _ in range(size)])
         self.register_buffer("part", part, persistent=False)
         self.text = None
         if vocabulary is not None:
-            from diffusion_lab.nets.text import TokenEncoder
-
             context = width if context is None else context
             self.text = TokenEncoder(vocabulary, context)
         self.level = LevelEmbedding(width, num_classes)
         self.embed = nn.Embedding(len(parts) * (codes + 1), width)
         self.places = nn.Parameter(torch.empty(length, width).normal_(std=0.1))
-        self.nothing = None if context is None else nn.Parameter(torch.zeros(1, 1, context))
+        self.context = context
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp, context, causal) for _ in range(layers)
         )
@@ -144,10 +139,11 @@ class CodeTransformer(nn.Module):
         if x.ndim != 2 or not (x.shape[1] == most or (self.causal and x.shape[1] < most)):
             raise ValueError(f"x must be codes (B, {most}); got {tuple(x.shape)}")
         if self.text is not None:
-            context, mask = self.text(tokens)
+            context, mask = (one.expand(len(x), *one.shape[1:]) for one in self.text(tokens))
         elif tokens is not None:
             raise ValueError("this network knows no texts: it was made without a vocabulary")
-        context, mask = self._context(context, mask, len(x))
+        if context is not None and self.context is None:
+            raise ValueError("this network takes no context: it was made without one")
         h = self.embed(x + self.part[: x.shape[1]] * (self.codes + 1))
         if self.causal:  # the first place is told by the number of a mask
             h = torch.cat([self.embed.weight[self.codes].expand(len(x), 1, -1), h], dim=1)
@@ -160,23 +156,3 @@ class CodeTransformer(nn.Module):
             h = block(h, level, context, mask, store, i, cache is not None)
         out = self.last(_normal(h)).unflatten(-1, (-1, self.codes))
         return out[:, torch.arange(len(place), device=x.device), self.part[place]]
-
-    def _context(
-        self, context: Tensor | None, mask: Tensor | None, n: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The context with the learned vector before it, and what of both is seen."""
-        if self.nothing is None:
-            if context is not None:
-                raise ValueError("this network takes no context: it was made without one")
-            return None, None
-        nothing = self.nothing.expand(n, -1, -1)
-        if context is None:
-            return nothing, None
-        context = context.expand(n, -1, -1)
-        if mask is None:
-            return context, None
-        mask = mask.expand(n, -1)
-        return (
-            torch.cat([nothing, context], dim=1),
-            torch.cat([~mask.any(1, keepdim=True), mask], dim=1),
-        )

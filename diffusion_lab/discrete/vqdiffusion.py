@@ -114,6 +114,7 @@ class VQDiffusion:
         known = lambda process, aux, autoencoder, captions: 0  # noqa: E731
         check_arguments("the options", known, recipe.options)
         self.recipe, self.codes = recipe, Codes(recipe, data)
+        self.stands_on = self.codes.stands_on
         self.aux = number("aux", recipe.options.get("aux", 5e-4))
         about = {"name": "mask_and_replace"} | recipe.options.get("process", {})
         process = categorical.make(**about, K=self.codes.K)
