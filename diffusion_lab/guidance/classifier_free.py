@@ -38,6 +38,8 @@ class Guided(Wrapped):
         twice = {k: self._pair(k, v, n) for k, v in condition.items()}
         twice_t = torch.cat([t, t]) if isinstance(t, Tensor) and len(t) == n else t
         both = self.inner(torch.cat([x_t, x_t]), twice_t, **twice)
+        if hasattr(both, "pushed"):  # log-probabilities of codes have their own line
+            return both.pushed(self.scale)
         yes, no = both.out.chunk(2)
         alpha, sigma, a, b, weight = (
             c[:n] if isinstance(c, Tensor) and c.ndim == x_t.ndim and len(c) == 2 * n else c

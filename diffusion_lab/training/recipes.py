@@ -146,6 +146,7 @@ _FEW_STEPS = {
 
 _VP1000 = {"name": "linear", "T": 1000}
 
+_CODES = {"name": "diffusion_lab.discrete.transformer:CodeTransformer", "vocabulary": 1185}
 _MOVED = {"shift": 2.0, "scale": 0.15, "turn": 15.0}
 
 
@@ -370,6 +371,34 @@ RECIPES: dict[str, Recipe] = {
             null=0.0,
             steps=15_000,
             sampler=_FEW_STEPS,
+        ),
+        Recipe(
+            "emoji-vqdiffusion",
+            "emoji from words, by diffusion of the codes of emoji-vq",
+            task="diffusion_lab.discrete.vqdiffusion:VQDiffusion",
+            options={
+                "autoencoder": "emoji-vq",
+                "captions": True,
+                "process": {"schedule": "release", "T": 100},
+            },
+            data="emoji",
+            net=_CODES,
+            conditional=("tokens",),
+            null={"tokens": 0.1},
+            steps=20_000,
+            lr=1e-3,
+        ),
+        Recipe(
+            "emoji-ar",
+            "emoji from words, one code of emoji-vq after another",
+            task="diffusion_lab.discrete.autoregressive:Autoregression",
+            options={"autoencoder": "emoji-vq", "captions": True},
+            data="emoji",
+            net=_CODES,
+            conditional=("tokens",),
+            null={"tokens": 0.1},
+            steps=10_000,
+            lr=1e-3,
         ),
     )
 }
