@@ -197,6 +197,9 @@ def test_what_each_level_contributes():
     assert found["mse"] == pytest.approx((back - data.x).square().mean().item(), rel=1e-4)
     assert found["psnr"] == pytest.approx(10 * torch.tensor(4 / found["mse"]).log10().item())
     assert all(1 <= one <= 16 for one in found["perplexity"]) and len(found["without"]) == 2
+    e = net.quantise(data.x)[1]
+    alone = net.picture([0 * e[0], e[1]]).clamp(-1, 1)
+    assert found["coarse"] == pytest.approx((alone - data.x).square().mean().item(), rel=1e-4)
 
 
 # ---- bad input ----------------------------------------------------------------------------------
@@ -241,6 +244,22 @@ def test_a_training_goes_on_bit_for_bit(name, tmp_path):
     loaded = checkpoints.load(tmp_path / f"{name}.safetensors", device="cpu")
     torch.testing.assert_close(loaded(X), p.model(X), rtol=1e-4, atol=1e-5)
     assert loaded.about["recipe"]["task"].startswith("diffusion_lab.latent.")
+
+
+@pytest.mark.parametrize(("levels", "drop"), [(2, 0.3), (2, 1.0), (1, 0.3)])
+def test_pictures_of_the_coarse_level_alone(levels, drop):
+    """A share ``drop`` of the pictures is made without the fine level, of one level none."""
+    recipe = recipes.get("emoji-vq").but(**TINY["emoji-vq"], options={"drop": drop})
+    recipe = recipe.but(batch=400, net=recipe.net | {"levels": levels})
+    task = find(recipe.task)(recipe, load("emoji"))
+    batch = task.draw(0)
+    left_out = (~batch["fine"]).double().mean().item()
+    assert left_out == pytest.approx(drop if levels == 2 else 0.0, abs=4 * (0.21 / 400) ** 0.5)
+    if drop == 1.0 and levels == 2:
+        some = {k: v[:8] if v.ndim else v for k, v in batch.items()}
+        next(task.losses(task.models, **some)).backward()
+        read = task.models["model"].decoder[0].weight.grad
+        assert not read[:, :4].any() and read[:, 4:].any()  # nothing of the fine level was read
 
 
 @pytest.mark.parametrize("name", ["emoji-kl", "emoji-kl8", "emoji-vq"])

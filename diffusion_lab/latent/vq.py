@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.data import Dataset
-from diffusion_lab.errors import check_arguments, number, whole
+from diffusion_lab.errors import check_arguments, number, share, whole
 from diffusion_lab.latent.autoencoder import (
     Block,
     augmented,
@@ -39,6 +39,9 @@ from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import adamw, network
 
 __all__ = ["VQAutoencoder", "VQAutoencoding", "levels_quality"]
+
+
+DEFAULTS = {"gradient": 0.5, "codes": 1.0, "revive": 0.5, "drop": 0.15}
 
 
 class VQAutoencoder(nn.Module):
@@ -139,37 +142,53 @@ class VQAutoencoder(nn.Module):
 
 
 class VQAutoencoding:
-    """A VQ autoencoder; options: ``gradient``, ``codes`` (weights), ``revive`` (until which share).
+    """A VQ autoencoder; options: ``gradient``, ``codes`` (weights), ``revive`` (until which share),
+    ``drop``: the share of pictures that are made of the coarse level alone.
+
+    The fine level could say nearly everything by itself, and the coarse one then says nothing: only
+    where the fine one is left out must the layout be on the coarse one.
 
     Pictures are moved as for the KL autoencoder. Unused codes are put to use again in every step of
     the first part of the training alone, so that the averaged model has codes that stay.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda gradient, codes, revive: 0, recipe.options)
+        check_arguments("the options", lambda gradient, codes, revive, drop: 0, recipe.options)
         if data.x.ndim != 4:
             raise ValueError(f"an autoencoder is trained on pictures; got x {tuple(data.x.shape)}")
         self.recipe, self.data = recipe, data
         self.options = {
             name: number(name, recipe.options.get(name, default))
-            for name, default in (("gradient", 0.5), ("codes", 1.0), ("revive", 0.5))
+            for name, default in (
+                ("gradient", 0.5),
+                ("codes", 1.0),
+                ("revive", 0.5),
+                ("drop", 0.25),
+            )
         }
+        share("drop", self.options["drop"])
         self.models = nn.ModuleDict({"model": network(recipe, data)})
 
     def optimisers(self) -> list[Optimizer]:
         return [adamw(self.recipe, self.models.parameters())]
 
     def draw(self, step: int) -> dict[str, Tensor]:
-        x, _ = augmented(self.recipe, self.data, step)
+        x, gen = augmented(self.recipe, self.data, step)
         early = step < self.options["revive"] * self.recipe.steps
-        return {"x": x, "revive": torch.tensor(early and step % 20 == 19)}
+        two = len(self.models["model"].quantisers) == 2
+        chance = torch.rand(len(x), 1, 1, 1, generator=gen, dtype=torch.float32, device="cpu")
+        fine = chance >= (self.options["drop"] if two else 0.0)
+        return {"x": x, "fine": fine, "revive": torch.tensor(early and step % 20 == 19)}
 
-    def losses(self, average: nn.ModuleDict, x: Tensor, revive: Tensor) -> Iterator[Tensor]:
+    def losses(
+        self, average: nn.ModuleDict, x: Tensor, fine: Tensor, revive: Tensor
+    ) -> Iterator[Tensor]:
         model = self.models["model"]
         if revive:  # of what the last step saw; before the gradient, in all processes alike
             for one in model.quantisers:
                 one.revive()
         _, e, _, codes = model.quantise(x)
+        e[0] = e[0] * fine
         loss = reconstruction(x, model.picture(e), self.options["gradient"]) / x[0].numel()
         yield (loss + self.options["codes"] * codes).mean()
 
@@ -187,7 +206,7 @@ def levels_quality(model: VQAutoencoder, data: Dataset) -> dict[str, Any]:
     """``quality``, the perplexity of each level (fine first), and what each contributes.
 
     ``without``: the mean squared error where the codes of that level are of another picture (the
-    next one of the data), beside ``mse`` with both.
+    next one of the data), beside ``mse`` with both. ``coarse``: that of the coarse level alone.
     """
     where = next(model.parameters()).device
     found = [model.encode(part.to(where)) for part in data.x.split(256)]
@@ -199,4 +218,8 @@ def levels_quality(model: VQAutoencoder, data: Dataset) -> dict[str, Any]:
         back = torch.cat([model.decode(part) for part in zip(*(c.split(256) for c in mixed))])
         without.append((data.x.to(where) - back.clamp(-1, 1)).square().mean().item())
     found = {"perplexity": [perplexity(c, size) for c in codes], "without": without}
+    if len(codes) == 2:
+        e = [q.lookup(c) for q, c in zip(model.quantisers, codes)]
+        alone = model.picture([torch.zeros_like(e[0]), e[1]]).clamp(-1, 1)
+        found["coarse"] = (data.x.to(where) - alone).square().mean().item()
     return quality(model, data) | found

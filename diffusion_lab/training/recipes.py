@@ -302,7 +302,7 @@ RECIPES: dict[str, Recipe] = {
             data="emoji",
             net={"name": "diffusion_lab.latent.vq:VQAutoencoder", "widths": (32, 64)},
             conditional=False,
-            steps=16_000,
+            steps=14_000,
             lr=2e-3,
         ),
         Recipe(
