@@ -286,7 +286,7 @@ RECIPES: dict[str, Recipe] = {
             net=_CODES,
             conditional=("tokens",),
             null={"tokens": 0.1},
-            steps=20_000,
+            steps=10_000,
             lr=1e-3,
         ),
         Recipe(
@@ -298,7 +298,7 @@ RECIPES: dict[str, Recipe] = {
             net=_CODES,
             conditional=("tokens",),
             null={"tokens": 0.1},
-            steps=10_000,
+            steps=7_000,
             lr=1e-3,
         ),
     )
