@@ -385,7 +385,7 @@ RECIPES: dict[str, Recipe] = {
             net=_CODES,
             conditional=("tokens",),
             null={"tokens": 0.1},
-            steps=20_000,
+            steps=10_000,
             lr=1e-3,
         ),
         Recipe(
@@ -397,7 +397,7 @@ RECIPES: dict[str, Recipe] = {
             net=_CODES,
             conditional=("tokens",),
             null={"tokens": 0.1},
-            steps=10_000,
+            steps=7_000,
             lr=1e-3,
         ),
     )
