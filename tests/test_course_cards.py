@@ -56,6 +56,10 @@ def test_a_card_says_what_the_header_says(name):
         said += [" | ".join(map(str, found["noise"].values())), "hidden from it"]
         low = checkpoints.load(name, device="cpu").lam_range[0]
         said.append(f"from {low} to 5.0" if low < 5 else "noisy ones it refuses")
+    elif "reconstruction" in found:
+        for part, row in found["reconstruction"].items():
+            said.append(f"| {part} | {row['n']:.0f} | {row['l1']} | {row['psnr']} |")
+        said.append(f"{found['rfd']}, or {found['rfd_in_A']} A")
     else:
         model = checkpoints.load_denoiser(name, device="cpu")
         low, high = model.lam_range

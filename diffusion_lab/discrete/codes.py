@@ -16,6 +16,7 @@ from diffusion_lab.data.captions import caption, tokeniser
 from diffusion_lab.data.emoji import records
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, unknown
+from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.latent.ldm import fingerprint, no_text
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import indices
@@ -37,7 +38,7 @@ class Codes:
         self.stands_on: dict[str, Any] | None = None
         name = recipe.options.get("autoencoder")
         if name is not None:
-            self.autoencoder = checkpoints.load(name)
+            self.autoencoder = first_stage(name)
             self._encode(name)
         elif data.x.ndim == 4 and data.levels is not None:
             x = (data.x + 1) * (data.levels - 1) / 2

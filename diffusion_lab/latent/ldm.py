@@ -28,6 +28,7 @@ from diffusion_lab.data.emoji import Record, records
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import CheckpointError, check_arguments
+from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import Diffusion, indices
 
@@ -101,10 +102,7 @@ class LatentDiffusion(Diffusion):
 def opened(autoencoder: str | Path | nn.Module) -> nn.Module:
     """An autoencoder by its shipped name or path, or as it is; CheckpointError for no such."""
     if not isinstance(autoencoder, nn.Module):
-        try:
-            autoencoder = checkpoints.load(autoencoder)
-        except ValueError as error:
-            raise CheckpointError(f"no autoencoder to be had: {error}") from error
+        autoencoder = first_stage(autoencoder)
     if not (hasattr(autoencoder, "moments") and hasattr(autoencoder, "decode")):
         raise CheckpointError(
             f"{type(autoencoder).__name__} is no autoencoder with moments(x) and decode(z)"
