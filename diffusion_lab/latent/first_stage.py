@@ -18,6 +18,6 @@ def first_stage(name: str | Path) -> nn.Module:
         return checkpoints.load(name)
     except ValueError as error:
         raise CheckpointError(
-            f"the model {name!r} must be there first: train it, and give its file, in a training by "
+            f"the model {name!r} must be there first: train it, and give its file, to train by "
             f'--set \'options={{"autoencoder": "runs/{name}.safetensors"}}\' ({error})'
         ) from error
