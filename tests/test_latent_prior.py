@@ -164,5 +164,7 @@ def test_an_edit_moves_standardised_z_by_its_length_along_the_direction():
 def test_a_training_that_needs_another_first_says_which():
     recipe = RECIPE.but(options={"autoencoder": "fashion-diffaa"})
     pictures = Dataset(randn(4, 1, 8, 8).float(), None, (), "some", "train", "0", None, 1.0)
-    with pytest.raises(CheckpointError, match="the model 'fashion-diffaa' must be there first: train it"):
+    with pytest.raises(
+        CheckpointError, match="the model 'fashion-diffaa' must be there first: train it"
+    ):
         Prior(recipe, pictures)
