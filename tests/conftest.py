@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = "test_course_rerun.py"
 
 os.environ.update(
     DIFFUSION_LAB_OFFLINE="1",  # diffusion_lab/_offline.py: loopback only
@@ -49,6 +50,14 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict | None]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast first: a file with slow tests runs after the files without, its fast tests first."""
+    """Fast first: a file with slow tests runs after the files without, its fast tests first.
+
+    But for the longest file: one of two workers takes it at once, so that both end together.
+    """
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path in slow_files, bool(item.get_closest_marker("slow"))))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        slow = bool(item.get_closest_marker("slow"))
+        return item.path.name != LONGEST, item.path in slow_files, slow
+
+    items.sort(key=place)
