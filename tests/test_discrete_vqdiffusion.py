@@ -306,7 +306,7 @@ def test_codes_of_an_autoencoder_stand_coarse_first(monkeypatch):
             return maps[1][:, None].float() - 5
 
     digits, model = data.load("digits"), Two()
-    monkeypatch.setattr(codes.checkpoints, "load", lambda name: model)
+    monkeypatch.setattr("diffusion_lab.checkpoints.load", lambda name: model)
     recipe = TINY.but(options={"autoencoder": "two"})
     found = Codes(recipe, digits)
     assert (found.K, found.parts) == (7, [4, 16])
@@ -322,7 +322,7 @@ def test_codes_of_an_autoencoder_stand_coarse_first(monkeypatch):
         model.quantisers[0].codes += 1
     with pytest.raises(CheckpointError, match="autoencoder two .* another"):
         codes.decode(loaded, found.x, model)
-    monkeypatch.setattr(codes.checkpoints, "load", lambda name: nn.Linear(1, 1))
+    monkeypatch.setattr("diffusion_lab.checkpoints.load", lambda name: nn.Linear(1, 1))
     with pytest.raises(CheckpointError, match="no autoencoder"):
         Codes(TINY.but(options={"autoencoder": "none"}), digits)
 

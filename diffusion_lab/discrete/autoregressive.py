@@ -28,7 +28,7 @@ from diffusion_lab.discrete.codes import Codes
 from diffusion_lab.errors import check_arguments, whole
 from diffusion_lab.nets.specs import spec_of
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw, network
+from diffusion_lab.training.tasks import adamw
 from diffusion_lab.walk import Step
 
 __all__ = ["Autoregression", "Autoregressive", "in_order"]
@@ -108,12 +108,8 @@ class Autoregression:
         check_arguments("the options", lambda autoencoder, captions: 0, recipe.options)
         self.recipe, self.codes = recipe, Codes(recipe, data)
         self.stands_on = self.codes.stands_on
-        told = {} if self.codes.num_classes is None else {"num_classes": self.codes.num_classes}
-        K, length = self.codes.K, sum(self.codes.parts)
-        net = network(
-            recipe, data, codes=K, length=length, parts=self.codes.parts, causal=True, **told
-        )
-        model = Autoregressive(net, K, length, self.codes.num_classes)
+        codes = self.codes
+        model = Autoregressive(codes.net(causal=True), codes.K, sum(codes.parts), codes.num_classes)
         self.models = nn.ModuleDict({"model": model})
         if data.x.ndim != 4:
             self.preview = None
@@ -130,7 +126,6 @@ class Autoregression:
 
     def preview(self, average: nn.ModuleDict) -> Tensor:
         """40 pictures that the averaged model draws."""
-        batch = self.codes.batch(0)
-        given = {k: v[torch.arange(40) % len(v)] for k, v in batch.items() if k != "x0"}
+        given = self.codes.given(40)
         x = categorical.generate(average["model"], 40, step=in_order(), **given).x
         return self.codes.pictures(x)

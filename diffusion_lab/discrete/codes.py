@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab import checkpoints
 from diffusion_lab.data import Dataset
 from diffusion_lab.data.captions import caption, tokeniser
 from diffusion_lab.data.emoji import records
@@ -19,7 +18,7 @@ from diffusion_lab.errors import CheckpointError, unknown
 from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.latent.ldm import fingerprint, no_text
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import indices
+from diffusion_lab.training.tasks import indices, network
 
 __all__ = ["Codes", "decode"]
 
@@ -109,6 +108,17 @@ class Codes:
             batch[name] = torch.where(dropped, empty, value)
         return batch
 
+    def net(self, **more: Any) -> nn.Module:
+        """The recipe's network at the size of the codes; ``more`` are further arguments."""
+        told = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        size = {"codes": self.K, "length": sum(self.parts), "parts": self.parts}
+        return network(self.recipe, self.data, **size, **told, **more)
+
+    def given(self, n: int) -> dict[str, Tensor]:
+        """What n pictures of a preview are told: what the first batch is, in turns."""
+        batch = self.batch(0)
+        return {k: v[torch.arange(n) % len(v)] for k, v in batch.items() if k != "x0"}
+
     def pictures(self, x: Tensor) -> Tensor | None:
         """Pictures (N, C, H, W) of codes (N, D); None where the data are none."""
         if self.data.x.ndim != 4:
@@ -128,7 +138,7 @@ def decode(model: nn.Module, x: Tensor, autoencoder: str | Path | nn.Module) -> 
     if not {"autoencoder", "weights", "sizes"} <= made.keys():
         raise CheckpointError("the header of this model names no autoencoder of its codes")
     if not isinstance(autoencoder, nn.Module):
-        autoencoder = checkpoints.load(autoencoder)
+        autoencoder = first_stage(autoencoder)
     if fingerprint(autoencoder) != made["weights"]:
         raise CheckpointError(
             f"the codes are of the autoencoder {made['autoencoder']} (weights "

@@ -43,7 +43,7 @@ from diffusion_lab.discrete.categorical import (
 from diffusion_lab.discrete.codes import Codes
 from diffusion_lab.errors import check_arguments, number, share
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw, network
+from diffusion_lab.training.tasks import adamw
 from diffusion_lab.walk import Step
 
 __all__ = ["Truncated", "VQDiffusion", "chances", "reveal"]
@@ -118,12 +118,9 @@ class VQDiffusion:
         self.aux = number("aux", recipe.options.get("aux", 5e-4))
         about = {"name": "mask_and_replace"} | recipe.options.get("process", {})
         process = categorical.make(**about, K=self.codes.K)
-        told = {} if self.codes.num_classes is None else {"num_classes": self.codes.num_classes}
-        length = sum(self.codes.parts)
-        net = network(
-            recipe, data, codes=self.codes.K, length=length, parts=self.codes.parts, **told
+        model = CodeDenoiser(
+            self.codes.net(), process, sum(self.codes.parts), self.codes.num_classes
         )
-        model = CodeDenoiser(net, process, length, self.codes.num_classes)
         self.models = nn.ModuleDict({"model": model})
         if data.x.ndim != 4:
             self.preview = None
@@ -161,8 +158,6 @@ class VQDiffusion:
 
     def preview(self, average: nn.ModuleDict) -> Tensor:
         """40 pictures that the averaged model draws, one class after another where it has them."""
-        return self.codes.pictures(categorical.generate(average["model"], 40, **self._given(40)).x)
-
-    def _given(self, n: int) -> dict[str, Tensor]:
-        batch = self.codes.batch(0)
-        return {k: v[torch.arange(n) % len(v)] for k, v in batch.items() if k != "x0"}
+        return self.codes.pictures(
+            categorical.generate(average["model"], 40, **self.codes.given(40)).x
+        )

@@ -174,11 +174,15 @@ class Autoencoding:
 
     def preview(self, average: nn.ModuleDict) -> Tensor:
         """Ten pictures in a row, and below them as they come back, twice."""
-        x = self.data.x[:: max(1, len(self.data) // 20)][:20]
-        where = next(average.parameters()).device
-        with torch.no_grad():
-            back = average["model"](x.to(where)).cpu()
-        return torch.cat([x[:10], back[:10], x[10:], back[10:]])
+        return side_by_side(average["model"], self.data)
+
+
+@torch.no_grad()
+def side_by_side(model: nn.Module, data: Dataset) -> Tensor:
+    """Twenty pictures of the data in rows of ten, each row above the same as they come back."""
+    x = data.x[:: max(1, len(data) // 20)][:20]
+    back = model(x.to(next(model.parameters()).device)).cpu()
+    return torch.cat([x[:10], back[:10], x[10:], back[10:]])
 
 
 def reconstruction(x: Tensor, back: Tensor, gradient: float) -> Tensor:

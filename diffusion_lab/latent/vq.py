@@ -32,6 +32,7 @@ from diffusion_lab.latent.autoencoder import (
     encoder,
     quality,
     reconstruction,
+    side_by_side,
 )
 from diffusion_lab.latent.quantiser import Quantiser, perplexity
 from diffusion_lab.nets.layers import check_inputs, check_sizes
@@ -194,11 +195,7 @@ class VQAutoencoding:
 
     def preview(self, average: nn.ModuleDict) -> Tensor:
         """Ten pictures in a row, and below them as they come back, twice."""
-        x = self.data.x[:: max(1, len(self.data) // 20)][:20]
-        where = next(average.parameters()).device
-        with torch.no_grad():
-            back = average["model"](x.to(where)).cpu()
-        return torch.cat([x[:10], back[:10], x[10:], back[10:]])
+        return side_by_side(average["model"], self.data)
 
 
 @torch.no_grad()
