@@ -122,16 +122,31 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 # ---- models -------------------------------------------------------------------------------------
-def save(path: str | Path, model: Any, about: dict[str, Any] | None = None) -> None:
+def save(
+    path: str | Path, model: Any, about: dict[str, Any] | None = None, *, half: bool = False
+) -> None:
     """Save a model, or several as an ``nn.ModuleDict`` or dict, with ``about`` in the header.
 
     A model says by its ``spec()`` how it is built again; for a network that cannot, ``about`` holds
-    net = {name, **arguments}. Compiled and parallel networks are saved as the plain ones.
-    ValueError where ``load`` would refuse the file.
+    net = {name, **arguments}. Compiled and parallel networks are saved as the plain ones. With
+    ``half`` float32 weights are stored with 11 bits (fp16), for half the size: what ``load`` gives
+    is float32 again, rounded. ValueError where ``load`` would refuse the file, and for weights that
+    fp16 cannot hold.
     """
-    about = {k: v for k, v in (about or {}).items() if k not in ("models", "denoiser")}
+    about = {k: v for k, v in (about or {}).items() if k not in ("models", "denoiser", "stored")}
     specs, tensors = described(model, about.pop("net", None))
+    if half:
+        tensors, about["stored"] = _halved(tensors), "fp16"
     save_tensors(path, tensors, about | {"models": specs})
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """float32 as fp16, whatever else there is as it is."""
+    found = {k: v.half() if v.dtype == torch.float32 else v for k, v in tensors.items()}
+    lost = [k for k, v in found.items() if not torch.equal(v.isfinite(), tensors[k].isfinite())]
+    if lost:
+        raise ValueError(f"fp16 ends at 65,504, and {lost[0]} does not: save it without half")
+    return found
 
 
 def described(
@@ -271,6 +286,8 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Any:
             f"{name} is {what}: load a finished model (NAME.safetensors), or finish the training "
             "with --resume (resume=True in Python)"
         )
+    if about.get("stored") == "fp16":
+        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
     models = nn.ModuleDict()
     for key, spec in specs.items():
         head = _key(key, specs, "")

@@ -500,3 +500,26 @@ def test_header_and_weights_are_of_one_file(saved, monkeypatch):
     monkeypatch.setattr("builtins.open", lambda *a, **k: pytest.fail("opened again"))
     checkpoints.load_tensors(saved)
     assert opened == [saved]
+
+
+def test_half_the_size_and_float32_again(tmp_path):
+    """Weights come back as the nearest that fp16 holds, within 2^-11 of themselves."""
+    net = nets.make("unet", channels=1, patch=1, widths=(8, 16), emb=16)
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    checkpoints.save(whole, net)
+    checkpoints.save(half, net, {"why": "small"}, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert checkpoints.info(half)["stored"] == "fp16"
+    loaded = checkpoints.load(half, device="cpu")
+    for key, value in net.state_dict().items():
+        given = loaded.state_dict()[key]
+        assert given.dtype == value.dtype and torch.equal(given, value.half().to(value.dtype)), key
+        torch.testing.assert_close(given, value, rtol=2**-11, atol=2**-25)
+    again = tmp_path / "again.safetensors"  # what was loaded is saved whole, and says so
+    checkpoints.save(again, loaded, loaded.about)
+    assert "stored" not in checkpoints.info(again)
+    assert torch.equal(checkpoints.load(again, device="cpu").first.weight, loaded.first.weight)
+    with torch.no_grad():
+        net.first.weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(ValueError, match="fp16 ends at 65,504, and first.weight does not"):
+        checkpoints.save(half, net, half=True)

@@ -59,7 +59,17 @@ def test_a_card_says_what_the_header_says(name):
     elif "reconstruction" in found:
         for part, row in found["reconstruction"].items():
             said.append(f"| {part} | {row['n']:.0f} | {row['l1']} | {row['psnr']} |")
-        said.append(f"{found['rfd']}, or {found['rfd_in_A']} A")
+        ways = [f"{found['rfd']}, or {found['rfd_in_A']} A"] if "rfd" in found else []
+        said += ways or [f"{name} {r}" for name, r in found["r"].items() if name != "skull"][:1]
+    elif "held_out" in found:
+        said += [f"**N = {found['pictures']:,.0f}**", f"{found['fd']}, or {found['fd_in_A']} A"]
+        for part in ("train", "held_out"):
+            row = found[part]
+            said.append(f"| {row['judged']} ± {row['judged_error']} | {row['real_judged']} |")
+            said.append(f"| {row['chosen']} ± {row['chosen_error']} | {row['real_chosen']} |")
+    elif "r_ventricle" in found:
+        said.append(f"| {found['r_skull']} | {found['r_ventricle']} | {found['r_rotation']} |")
+        said.append(f"| {found['r_mixed']} | {found['mse']} |")
     else:
         model = checkpoints.load_denoiser(name, device="cpu")
         low, high = model.lam_range
@@ -90,7 +100,7 @@ def test_data_cards_say_what_the_index_and_the_data_say():
         card, entry = (DATA / f"{file.split('.')[0]}.md").read_text(), store.index()[file]
         assert f"{entry['bytes']:,} bytes, sha256 `{entry['sha256']}`" in card
         assert entry["recipe"] in card and entry["licence"].split(" (licenses")[0] in card
-    for name in data.CLASSES:
+    for name in data.SPLITS:
         card = (DATA / f"{name}.md").read_text()
         parts = [data.load(name, split) for split in data.SPLITS[name]]
         channels, height, width = parts[0].x.shape[1:]

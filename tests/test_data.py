@@ -295,7 +295,7 @@ def test_build_check_and_stats_print_what_the_data_cards_say(capsys):
     assert "ok fashion.npz" in capsys.readouterr().out
     assert build.main(["stats"]) == 0
     said = capsys.readouterr().out
-    for name in data.CLASSES:
+    for name in data.SPLITS:
         printed = "".join(re.findall(rf"^{name} .*\n(?:  .*\n)+", said, re.MULTILINE))
         card = (REPO / "data" / f"{name}.md").read_text(encoding="utf-8")
         assert f"prints:\n```\n{printed}```" in card

@@ -127,3 +127,16 @@ def test_covariates_are_shares_of_the_ranges():
 def test_wrong_arguments(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_the_embedded_phantoms_are_drawn_once_for_all():
+    """``load`` draws the same ones always, and none of the test part is in the training part."""
+    train, test = data.load("phantoms"), data.load("phantoms", "test")
+    assert (len(train), len(test)) == (2048, 512) and train.labels is None
+    assert train.hash == "28579b2f6772f51b72215a6d1f77d5772d721f42778181111c5bb74f7be5d840"
+    assert torch.cdist(test.x.flatten(1), train.x.flatten(1)).min() > 0
+    low, high = train.condition["covariates"].aminmax(dim=0)
+    assert bool((low < 0.01).all() and (high > 0.99).all())
+    assert data.load("phantoms") is train
+    with pytest.raises(ValueError, match="unknown split of phantoms 'rare'"):
+        data.load("phantoms", "rare")

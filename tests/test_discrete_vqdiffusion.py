@@ -314,7 +314,7 @@ def test_codes_of_an_autoencoder_stand_coarse_first(monkeypatch):
     signs = (digits.x[:, :, ::4, ::4] > 0).float()
     assert torch.equal(found.pictures(found.x), signs)
     loaded = VQDiffusion(recipe, digits).models["model"]
-    with pytest.raises(CheckpointError, match="names no autoencoder"):
+    with pytest.raises(CheckpointError, match="says nothing of an autoencoder"):
         codes.decode(loaded, found.x, model)
     loaded.about = {"stands_on": VQDiffusion(recipe, digits).stands_on}
     assert torch.equal(codes.decode(loaded, found.x, "two"), signs)

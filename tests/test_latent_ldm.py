@@ -13,7 +13,8 @@ from diffusion_lab.errors import CheckpointError
 from diffusion_lab.exact import Gaussian
 from diffusion_lab.grids import grid
 from diffusion_lab.latent.autoencoder import KLAutoencoder
-from diffusion_lab.latent.ldm import LatentDiffusion, decode, fingerprint, no_text, opened, scale_of
+from diffusion_lab.latent.first_stage import fingerprint, first_stage
+from diffusion_lab.latent.ldm import LatentDiffusion, decode, no_text, scale_of
 from diffusion_lab.metrics.frechet import Reference, frechet
 from diffusion_lab.samplers import ddim
 from diffusion_lab.schedules import Cosine
@@ -243,6 +244,6 @@ def test_what_cannot_be_trained_is_refused(recipe, data, why):
 
 def test_an_autoencoder_must_be_one():
     with pytest.raises(CheckpointError, match="must be there first"):
-        opened("emoji-none")
+        first_stage("emoji-none")
     with pytest.raises(CheckpointError, match="Linear is no autoencoder"):
-        opened(nn.Linear(2, 2))
+        first_stage(nn.Linear(2, 2), "moments", "decode")

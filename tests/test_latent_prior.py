@@ -134,7 +134,7 @@ def test_pictures_are_encoded_by_the_autoencoder_that_is_named(tmp_path):
     assert isinstance(encoder, SemanticEncoder)
     with pytest.raises(ValueError, match="pictures are encoded with options="):
         Prior(RECIPE, pictures)
-    with pytest.raises(ValueError, match="unknown argument of the options 'auto'"):
+    with pytest.raises(ValueError, match="unknown option of the task .*'auto'"):
         Prior(RECIPE.but(options={"auto": 1}), pictures)
 
 

@@ -6,13 +6,14 @@ from functools import lru_cache
 
 import pytest
 import torch
-from helpers import randn
+from helpers import gen, randn
 from torch.nn import functional
 
 from diffusion_lab import checkpoints, data
 from diffusion_lab.data.captions import full_caption
 from diffusion_lab.words import found, precision, recall
 from diffusion_lab.words.contrastive import noised_at
+from diffusion_lab.words.finding import chosen
 
 EYE = torch.eye(4)
 
@@ -120,3 +121,30 @@ def test_pixels_by_their_own_distance():
     near = distance.topk(5, largest=False).indices
     share = (train.labels[near] == test.labels[:, None]).double().mean().item()
     assert found(asked("a"))["pixel_precision_5"] == pytest.approx(share, abs=0.004)
+
+
+def test_the_chosen_text_is_the_nearest_of_a_few():
+    """Pictures that are their texts are chosen always, any others once in ``among``."""
+
+    class Numbers:
+        tau = torch.zeros(1)
+
+        def pictures(self, x):
+            return x.flatten(1)
+
+        def texts(self, texts):
+            return torch.nn.functional.one_hot(torch.tensor([int(t) for t in texts])).float()
+
+    n = 400
+    texts = [str(i) for i in range(n)]
+    own = torch.eye(n)
+    assert chosen(Numbers(), texts, own, 20) == 1.0
+    assert chosen(Numbers(), texts, torch.zeros(n, n), 20) == 0.0  # a tie is no choice
+    noise = torch.randn(n, n, generator=gen(0))
+    share = chosen(Numbers(), texts, noise, 20)
+    assert share == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / n) ** 0.5)
+    assert chosen(Numbers(), texts, noise, 2) == pytest.approx(0.5, abs=4 * (0.25 / n) ** 0.5)
+    with pytest.raises(ValueError, match="one text for each picture; got 400 and 3"):
+        chosen(Numbers(), texts, own[:3])
+    with pytest.raises(ValueError, match="from 2 to the number of texts, 400; got 401"):
+        chosen(Numbers(), texts, own, 401)

@@ -17,6 +17,8 @@ from torch import nn
 from diffusion_lab import checkpoints
 from diffusion_lab.data import emoji, store
 from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.discrete.autoregressive import Autoregressive
+from diffusion_lab.discrete.categorical import CodeDenoiser
 from diffusion_lab.files import write_atomically
 from diffusion_lab.words import JointEmbedding
 from diffusion_lab.words.contrastive import in_fold
@@ -36,12 +38,15 @@ def card(name: str) -> str:
     rebuilds = hasattr(model, "decode")
     other = "feature-extraction" if embeds else "image-classification"
     other = "image-to-image" if rebuilds else other
-    task = "unconditional-image-generation" if draws else other
+    codes = isinstance(model, CodeDenoiser | Autoregressive)
+    task = "unconditional-image-generation" if draws or codes else other
+    task = "text-to-image" if model.about["recipe"].get("options", {}).get("captions") else task
     data = ModelCardData(license="mit", library_name="diffusion_lab", pipeline_tag=task)
     file = f"checkpoints/{name}.safetensors"
     said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
     kind = {"draws": draws, "embeds": embeds, "hidden": _hidden(model.about) if embeds else 0}
     kind |= {"rebuilds": rebuilds, "spread": _spread(model) if rebuilds else ""}
+    kind |= {"codes": codes, "ordered": isinstance(model, Autoregressive)}
     return f"{ModelCard.from_template(data, str(TEMPLATE), **said, **kind)}\n"
 
 
@@ -55,7 +60,8 @@ def _spread(model: nn.Module) -> str:
     f, z = model.factor, model.latent
     size = f"{z} x {32 // f} x {32 // f}"
     if not hasattr(model, "quantisers"):
-        return f"a Gaussian over z, {size} ({3 * f * f / z:g} times fewer numbers)"
+        fewer = model.channels * f * f / z
+        return f"a Gaussian over z, {size} ({fewer:g} times fewer numbers)"
     return f"codes on {len(model.quantisers)} levels, the finest {size}"
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.bound import prior_term, vlb_term
-from diffusion_lab.course import cards
+from diffusion_lab.course import cards, told
 from diffusion_lab.course.bench.shipped import draw
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import NetDenoiser
@@ -31,6 +31,7 @@ from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.forward import noised
 from diffusion_lab.latent.autoencoder import quality
+from diffusion_lab.latent.covariates import agreement
 from diffusion_lab.latent.vq import levels_quality
 from diffusion_lab.metrics.frechet import PARTS, build_reference, forget
 from diffusion_lab.training import header, recipes, tasks
@@ -57,6 +58,7 @@ DATA_SOURCE = {
     "fashion": "trained by this course on Fashion-MNIST, arXiv 1708.07747",
     "digits": "trained by this course on the 8x8 digits of scikit-learn, 10.24432/C50P49",
     "emoji": "trained by this course on Noto Emoji at 32x32 (data/emoji.md)",
+    "phantoms": "trained by this course on phantoms of its own (data/phantoms.md)",
 }
 
 
@@ -120,6 +122,7 @@ def reconstruction_quality(model: nn.Module, name: str) -> dict[str, Any]:
     """How near pictures of each part come back, and the FD of all that do: what no draw can beat.
 
     The FD is of the very pictures of the reference (``metrics.frechet.PARTS``), so its floor is 0.
+    Phantoms have no frozen features: their parameters are measured instead, r with the true ones.
     """
 
     def rounded(values: dict[str, Any]) -> dict[str, Any]:
@@ -134,9 +137,17 @@ def reconstruction_quality(model: nn.Module, name: str) -> dict[str, Any]:
         if split in PARTS.get(name, ("test",)):
             where = next(model.parameters()).device
             back += [model(some.to(where)).cpu().clamp(-1, 1) for some in part.x.split(256)]
+    if name == "phantoms":
+        wanted = data.load(name, "test").condition["covariates"]
+        return {"reconstruction": found, "r": rounded(agreement(wanted, torch.cat(back)))}
     distance = metrics.fd(torch.cat(back), name)
     anchor = metrics.anchor(name).value
     return {"reconstruction": found, "rfd": _short(distance), "rfd_in_A": _short(distance / anchor)}
+
+
+def _shortened(found: dict[str, Any]) -> dict[str, Any]:
+    """Four digits of every number, however deep."""
+    return {k: _shortened(v) if isinstance(v, dict) else _short(v) for k, v in found.items()}
 
 
 def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[str, Any]:
@@ -199,16 +210,24 @@ def bound_terms(model: NetDenoiser, recipe: Recipe, each: int = 4) -> dict[str, 
     }
 
 
-def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) -> Path:
+def ship(
+    name: str, file: str | Path, *, measure: bool = True, n: int = 5000, half: bool = False
+) -> Path:
     """Measure, save to ``data/checkpoints/NAME.safetensors``, register, write its card.
 
-    Returns the path of the weights.
+    With ``half`` its weights are stored as fp16, and it is these that are measured. Returns the
+    path of the weights.
     """
     recipe = recipes.get(name)
     model, about = open_model(name, file)
+    if half:
+        for one in (*model.parameters(), *model.buffers()):
+            if one.dtype == torch.float32:
+                one.data = one.half().float()
     made = about["command"]
     source = Path(file).name if about.get("interim") else f"{name}.safetensors"
     command = f"python -m diffusion_lab.course.ship {name} --from runs/{source}"
+    command += " --half" if half else ""
     if measure:
         command += " --metrics" + (f" --n {n}" if n != 5000 else "")
         found: dict[str, Any] = {
@@ -222,13 +241,17 @@ def ship(name: str, file: str | Path, *, measure: bool = True, n: int = 5000) ->
             found |= embedding_quality(model)
         elif hasattr(model, "decode"):
             found |= reconstruction_quality(model, recipe.data)
+        elif recipe.options.get("captions"):
+            found |= _shortened(told.obedience(model))
+        elif recipe.data == "phantoms":
+            found |= _shortened(told.phantoms_quality(model))
         else:
             found |= picture_quality(model, recipe, n)
             if recipe.hybrid:
                 found |= bound_terms(model, recipe)
         about = about | {"metrics": found}
     path = store.folder() / "checkpoints" / f"{name}.safetensors"
-    checkpoints.save(path, model, about)
+    checkpoints.save(path, model, about, half=half)
     note = {"interim": about["step"]} if about.get("interim") else {}
     made += " --out runs" if made.startswith("diffusion-lab train") and "&&" not in made else ""
     how = f"{made}; {command}"
@@ -256,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="file", help="checkpoint or saved state of its training")
     parser.add_argument("--metrics", action="store_true", help="measure the model first")
     parser.add_argument("--n", type=int, default=5000, help="pictures to measure with")
+    parser.add_argument("--half", action="store_true", help="store the weights as fp16")
     parser.add_argument("--reference", metavar="DATA", help="ship the statistics of a test set")
     given = parser.parse_args(arguments)
     if (given.name is None) == (given.reference is None):
@@ -266,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.reference is not None:
             path = ship_reference(given.reference)
         else:
-            path = ship(given.name, given.file, measure=given.metrics, n=given.n)
+            path = ship(given.name, given.file, measure=given.metrics, n=given.n, half=given.half)
     except (ValueError, CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,15 +1,16 @@
 """Data sets behind one call: ``load("fashion")`` works offline, ``full=True`` is the whole set.
 
-=======  ==================================  ================  ============================
-name     embedded, train + test              full=True         pictures
-=======  ==================================  ================  ============================
-fashion  10,000 + 2,000 of Fashion-MNIST     60,000 + 10,000   (N, 1, 28, 28), 256 levels
-digits   1,500 + 297, from scikit-learn      (only one size)   (N, 1, 8, 8), 17 levels
-emoji    1,207 + 215; 174 rare, 261 flags    (only one size)   (N, 3, 32, 32), 256 levels
-=======  ==================================  ================  ============================
+========  ==================================  ================  ============================
+name      embedded, train + test              full=True         pictures
+========  ==================================  ================  ============================
+fashion   10,000 + 2,000 of Fashion-MNIST     60,000 + 10,000   (N, 1, 28, 28), 256 levels
+digits    1,500 + 297, from scikit-learn      (only one size)   (N, 1, 8, 8), 17 levels
+emoji     1,207 + 215; 174 rare, 261 flags    (only one size)   (N, 3, 32, 32), 256 levels
+phantoms  2,048 + 512, drawn by a formula     (only one size)   (N, 1, 32, 32), 256 levels
+========  ==================================  ================  ============================
 
-What each emoji is called stands in :mod:`diffusion_lab.data.emoji`; pictures from drawn parameters
-are in :mod:`diffusion_lab.data.phantoms`, the 2-D toys and exact mixtures in
+What each emoji is called stands in :mod:`diffusion_lab.data.emoji`, what phantoms are drawn from in
+:mod:`diffusion_lab.data.phantoms`; the 2-D toys and exact mixtures are in
 :mod:`diffusion_lab.data.toys`.
 """
 
@@ -62,6 +63,7 @@ SPLITS = {
     "fashion": ("train", "test"),
     "digits": ("train", "test"),
     "emoji": ("train", "test", "rare", "flags"),
+    "phantoms": ("train", "test"),
 }
 FAR = 3.0  # pictures beyond it are no data in [-1, 1], nor samples or noisy data near it
 
@@ -171,18 +173,19 @@ def load(
 ) -> Dataset:
     """A data set by name, ready to train on.
 
-    ``load("fashion")``, ``load("digits")`` and ``load("emoji")`` need no network.
+    All of them need no network, but for the whole of Fashion-MNIST:
     ``load("fashion", full=True)`` reads the whole of Fashion-MNIST from ``root`` (the environment's
     DIFFUSION_LAB_DATA, else ``~/.cache/diffusion_lab``); ``download=True`` lets torchvision fetch
     it there first.
 
     The emoji have two splits more, ``rare`` and ``flags``: see :mod:`diffusion_lab.data.emoji`.
+    Phantoms have the condition ``covariates`` and no labels.
 
     ValueError for an unknown name or split; DataError for files that are missing, damaged or
     cannot be fetched.
     """
-    if name not in CLASSES:
-        raise unknown("data set", name, CLASSES)
+    if name not in SPLITS:
+        raise unknown("data set", name, SPLITS)
     if split not in SPLITS[name]:
         raise unknown(f"split of {name}", split, SPLITS[name])
     if full and name != "fashion":
@@ -192,6 +195,10 @@ def load(
         raise ValueError(f"{given} belongs to the whole data set: add full=True, or leave it out")
     if name == "digits":
         return _dataset(name, split, *_digits(split), levels=17)
+    if name == "phantoms":
+        from diffusion_lab.data import phantoms
+
+        return phantoms.part(split)
     if name == "emoji":
         from diffusion_lab.data import emoji
 

@@ -100,11 +100,12 @@ def _stats(root: Path | None) -> None:
     for name, split in [(one, split) for one in names for split in SPLITS[one]]:
         data = load(name, split, full=root is not None, root=root)
         mean, std = data.x.mean(dtype=torch.float64).item(), data.std
-        counts = data.labels.bincount(minlength=len(data.classes)).tolist()
         print(f"{name} {split}: {len(data)} x {tuple(data.x.shape[1:])}, {data.levels} levels")
         print(f"  pixels in [0, 1]: mean {(mean + 1) / 2:.4f} std {std / 2:.4f}")
         print(f"  pixels in [-1, 1]: mean {mean:.4f} std {std:.4f}")
-        print(f"  pictures a class: {' '.join(map(str, counts))}")
+        if data.labels is not None:
+            counts = data.labels.bincount(minlength=len(data.classes)).tolist()
+            print(f"  pictures a class: {' '.join(map(str, counts))}")
         print(f"  sha256 of the pixels: {data.hash}")
 
 

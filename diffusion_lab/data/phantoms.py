@@ -22,6 +22,7 @@ was drawn: the area within one pixel.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab.data import Dataset, to_uint8
 from diffusion_lab.device import check_float, check_generator
+from diffusion_lab.device import generator as seeded
 from diffusion_lab.errors import whole
 from diffusion_lab.files import sha256
 
@@ -46,6 +48,7 @@ POSSIBLE = {  # what render takes
     "rotation": (-90.0, 90.0),
     "contrast": (0.0, 0.5),
 }
+DRAWN = {"train": (2048, 0), "test": (512, 1)}  # how many ``load`` gives, and the seed of each
 NO_COVARIATES = -1.0  # the null of the condition, which no phantom has: 0 is the least of a range
 SIZE, POINTS, CHUNK = 32, 5, 32
 AXES, BONE = (0.69, 0.92), 0.1  # half axes of the skull and its thickness, of half the picture
@@ -98,6 +101,13 @@ def dataset(n: int, generator: Generator, split: str = "train") -> Dataset:
         condition={"covariates": given},
         null={"covariates": torch.full_like(given[0], NO_COVARIATES)},
     )
+
+
+@lru_cache(maxsize=2)
+def part(split: str) -> Dataset:
+    """What ``load("phantoms", split)`` gives: ``DRAWN``."""
+    n, seed = DRAWN[split]
+    return dataset(n, seeded(seed, 96), split)
 
 
 def measure(x: Tensor) -> dict[str, Tensor]:

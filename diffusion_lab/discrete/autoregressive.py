@@ -25,10 +25,10 @@ from diffusion_lab.denoisers import Denoiser, Number
 from diffusion_lab.discrete import categorical
 from diffusion_lab.discrete.categorical import Categorical, absorbing, asked, check_codes, draw
 from diffusion_lab.discrete.codes import Codes
-from diffusion_lab.errors import check_arguments, whole
+from diffusion_lab.errors import whole
 from diffusion_lab.nets.specs import spec_of
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw
+from diffusion_lab.training.tasks import adamw, check_options
 from diffusion_lab.walk import Step
 
 __all__ = ["Autoregression", "Autoregressive", "in_order"]
@@ -105,7 +105,7 @@ class Autoregression:
     """The task: cross-entropy in nats per code. Options: those of ``Codes``."""
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda autoencoder, captions: 0, recipe.options)
+        check_options(recipe, ("autoencoder", "captions"))
         self.recipe, self.codes = recipe, Codes(recipe, data)
         self.stands_on = self.codes.stands_on
         codes = self.codes

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from diffusion_lab.data import Dataset
 from diffusion_lab.data.captions import caption, tokeniser
-from diffusion_lab.data.emoji import records
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, unknown
-from diffusion_lab.latent.first_stage import first_stage
-from diffusion_lab.latent.ldm import fingerprint, no_text
+from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
+from diffusion_lab.latent.ldm import no_text, records_of
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import indices, network
 
@@ -37,7 +36,7 @@ class Codes:
         self.stands_on: dict[str, Any] | None = None
         name = recipe.options.get("autoencoder")
         if name is not None:
-            self.autoencoder = first_stage(name)
+            self.autoencoder = first_stage(name, "encode", "decode")
             self._encode(name)
         elif data.x.ndim == 4 and data.levels is not None:
             x = (data.x + 1) * (data.levels - 1) / 2
@@ -63,9 +62,7 @@ class Codes:
             self.told = [one for one in recipe.conditional if one != "tokens"]
         elif not recipe.conditional:
             self.told = []
-        self.texts = records(data.split) if recipe.options.get("captions") else None
-        if self.texts is not None and len(self.texts) != len(data):
-            raise ValueError("only the emoji have captions, and a whole split of them")
+        self.texts = records_of(recipe, data) if recipe.options.get("captions") else None
 
     @property
     def num_classes(self) -> int | None:
@@ -74,8 +71,6 @@ class Codes:
 
     @torch.no_grad()
     def _encode(self, name: Any) -> None:
-        if not (hasattr(self.autoencoder, "encode") and hasattr(self.autoencoder, "decode")):
-            raise CheckpointError(f"{name} is no autoencoder with encode(x) and decode(codes)")
         where = next(self.autoencoder.parameters()).device
         maps = zip(*(self.autoencoder.encode(part.to(where)) for part in self.data.x.split(256)))
         maps = [torch.cat(level).cpu() for level in maps][::-1]
@@ -134,16 +129,7 @@ def decode(model: nn.Module, x: Tensor, autoencoder: str | Path | nn.Module) -> 
     CheckpointError for an autoencoder that the model was not trained on, and for a model whose
     header names none.
     """
-    made = getattr(model, "about", {}).get("stands_on") or {}
-    if not {"autoencoder", "weights", "sizes"} <= made.keys():
-        raise CheckpointError("the header of this model names no autoencoder of its codes")
-    if not isinstance(autoencoder, nn.Module):
-        autoencoder = first_stage(autoencoder)
-    if fingerprint(autoencoder) != made["weights"]:
-        raise CheckpointError(
-            f"the codes are of the autoencoder {made['autoencoder']} (weights "
-            f"{made['weights'][:12]}...), and this is another: its decoder would make noise of them"
-        )
+    autoencoder, made = belonging(model, autoencoder, "sizes")
     return _decoded(autoencoder, x, made["sizes"])
 
 

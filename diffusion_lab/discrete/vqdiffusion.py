@@ -41,9 +41,9 @@ from diffusion_lab.discrete.categorical import (
     uniforms,
 )
 from diffusion_lab.discrete.codes import Codes
-from diffusion_lab.errors import check_arguments, number, share
+from diffusion_lab.errors import number, share
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw
+from diffusion_lab.training.tasks import adamw, check_options
 from diffusion_lab.walk import Step
 
 __all__ = ["Truncated", "VQDiffusion", "chances", "reveal"]
@@ -111,8 +111,7 @@ class VQDiffusion:
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        known = lambda process, aux, autoencoder, captions: 0  # noqa: E731
-        check_arguments("the options", known, recipe.options)
+        check_options(recipe, ("process", "aux", "autoencoder", "captions"))
         self.recipe, self.codes = recipe, Codes(recipe, data)
         self.stands_on = self.codes.stands_on
         self.aux = number("aux", recipe.options.get("aux", 5e-4))

@@ -28,10 +28,10 @@ from torch.optim import Optimizer
 
 from diffusion_lab.data import Dataset
 from diffusion_lab.device import generator, randn
-from diffusion_lab.errors import check_arguments, number
+from diffusion_lab.errors import number
 from diffusion_lab.nets.layers import check_inputs, check_sizes, zero
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw, indices, network
+from diffusion_lab.training.tasks import adamw, check_options, indices, network
 
 __all__ = ["Autoencoding", "Block", "KLAutoencoder", "decoder", "encoder", "gradients", "kl"]
 
@@ -141,11 +141,12 @@ def gradients(x: Tensor, y: Tensor) -> Tensor:
 class Autoencoding:
     """A KL autoencoder; options ``kl`` and ``gradient``, the weights of the two other terms.
 
-    Every picture is seen as it is or as in a mirror, and moved by up to two pixels on white.
+    Every picture is seen as it is or as in a mirror, and moved by up to two pixels on the ground
+    ``fill``, by default 1, white.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda kl, gradient: 0, recipe.options)
+        check_options(recipe, ("kl", "gradient", "fill"))
         if data.x.ndim != 4:
             raise ValueError(f"an autoencoder is trained on pictures; got x {tuple(data.x.shape)}")
         self.recipe, self.data = recipe, data
@@ -192,13 +193,14 @@ def reconstruction(x: Tensor, back: Tensor, gradient: float) -> Tensor:
 
 def augmented(recipe: Recipe, data: Dataset, step: int) -> tuple[Tensor, torch.Generator]:
     """The pictures of a step, half of them mirrored, moved by up to two pixels; the generator."""
+    fill = recipe.options.get("fill", 1.0)
     gen = generator(recipe.seed, 1, step)
     x = data.x[indices(len(data), recipe.batch, recipe.seed, step)]
     mirrored = torch.rand(len(x), generator=gen, dtype=torch.float32, device="cpu") < 0.5
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     dy, dx = torch.randint(0, 5, (2, len(x)), generator=gen, device="cpu")
     h, w = x.shape[2:]
-    x = F.pad(x, (2, 2, 2, 2), value=1.0)
+    x = F.pad(x, (2, 2, 2, 2), value=fill)
     rows, columns = dy[:, None] + torch.arange(h), dx[:, None] + torch.arange(w)
     x = x[torch.arange(len(x))[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return x.permute(0, 3, 1, 2).contiguous(), gen

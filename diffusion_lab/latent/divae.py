@@ -36,7 +36,7 @@ from diffusion_lab.nets.layers import check_inputs, check_sizes, zero
 from diffusion_lab.nets.unet import Fine, UNet
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import Diffusion
+from diffusion_lab.training.tasks import Diffusion, check_options
 
 __all__ = ["PLACES", "CodeUNet", "DiVAE", "consistency", "embedded", "joined", "linear_gaussian"]
 
@@ -141,7 +141,7 @@ class DiVAE(Diffusion):
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda autoencoder: 0, recipe.options)
+        check_options(recipe, ("autoencoder",))
         if "codes" not in data.condition:
             if recipe.options.get("autoencoder") is None:
                 raise ValueError(

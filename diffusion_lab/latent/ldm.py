@@ -7,32 +7,28 @@ once: mu and the standard deviation of every latent number are kept, and z is dr
 step, as from the autoencoder itself. What a picture is called is drawn anew too (``captions``), and
 left out as often as ``recipe.null["tokens"]`` says.
 
-A model remembers the autoencoder of its latents: the header's ``stands_on`` holds its name, the
-sha256 of its weights and s, and ``decode`` refuses any other. The sum is of the weights and not of
-the file, whose header may still change (measured quality).
+A model remembers the autoencoder of its latents, and s: ``decode`` refuses any other
+(:mod:`diffusion_lab.latent.first_stage`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab import checkpoints
 from diffusion_lab.data import Dataset
 from diffusion_lab.data.captions import NULL, PAD, caption, full_caption, tokeniser
 from diffusion_lab.data.emoji import Record, records
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator, randn
-from diffusion_lab.errors import CheckpointError, check_arguments
-from diffusion_lab.latent.first_stage import first_stage
+from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import Diffusion, indices
+from diffusion_lab.training.tasks import Diffusion, check_options, indices
 
-__all__ = ["LatentDiffusion", "decode", "fingerprint", "no_text", "opened", "scale_of"]
+__all__ = ["LatentDiffusion", "decode", "no_text", "records_of", "scale_of"]
 
 
 class LatentDiffusion(Diffusion):
@@ -43,15 +39,15 @@ class LatentDiffusion(Diffusion):
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda autoencoder, captions: 0, recipe.options)
+        check_options(recipe, ("autoencoder", "captions"))
         name = recipe.options.get("autoencoder")
-        self.texts = _records(recipe, data) if recipe.options.get("captions") else None
+        self.texts = records_of(recipe, data) if recipe.options.get("captions") else None
         told = recipe.conditional
         if self.texts and not (told is True or (told and "tokens" in told)):
             raise ValueError("captions are the condition tokens: conditional=['tokens']")
         self.seed, self.autoencoder, self.scale, latents = recipe.seed, None, 1.0, data
         if name is not None:
-            self.autoencoder = opened(name)
+            self.autoencoder = first_stage(name, "moments", "decode")
             self.mean, self.spread = _moments(self.autoencoder, data.x)
             self.scale = scale_of(self._z(0, indices(len(data), recipe.batch, recipe.seed, 0)))
             self.stands_on = {
@@ -99,26 +95,6 @@ class LatentDiffusion(Diffusion):
 
 
 # ---- the autoencoder of a model -----------------------------------------------------------------
-def opened(autoencoder: str | Path | nn.Module) -> nn.Module:
-    """An autoencoder by its shipped name or path, or as it is; CheckpointError for no such."""
-    if not isinstance(autoencoder, nn.Module):
-        autoencoder = first_stage(autoencoder)
-    if not (hasattr(autoencoder, "moments") and hasattr(autoencoder, "decode")):
-        raise CheckpointError(
-            f"{type(autoencoder).__name__} is no autoencoder with moments(x) and decode(z)"
-        )
-    return autoencoder
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 of the weights by name, whatever the header of their file says."""
-    digest = hashlib.sha256()
-    for name, value in sorted(checkpoints.weights(model).items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def scale_of(z: Tensor) -> float:
     """s = 1/std of all numbers of z, six digits of it; ValueError where they are all equal."""
     std = z.double().std(correction=0).item()
@@ -134,21 +110,7 @@ def decode(model: nn.Module, z: Tensor, autoencoder: str | Path | nn.Module) -> 
     CheckpointError for an autoencoder that the model was not trained on, and for a model whose
     header names none.
     """
-    made = getattr(model, "about", {}).get("stands_on") or {}
-    if not {"autoencoder", "weights", "scale"} <= made.keys():
-        raise CheckpointError(
-            "this model says nothing of an autoencoder: latents are decoded for a model of "
-            "checkpoints.load that was trained by LatentDiffusion"
-        )
-    given, autoencoder = autoencoder, opened(autoencoder)
-    found = fingerprint(autoencoder)
-    if found != made["weights"]:
-        called = type(given).__name__ if isinstance(given, nn.Module) else given
-        raise CheckpointError(
-            f"the latents are of the autoencoder {made['autoencoder']} (weights "
-            f"{made['weights'][:12]}...), and {called} is another ({found[:12]}...): its decoder "
-            "would make noise of them"
-        )
+    autoencoder, made = belonging(model, autoencoder, "scale")
     where = next(autoencoder.parameters())
     return autoencoder.decode(z.to(where) / made["scale"])
 
@@ -167,7 +129,7 @@ def _moments(autoencoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (0.5 * logvar).exp()
 
 
-def _records(recipe: Recipe, data: Dataset) -> tuple[Record, ...]:
+def records_of(recipe: Recipe, data: Dataset) -> tuple[Record, ...]:
     """What the pictures are called; ValueError where nothing says it."""
     if data.name != "emoji":
         raise ValueError(f"only the emoji have captions; got the data {data.name!r}")

@@ -25,13 +25,13 @@ from torch.nn import functional as F
 from diffusion_lab import nets
 from diffusion_lab.data import Dataset
 from diffusion_lab.device import check_batch
-from diffusion_lab.errors import check_arguments, number
+from diffusion_lab.errors import number
 from diffusion_lab.forward import noised
 from diffusion_lab.generate import generate
 from diffusion_lab.latent.first_stage import first_stage
 from diffusion_lab.nets.layers import LevelEmbedding, check_inputs, check_sizes, zero
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import Diffusion
+from diffusion_lab.training.tasks import Diffusion, check_options
 
 __all__ = ["LatentMLP", "Prior", "Standardiser", "direction", "draw", "edit", "encoded"]
 
@@ -100,7 +100,7 @@ class Prior(Diffusion):
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda autoencoder, l1: 0, recipe.options)
+        check_options(recipe, ("autoencoder", "l1"))
         name = recipe.options.get("autoencoder")
         z = data.x
         if name is not None and z.ndim == 4:

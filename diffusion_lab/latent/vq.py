@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.data import Dataset
-from diffusion_lab.errors import check_arguments, number, share, whole
+from diffusion_lab.errors import number, share, whole
 from diffusion_lab.latent.autoencoder import (
     Block,
     augmented,
@@ -37,12 +37,9 @@ from diffusion_lab.latent.autoencoder import (
 from diffusion_lab.latent.quantiser import Quantiser, perplexity
 from diffusion_lab.nets.layers import check_inputs, check_sizes
 from diffusion_lab.training.recipes import Recipe
-from diffusion_lab.training.tasks import adamw, network
+from diffusion_lab.training.tasks import adamw, check_options, network
 
 __all__ = ["VQAutoencoder", "VQAutoencoding", "levels_quality"]
-
-
-DEFAULTS = {"gradient": 0.5, "codes": 1.0, "revive": 0.5, "drop": 0.15}
 
 
 class VQAutoencoder(nn.Module):
@@ -144,7 +141,8 @@ class VQAutoencoder(nn.Module):
 
 class VQAutoencoding:
     """A VQ autoencoder; options: ``gradient``, ``codes`` (weights), ``revive`` (until which share),
-    ``drop``: the share of pictures that are made of the coarse level alone.
+    ``fill`` as for the KL autoencoder, ``drop``: the share of pictures that are made of the coarse
+    level alone.
 
     The fine level could say nearly everything by itself, and the coarse one then says nothing: only
     where the fine one is left out must the layout be on the coarse one.
@@ -154,7 +152,7 @@ class VQAutoencoding:
     """
 
     def __init__(self, recipe: Recipe, data: Dataset) -> None:
-        check_arguments("the options", lambda gradient, codes, revive, drop: 0, recipe.options)
+        check_options(recipe, ("gradient", "codes", "revive", "drop", "fill"))
         if data.x.ndim != 4:
             raise ValueError(f"an autoencoder is trained on pictures; got x {tuple(data.x.shape)}")
         self.recipe, self.data = recipe, data

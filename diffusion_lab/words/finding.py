@@ -8,7 +8,7 @@ By chance recall at k of N keys is k/N, and precision the share that the label h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from diffusion_lab.errors import whole
 from diffusion_lab.words.contrastive import noised_at
 from diffusion_lab.words.embedding import CLEAN, JointEmbedding
 
-__all__ = ["found", "precision", "recall"]
+__all__ = ["chosen", "found", "precision", "recall"]
 
 
 def recall(queries: Tensor, keys: Tensor, k: int = 10) -> float:
@@ -77,6 +77,30 @@ def _check(queries: Tensor, keys: Tensor, k: int) -> None:
         )
     if whole("k", k) > len(keys):
         raise ValueError(f"k is at most the number of keys, {len(keys)}; got {k}")
+
+
+@torch.no_grad()
+def chosen(
+    model: JointEmbedding, texts: Sequence[str], x: Tensor, among: int = 20, *, seed: int = 0
+) -> float:
+    """Share of pictures x (N, 3, 32, 32) whose own text is the nearest of ``among`` texts.
+
+    The others are drawn from the rest of ``texts``, none twice. By chance 1/among; texts that are
+    as near as the own count as nearer.
+    """
+    if len(texts) != len(x):
+        raise ValueError(f"one text for each picture; got {len(texts)} and {len(x)}")
+    if not 2 <= whole("among", among) <= len(texts):
+        raise ValueError(f"among is from 2 to the number of texts, {len(texts)}; got {among}")
+    where = model.tau.device
+    pictures = torch.cat([model.pictures(some.to(where)) for some in x.split(500)])
+    scores = (pictures @ model.texts(list(texts)).T).cpu()
+    n, gen = len(x), generator(seed, 98)
+    draws = torch.rand(n, n, generator=gen, device="cpu", dtype=torch.float32)
+    draws.fill_diagonal_(2.0)  # none is its own rival
+    others = draws.topk(among - 1, dim=1, largest=False).indices
+    own = scores.diagonal()[:, None]
+    return (scores.gather(1, others) < own).all(1).double().mean().item()
 
 
 @torch.no_grad()
