@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import io
@@ -924,3 +925,44 @@ def test_ctrl_c(tmp_path):
     assert "Traceback" not in err
     step = states.saved_step(recipes.get("digits"), tmp_path / "x")
     assert 0 < step < 1000 and f"step {step:,} of" in err
+
+
+# ---- words --------------------------------------------------------------------------------------
+def test_a_model_that_is_told_words_draws_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", "--model", "emoji-ldm", "--steps", "2", "--n", "3"]
+    assert cli.main([*words, "--text", "red heart", "--save", "x.npz"]) == 0, (
+        capsys.readouterr().err
+    )
+    with np.load("x.npz") as saved:
+        assert saved["samples"].shape == (3, 32, 32, 3) and saved.files == ["samples"]
+        first = saved["samples"]
+    assert cli.main([*words, "--text", "dog", "--save", "x.npz"]) == 0
+    with np.load("x.npz") as saved:
+        assert (saved["samples"] != first).any()
+    for more, why in (
+        ([], "draws what words say: give it some, --text"),
+        (["--text", "dog", "--gif", "x.gif"], "is told words: leave --gif out"),
+        (["--text", "dog", "--label", "3"], "not allowed with"),
+        (["--model", "digits", "--text", "dog"], "digits was trained without words"),
+        (["--model", "phantoms-ldm"], "draws latents of numbers that it is told"),
+    ):
+        with contextlib.suppress(SystemExit):
+            assert cli.main([*words, *more]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_a_model_of_codes_is_told_words_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    net = recipes.get("emoji-ar").net | {"width": 16, "layers": 1, "heads": 2}
+    recipe = recipes.get("emoji-vqdiffusion").but(steps=1, batch=2, net=net)
+    for _ in training.train(recipe, out=tmp_path):
+        pass
+    words = ["sample", "--model", "emoji-vqdiffusion.safetensors", "--text", "dog", "--n", "2"]
+    assert cli.main([*words, "--steps", "3", "--scale", "2", "--json"]) == 0, (
+        capsys.readouterr().err
+    )
+    done = json.loads(capsys.readouterr().out)
+    assert done["nfe"] == 6 and done["steps"] == 3 and Path(done["out"]).is_file()
+    assert cli.main([*words, "--sampler", "ddim"]) == 2
+    assert "draws codes: leave --sampler out" in capsys.readouterr().err

@@ -161,6 +161,37 @@ def _labels(given: argparse.Namespace, model: NetDenoiser, settings: dict[str, A
     return torch.full((given.n,), one), None, names[one : one + 1]
 
 
+def _worded(given: argparse.Namespace, about: dict[str, Any]) -> bool:
+    """Whether the model draws what words say; ValueError for what then has no meaning."""
+    recipe = about.get("recipe")
+    options = recipe.get("options") if isinstance(recipe, dict) else None
+    worded = isinstance(options, dict) and bool(options.get("captions"))
+    if not worded:
+        if given.text is not None:
+            raise ValueError(f"{given.model} was trained without words: leave --text out")
+        if about.get("stands_on"):
+            raise ValueError(
+                f"{given.model} draws latents of numbers that it is told, which have no option "
+                "here: see diffusion_lab.latent.ldm.decode, or lesson 12"
+            )
+        return False
+    if given.text is None:
+        raise ValueError(f"{given.model} draws what words say: give it some, --text 'red heart'")
+    for option in ("gif", "label", "labels"):
+        if getattr(given, option) is not None:
+            raise ValueError(f"{given.model} is told words: leave --{option} out")
+    return True
+
+
+def _of_codes(given: argparse.Namespace, best: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a model of codes: those of its recipe, then what was asked."""
+    for option in ("sampler", "spacing"):
+        if getattr(given, option) is not None:
+            raise ValueError(f"{given.model} draws codes: leave --{option} out")
+    asked = {name: getattr(given, name) for name in ("steps", "scale")}
+    return best | {name: value for name, value in asked.items() if value is not None} | given.set
+
+
 def _label(given: str, classes: int, names: Sequence[str]) -> int:
     """The number of the class that --label gives by its number or name."""
     if given.lower() in names:
@@ -182,6 +213,7 @@ def _sample(given: argparse.Namespace) -> int:
     diffusion-lab sample
     diffusion-lab sample --model digits --n 100 --gif walk.gif
     diffusion-lab sample --sampler ddim --steps 20 --set eta=0.5 --label sneaker
+    diffusion-lab sample --model emoji-ldm --text "red heart" --n 8
     diffusion-lab sample --model runs/digits.safetensors --save samples.npz
     """
     whole("--n", given.n)
@@ -207,6 +239,8 @@ def _sample(given: argparse.Namespace) -> int:
 
     from diffusion_lab import checkpoints, pictures
     from diffusion_lab.about import VERSION
+    from diffusion_lab.course import told
+    from diffusion_lab.denoisers import NetDenoiser
     from diffusion_lab.generate import generate
     from diffusion_lab.training.recipes import RECIPES
 
@@ -215,22 +249,30 @@ def _sample(given: argparse.Namespace) -> int:
             f"{given.model} is a recipe whose model is not shipped: '{PROGRAM} train "
             f"{given.model}' makes it, then --model runs/{given.model}.safetensors draws with it"
         )
-    model = checkpoints.load_denoiser(given.model, device=_device(given.device))
-    if len(model.shape) != 3:
+    worded = _worded(given, checkpoints.info(given.model))
+    load = checkpoints.load if worded else checkpoints.load_denoiser
+    model = load(given.model, device=_device(given.device))
+    if not worded and len(model.shape) != 3:
         raise ValueError(f"{given.model} draws points of shape {model.shape}, not pictures")
     best = _best(model.about, given.model)
-    settings = _sampler(given, best)
-    label, columns, heads = _labels(given, model, settings)
+    codes = worded and not isinstance(model, NetDenoiser)
+    settings = _of_codes(given, best) if codes else _sampler(given, best)
+    label, columns, heads = None, None, ()
+    if not worded:
+        label, columns, heads = _labels(given, model, settings)
     bar = sys.stderr.isatty() and not given.json
     cpu = time.process_time()
-    options = {"seed": given.seed, "bar": bar, "keep": gif is not None, **settings}
-    drawn = generate(model, given.n, label=label, **options)
+    options = {"seed": given.seed, **settings}
+    if worded:
+        drawn = told.draw(model, [given.text] * given.n, **options)
+    else:
+        drawn = generate(model, given.n, label=label, bar=bar, keep=gif is not None, **options)
     cpu = time.process_time() - cpu
 
     if save is not None:
         make_folder(save)
         _save(save, drawn.x, label)
-    zoom = 2 if model.shape[-1] >= 16 else 6
+    zoom = 2 if drawn.x.shape[-1] >= 16 else 6
     if out is not None:
         make_folder(out)
         command = _command(given, settings, "out")
@@ -260,13 +302,13 @@ def _sample(given: argparse.Namespace) -> int:
     how = ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
     print(f"{pictures} of {given.model}, seed {given.seed}: {how}")
     print(f"NFE {drawn.nfe} a picture, {drawn.seconds:.2f} s, {cpu:.2f} core-seconds")
-    if settings["sampler"] == "emsde":
+    if settings.get("sampler") == "emsde":
         if "rel" not in given.set or given.steps is not None:
             print(
                 "emsde chooses its own steps: --steps has no effect; a smaller --set rel=... (here "
                 f"{_rel(settings)}) takes more calls"
             )
-    elif best.get("steps") and given.steps is None and settings["sampler"] != best.get("sampler"):
+    elif best.get("steps") and given.steps is None and settings.get("sampler") != best["sampler"]:
         print(
             f"{best['steps']} steps are what the recipe says for {best.get('sampler')}; "
             f"{settings['sampler']} may want more: --steps"
@@ -287,7 +329,7 @@ def _command(given: argparse.Namespace, settings: dict[str, Any], file: str) -> 
     for name, value in settings.items():
         if name not in FITS:
             words += ["--set", f"{name}={value}"]
-    for name in ("n", "seed", "label", "labels", "device", file):
+    for name in ("n", "seed", "text", "label", "labels", "device", file):
         value = getattr(given, name)
         words += [] if value is None else [f"--{name}", str(value)]
     return quoted(words)
@@ -343,6 +385,7 @@ def sample_command(commands: Subparsers) -> None:
         (parser, "--save", str, "NPZ", "samples, uint8 (N, H, W, C), and labels"),
         (parser, "--gif", str, "GIF", "the walk from noise to picture, moving"),
         (which, "--label", str, None, "draw one class only: its number or name"),
+        (which, "--text", str, "WORDS", "what to draw, for a model that is told words"),
         (parser, "--scale", float, None, "guidance: 1 conditional, 0 unconditional"),
         (parser, "--device", str, None, "cpu, cuda or mps; the best there is if not given"),
     ):

@@ -242,9 +242,9 @@ def ship(
         elif hasattr(model, "decode"):
             found |= reconstruction_quality(model, recipe.data)
         elif recipe.options.get("captions"):
-            found |= _shortened(told.obedience(model))
+            found |= _shortened(told.obedience(model, **recipe.sampler))
         elif recipe.data == "phantoms":
-            found |= _shortened(told.phantoms_quality(model))
+            found |= _shortened(told.phantoms_quality(model, **recipe.sampler))
         else:
             found |= picture_quality(model, recipe, n)
             if recipe.hybrid:

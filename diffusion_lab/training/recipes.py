@@ -315,9 +315,9 @@ RECIPES: dict[str, Recipe] = {
             conditional=("tokens",),
             null={"tokens": 0.1},
             batch=64,
-            steps=20_000,
+            steps=16_000,
             lr=2e-3,
-            sampler=_FEW_STEPS | {"steps": 20},
+            sampler=_FEW_STEPS | {"steps": 20, "scale": 3.0},
         ),
         Recipe(
             "phantoms-kl",
