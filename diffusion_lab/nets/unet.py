@@ -67,24 +67,39 @@ class Fine(nn.Module):
     """The answer at full resolution, from coarse features and the picture itself.
 
     h (B, c_in, H / patch, W / patch), x (B, channels, H, W), emb -> (B, c_out, H, W). Features are
-    repeated ``patch`` times down and across; all detail inside a block is of x.
+    repeated ``patch`` times down and across; all detail inside a block is of x. With ``stripes``
+    (patch 2) two differences inside a block are h's too, between its rows and its columns: stripes
+    that only a wide look finds in the noise. The third, the check, stays of x.
     """
 
     def __init__(
-        self, c_in: int, channels: int, c_out: int, width: int, emb: int, patch: int
+        self,
+        c_in: int,
+        channels: int,
+        c_out: int,
+        width: int,
+        emb: int,
+        patch: int,
+        stripes: bool = False,
     ) -> None:
         super().__init__()
         self.patch = patch
+        self.stripes = zero(nn.Conv2d(c_in, 2 * c_out, 3, padding=1)) if stripes else None
         self.coarse = nn.Conv2d(c_in, width, 3, padding=1)
         self.mix = nn.Conv2d(width + channels, width, 3, padding=1)
         self.told = nn.Linear(emb, 2 * width)
         self.out = zero(nn.Conv2d(width, c_out, 3, padding=1))
 
     def forward(self, h: Tensor, x: Tensor, emb: Tensor) -> Tensor:
-        h = F.interpolate(self.coarse(h), scale_factor=float(self.patch), mode="nearest")
-        h = self.mix(torch.cat([h, x], dim=1))
+        fine = F.interpolate(self.coarse(h), scale_factor=float(self.patch), mode="nearest")
+        fine = self.mix(torch.cat([fine, x], dim=1))
         scale, shift = self.told(emb)[:, :, None, None].chunk(2, dim=1)
-        return self.out(F.silu(torch.addcmul(shift, h, 1 + scale)))
+        answer = self.out(F.silu(torch.addcmul(shift, fine, 1 + scale)))
+        if self.stripes is None:
+            return answer
+        down, across = self.stripes(h).chunk(2, dim=1)  # of a block: ++/-- and +-/+-
+        block = torch.stack([down + across, down - across, across - down, -down - across], dim=2)
+        return answer + F.pixel_shuffle(block.flatten(1, 2), 2)
 
 
 class UNet(nn.Module):
@@ -104,6 +119,7 @@ class UNet(nn.Module):
         context: width of the tokens that every attention is followed by a look at, or None.
         num_classes: number of classes, or None.
         fine: channels at full resolution, on the way out (``Fine``); None unfolds the answer.
+        stripes: with ``fine`` and patch 2, whether coarse features may draw stripes of period 2.
     """
 
     def __init__(
@@ -119,6 +135,7 @@ class UNet(nn.Module):
         context: int | None = None,
         num_classes: int | None = None,
         fine: int | None = None,
+        stripes: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -145,6 +162,8 @@ class UNet(nn.Module):
         if context is not None and not any(attention):
             raise ValueError("a context needs attention on at least one level")
         self.context = context
+        if stripes and (fine is None or patch != 2):
+            raise ValueError(f"stripes are drawn beside fine, with patch 2; got {fine=}, {patch=}")
         self.patch, self.fold = patch, patch * 2 ** (len(widths) - 1)
         self.level = LevelEmbedding(emb, num_classes)
         self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
@@ -167,7 +186,7 @@ class UNet(nn.Module):
         if fine is None:
             self.last = zero(nn.Conv2d(widths[0], out * patch**2, 3, padding=1))
         else:
-            self.last = Fine(widths[0], channels, out, fine, emb, patch)
+            self.last = Fine(widths[0], channels, out, fine, emb, patch, stripes)
 
     def forward(
         self,

@@ -196,9 +196,9 @@ RECIPES: dict[str, Recipe] = {
             lam_range=None,
             hybrid=True,
             conditional=False,
-            net={"name": "unet", "out_channels": 2},
-            steps=24_000,
-            sampler={"sampler": "ddim", "steps": 50},
+            net={"name": "unet", "out_channels": 2, "fine": 16, "stripes": True},
+            steps=40_000,
+            sampler={"sampler": "dpmpp", "steps": 10, "spacing": "karras"},
         ),
         Recipe(
             "digits",
