@@ -123,6 +123,47 @@ def test_with_fine_a_wrong_mean_is_no_wave(patch):
     assert (inside - inside[0, 0]).abs().max() > 1e-2
 
 
+def test_stripes_are_two_differences_inside_a_block_and_no_more():
+    """Each block of a stripe sums to 0, and so does its product with the check (+-/-+)."""
+    fine = Fine(3, 1, 2, width=4, emb=8, patch=2, stripes=True)
+    h, x, emb = randn(2, 3, 5, 4), randn(2, 1, 10, 8, seed=1), randn(2, 8, seed=2)
+    assert not fine(h, x, emb).any()  # zero at first, as every last layer
+    fine.stripes.bias.data = torch.tensor([1.0, 2.0, 10.0, 20.0])  # down 1, 2; across 10, 20
+    blocks = fine(h, x, emb).unfold(2, 2, 2).unfold(3, 2, 2)  # (2, 2, 5, 4, rows, columns)
+    one = torch.tensor([[11.0, -9.0], [9.0, -11.0]])
+    assert torch.equal(blocks, torch.stack([one, 2 * one])[:, None, None].expand_as(blocks))
+
+    fine.stripes.weight.data = randn(4, 3, 3, 3, seed=3)
+    blocks = fine(h, x, emb).unfold(2, 2, 2).unfold(3, 2, 2)
+    waves = {
+        "mean": torch.tensor([[1.0, 1.0], [1.0, 1.0]]),
+        "down": torch.tensor([[1.0, 1.0], [-1.0, -1.0]]),
+        "across": torch.tensor([[1.0, -1.0], [1.0, -1.0]]),
+        "check": torch.tensor([[1.0, -1.0], [-1.0, 1.0]]),
+    }
+    size = {name: (blocks * wave).sum((-2, -1)).abs() for name, wave in waves.items()}
+    assert max(size["mean"].max(), size["check"].max()) < 1e-4
+    assert min(size["down"].median(), size["across"].median()) > 1
+    down, across = fine.stripes(h).chunk(2, dim=1)  # each stripe is that of its own coarse place
+    torch.testing.assert_close(size["down"], 4 * down.abs())
+    torch.testing.assert_close(size["across"], 4 * across.abs())
+
+
+def test_stripes_are_an_addition_to_fine():
+    """Nothing else changes, so files of before mean what they meant."""
+    plain, striped = small_unet(fine=4), small_unet(fine=4, stripes=True)
+    assert list(small_unet(fine=4, stripes=False).state_dict()) == list(plain.state_dict())
+    added = set(striped.state_dict()) - set(plain.state_dict())
+    assert added == {"last.stripes.weight", "last.stripes.bias"}
+    awake(plain)
+    striped.load_state_dict(plain.state_dict() | {k: striped.state_dict()[k] for k in added})
+    x, lam = randn(2, 1, 8, 8), torch.zeros(2)
+    assert torch.equal(striped(x, lam), plain(x, lam))
+    for options in ({"stripes": True}, {"stripes": True, "fine": 4, "patch": 4}):
+        with pytest.raises(ValueError, match="stripes are drawn beside fine, with patch 2"):
+            small_unet(**options)
+
+
 def test_fine_is_told_of_level_picture_and_features():
     net = awake(Fine(8, 1, 2, width=4, emb=16, patch=2))
     h, x, emb = randn(2, 8, 3, 3), randn(2, 1, 6, 6, seed=1), randn(2, 16, seed=2)

@@ -872,7 +872,7 @@ plots.show(
     plots.strip([*decoded, codes[ladder[-1]]], labels=row_names),
     alt="Rows of eight garments: the originals, then what comes back with more and more steps, and "
     "last the noises. At five steps all are blurred and some have lost their kind, "
-    "at ten the kinds are back without their finest detail, at fifty nearly the originals.",
+    "at ten most kinds are back without their finest detail, at fifty nearly the originals.",
     caption="Encoded and decoded with the same number of steps. Last row: the noise they passed.",
 )
 
