@@ -752,7 +752,8 @@ plots.show(
 # The survey's question, "how many steps?", as a number: the fewest calls measured from which on a
 # sampler stays at most 5 per cent above its own limit. (Below the limit counts as reached. Churn has a
 # limit of its own, which was not measured.) EMSDE stands below the nearest number of calls, its own
-# number in brackets (one of its five finds its place taken; it is in the figure). The last column is
+# number in brackets (one of its five finds its place taken; it is in the figure). Heun asks an odd number
+# of times, so its nine calls stand under 10. The last column is
 # the CPU time of 1,000 pictures at ten calls on one core: a call costs nearly the same whoever asks, so
 # calls are a fair currency.
 

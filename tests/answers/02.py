@@ -78,6 +78,26 @@ def walked(guess, x, abar, noise, std=None, shrink=None, ask=0, order=None, last
     return x
 
 
+def at_rate(rate, optimiser=torch.optim.Adam):
+    """Algorithm 1 as it should be, but for the optimiser."""
+
+    def loop(net, x0s, abar, steps, gen):
+        steps_of, losses = optimiser(net.parameters(), lr=rate), []
+        for _ in range(steps):
+            x0 = x0s[torch.randint(len(x0s), (64,), generator=gen)]
+            i = torch.randint(1, len(abar), (64,), generator=gen)
+            eps = torch.randn(x0.shape, generator=gen, dtype=x0.dtype)
+            a = abar[i].view(-1, 1, 1, 1)
+            loss = (net(a.sqrt() * x0 + (1 - a).sqrt() * eps, i) - eps).square().mean()
+            steps_of.zero_grad()
+            loss.backward()
+            steps_of.step()
+            losses.append(loss.item())
+        return losses
+
+    return loop
+
+
 def trained(
     target=lambda x0, x_t, eps: eps,
     factors=lambda a: (a.sqrt(), (1 - a).sqrt()),
@@ -185,6 +205,9 @@ WRONG = {
         (trained(plain=False), "loss.item()"),
         (trained(gen=True, batch=32), "64 pictures"),
         (trained(), "generator=gen"),
+        (trained(gen=True), "some random numbers"),
+        (at_rate(1e-3), "learning rate 0.002"),
+        (at_rate(2e-9, torch.optim.SGD), "learning rate 0.002"),
         (lambda net, x0s, abar, steps, gen: [0.0] * steps, "never asked"),
         (3, "a function"),
     ],

@@ -194,6 +194,7 @@ class _Spy(torch.nn.Module):
 
 
 _TABLE = torch.cat([torch.ones(1), torch.linspace(0.99, 0.05, 20)]).double()  # abar_0..abar_20
+_RATE = 2e-3  # Adam's
 _APART = 100.0  # the pixels of the check's eight pictures differ so much that noise hides none
 
 
@@ -310,7 +311,7 @@ def _target(calls: list[dict[str, Any]]) -> str | None:
 
 
 def _trained(net: Any, x0s: Tensor, abar: Tensor, steps: int, gen: Generator) -> list[float]:
-    adam, losses = torch.optim.Adam(net.parameters(), lr=2e-3), []
+    adam, losses = torch.optim.Adam(net.parameters(), lr=_RATE), []
     for _ in range(steps):
         x0 = x0s[torch.randint(len(x0s), (64,), generator=gen, device="cpu")]
         i = torch.randint(1, len(abar), (64,), generator=gen, device="cpu")
@@ -338,7 +339,7 @@ def training(given: Any, seed: int) -> str | None:
         return f"a function is expected here, but a {type(given).__name__} was given."
     net, steps = _Spy(), 60
     gen = torch.Generator().manual_seed(99 + seed)
-    unused = gen.get_state()
+    unused, shared = gen.get_state(), torch.get_rng_state()
     try:
         losses = given(net, _pictures(), _TABLE.clone(), steps, gen)
     except Exception as error:
@@ -366,6 +367,14 @@ def training(given: Any, seed: int) -> str | None:
         return "the training is right, but a batch has 64 pictures."
     if torch.equal(gen.get_state(), unused):
         return "the training is right, but its random numbers do not come from gen: generator=gen."
+    if not torch.equal(torch.get_rng_state(), shared):
+        return "the training is right, but some random numbers do not come from gen: generator=gen."
+    first = (net.seen[1]["w"] - net.seen[0]["w"]).abs()
+    if bool(((first / _RATE - 1).abs() > 0.01).any()):
+        return (
+            "the training is right, but the optimiser is Adam with learning rate 0.002, whose first "
+            "step moves every weight by 0.002."
+        )
     return None
 
 
