@@ -61,17 +61,17 @@ def test_a_sampler_in_any_form(answer):
 
 
 def with_mse_loss(net, x0s, abar, steps, gen):
-    """Another optimiser, gradients cleared at the end, steps drawn from 0 and moved up."""
-    sgd, found = torch.optim.SGD(net.parameters(), lr=1e-6), []
+    """Gradients cleared at the end, steps drawn from 0 and moved up, losses kept as tensors."""
+    adam, found = torch.optim.AdamW(net.parameters(), lr=0.002, weight_decay=0), []
     for _ in range(steps):
         x0 = x0s[torch.randperm(len(x0s), generator=gen)[:8]].repeat(8, 1, 1, 1)
         i = torch.randint(len(abar) - 1, (64,), generator=gen) + 1
-        eps = torch.randn_like(x0)
+        eps = torch.randn(x0.shape, generator=gen, dtype=x0.dtype)
         alpha, sigma = abar[i, None, None, None] ** 0.5, (1 - abar[i, None, None, None]) ** 0.5
         loss = torch.nn.functional.mse_loss(net(alpha * x0 + sigma * eps, i), eps)
         loss.backward()
-        sgd.step()
-        sgd.zero_grad(set_to_none=False)
+        adam.step()
+        adam.zero_grad(set_to_none=False)
         found.append(loss.detach())
     return found
 
