@@ -372,8 +372,8 @@ def training(given: Any, seed: int) -> str | None:
     first = (net.seen[1]["w"] - net.seen[0]["w"]).abs()
     if bool(((first / _RATE - 1).abs() > 0.01).any()):
         return (
-            "the training is right, but the optimiser is Adam with learning rate 0.002, whose first "
-            "step moves every weight by 0.002."
+            "the training is right, but the optimiser is Adam with learning rate 0.002, "
+            "whose first step moves every weight by 0.002."
         )
     return None
 
