@@ -61,6 +61,9 @@ def test_a_card_says_what_the_header_says(name):
             said.append(f"| {part} | {row['n']:.0f} | {row['l1']} | {row['psnr']} |")
         ways = [f"{found['rfd']}, or {found['rfd_in_A']} A"] if "rfd" in found else []
         said += ways or [f"{name} {r}" for name, r in found["r"].items() if name != "skull"][:1]
+    elif "steps" in found:
+        said += [f"**N = {found['pictures']:,}**", f"{found['fd']}, or {found['fd_in_A']} A"]
+        said += [str(found[key]) for key in ("rmse_own", "rmse_other") if key in found]
     elif "held_out" in found:
         said += [f"**N = {found['pictures']:,.0f}**", f"{found['fd']}, or {found['fd_in_A']} A"]
         for part in ("train", "held_out"):

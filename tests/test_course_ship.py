@@ -112,3 +112,31 @@ def test_the_bound_of_a_network_that_says_nothing(house):
     found = ship.bound_terms(model.eval(), recipe, each=1)
     assert found["simple_loss"] == pytest.approx(1, abs=5 * (2 / 64000) ** 0.5)
     assert found["bits_per_dim"]["total"] > found["bits_per_dim"]["steps"] > 1
+
+
+def test_two_codes_and_their_prior_are_measured(house, tmp_path):
+    """A pair of models ships as one, and its prior draws through it."""
+    net = {"name": "diffusion_lab.latent.diffae:Decoder", "z_dim": 3, "widths": (8, 16), "emb": 16}
+    pair = recipes.get("fashion-diffae").but(
+        data="digits", net=net | {"patch": 1}, options={"widths": (4, 8)}, steps=3, batch=8
+    )
+    for _ in training.train(pair.but(name="pair"), out=tmp_path):
+        pass
+    models = checkpoints.load(tmp_path / "pair.safetensors", device="cpu")
+    short = pair.but(sampler={"sampler": "ddim", "steps": 3})
+    train("digits-features", house)
+    ship.ship("digits-features", house / "digits-features.safetensors", measure=False)
+    ship.ship_reference("digits")
+    with pytest.warns(UserWarning, match="singular"):
+        found = ship.two_codes_quality(models, short, n=20)
+    assert found["pictures"] == 20 and 0 < found["rmse_own"] < found["rmse_other"]
+    file = str(tmp_path / "pair.safetensors")
+    recipe = recipes.get("fashion-diffae-z").but(
+        name="z", data="digits", options={"autoencoder": file}, steps=3, batch=8
+    )
+    for _ in training.train(recipe, out=tmp_path):
+        pass
+    drawn = checkpoints.load(tmp_path / "z.safetensors", device="cpu")
+    with pytest.warns(UserWarning, match="singular"):
+        found = ship.prior_quality(drawn, recipe, n=20)
+    assert found["pictures"] == 20 and found["fd"] > 0 and found["steps"] == 20

@@ -46,6 +46,7 @@ def card(name: str) -> str:
     said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
     kind = {"draws": draws, "embeds": embeds, "hidden": _hidden(model.about) if embeds else 0}
     kind |= {"rebuilds": rebuilds, "spread": _spread(model) if rebuilds else ""}
+    kind |= {"pair": isinstance(model, nn.ModuleDict)}
     kind |= {"codes": codes, "ordered": isinstance(model, Autoregressive)}
     return f"{ModelCard.from_template(data, str(TEMPLATE), **said, **kind)}\n"
 

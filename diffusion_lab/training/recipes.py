@@ -390,6 +390,7 @@ RECIPES: dict[str, Recipe] = {
             batch=256,
             steps=6_000,
             lr=2e-3,
+            sampler={"sampler": "ddim", "steps": 50},
         ),
         Recipe(
             "fashion-divae",
