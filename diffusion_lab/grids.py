@@ -34,7 +34,8 @@ def grid(
     T steps: ancestral sampling wants this short last move, in which it adds no noise),
     ``quadratic`` in t, uniform in ``lambda``, or ``karras`` (uniform in (sigma/alpha)^(1/rho),
     2206.00364). ``lam_range`` = (lowest, highest) lambda at which the denoiser may be asked; every
-    time but the last lies in it. On a T-step schedule, the first three are rounded to the grid i/T.
+    time but the last lies in it. A T-step schedule has no more than T moves, and the first three
+    spacings are rounded to its grid i/T.
     Where uniform or quadratic times would fall below the time of the highest lambda (EDM:
     sigma = 0.002), they are laid between the two ends, as ``linspace`` does.
     """
@@ -44,7 +45,7 @@ def grid(
     rho = number("rho", rho, above=True)
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
-    if schedule.T is not None and steps > schedule.T and spacing in IN_T:
+    if schedule.T is not None and steps > schedule.T:
         raise ValueError(f"{steps} steps asked of a schedule with only {schedule.T}")
     first, last, low, high = _ends(schedule, lam_range)
     if spacing in IN_T:
