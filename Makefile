@@ -30,6 +30,9 @@ SEALED := DIFFUSION_LAB_OFFLINE=1 HF_HUB_OFFLINE=1 GLOO_SOCKET_IFNAME=$(LOOPBACK
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
   --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
+# A test that hangs fails, and says where: the longest takes some two minutes.
+HANGS := --timeout=1200
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup lab test lint test-package test-lessons test-browser lessons site slides bench coverage mutants clean distclean
@@ -78,12 +81,13 @@ lint: setup
 
 # The package's tests: the fast ones first, those marked slow last (tests/conftest.py).
 test-package: setup
-	$(SEALED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(SEALED) $(BIN)/python -m pytest $(HANGS) -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Every cell of every lesson, learner's and solution version, at the smoke level.
 # One notebook must stay on one worker (loadfile): its cells share a kernel.
 test-lessons: setup
-	$(SEALED) DIFFUSION_LAB_LEVEL=smoke $(BIN)/python -m pytest $(NBVAL) \
+	$(SEALED) DIFFUSION_LAB_LEVEL=smoke $(BIN)/python -m pytest $(NBVAL) $(HANGS) \
 	  -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) notebooks
 
 # JupyterLab in a real Chromium, where there is one; not part of the continuous integration.
