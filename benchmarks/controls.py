@@ -200,7 +200,7 @@ DUELS = (
     ("the corrector, order 3", "UniPC-3", "DPM-Solver++(3M)"),
     ("a parabola for a line", "DPM-Solver++(3M)", "DPM-Solver++(2M)"),
     ("the whole parabola, not half of it", "DPM-Solver++(3M)", "++(3M) as published"),
-    ("calls inside the step", "DPM-Solver-2", "DPM-Solver++(2M)"),
+    ("calls inside the step, noise form", "DPM-Solver-2", "DPM-Solver++(2M)"),
     ("two calls for one step", "DPM-Solver-2", "DDIM"),
     ("a quadratic grid", "UniPC-2, quadratic", "UniPC-2"),
     ("a grid uniform in lambda", "UniPC-2, lambda", "UniPC-2"),

@@ -539,8 +539,8 @@ plots.show(
 
 # %% [markdown] name="four-seen"
 # As the two panels above predicted, $\epsilon$ fails at the noisy end and $x_0$ at
-# the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM they are a factor of about two at most;
-# where the seeds of the table overlap, they cannot be ordered.
+# the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM the table decides
+# nothing: where the two differ, so do the two seeds of one of them.
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table

@@ -757,8 +757,8 @@ print(f"recall {min(others):.2f} to {max(others):.2f} in {len(others)} sets")
 # ### Exercise 5 (write it): catch the cheat
 #
 # Here is a cheat that passes two of them. Half of the pictures of the set below are training pictures, each **moved by one
-# pixel**; the other half are new. To FD it is as good as a set of new pictures, and `copied`, which compares pixel by pixel,
-# sees hardly more copies in it than among those.
+# pixel**; the other half are new. FD cannot tell it from a set of new pictures (the intervals overlap), and `copied`, which
+# compares pixel by pixel, sees no more copies in it than among those.
 
 # %% name="cheat"
 gen, half = generator(13), N // 4
@@ -1175,7 +1175,7 @@ lessons.cost_row(4, *rows)
 
 # %% [markdown] name="running-text"
 # The running table. It was collected earlier, from the notebooks as they are stored, so your run of the
-# rows just shown differs from it: distances a little, seconds more.
+# rows just shown differs from it: distances in their last digits, seconds more.
 # Distances of different N and of different data sets stand in one column here, so compare only rows of
 # one data set with the same N.
 

@@ -307,15 +307,15 @@ ends = [
 ]
 print("eta = 1 is ancestral sampling:", bool((ends[0] - ends[1]).abs().max() < 1e-9))
 rows = []
-for jump in (0.001, 0.05, 0.25, 0.49):
-    q = posterior(linear, 0.5, 0.5 - jump)
+for t, jump in ((0.002, 0.001), (0.5, 0.001), (0.5, 0.05), (0.5, 0.25), (0.5, 0.49)):
+    q = posterior(linear, t, t - jump)
     noises = {"noise of η = 1": q.var**0.5, "noise of σ̂": q.added**0.5}
-    rows.append({"jump from t = 0.5 by": jump} | noises | {"room, σₛ": linear.sigma(0.5 - jump)})
+    rows.append({"jump from": t, "by": jump} | noises | {"room, σₛ": linear.sigma(t - jump)})
 plots.show_table(rows, digits=dict.fromkeys(rows[0], ".3f"))
 
 # %% [markdown] name="ends-seen"
-# Between neighbours the two noises are nearly equal, so in 1000 steps nobody notices. In a long jump
-# $\eta = 1$ never adds more than the marginal at $s$ has room for, while $\hat\sigma$ adds as much as
+# Between neighbours in the middle of the walk the two noises are nearly equal. At its clean end they are not (first row), and
+# what that is worth over 1000 steps the paper's numbers below show. In a long jump $\eta = 1$ never adds more than the marginal at $s$ has room for, while $\hat\sigma$ adds as much as
 # the whole jump destroys: in the last row far more than there is room for. That is the grain in the second row of the
 # first figure. (The very last jump of a walk, to $t = 0$, adds no noise with either.)
 
@@ -677,7 +677,7 @@ plots.show(
 # $\hat\sigma$ is far above the others at few calls, as on the narrow toy. What about the other three? The bars
 # do not answer that. All settings began with the **same noises**, so where one of them was lucky, so was the
 # other: two distances rise and fall together, and the error of their *difference* is smaller than their own errors
-# make believe. The benchmark therefore measures each difference **pair by pair** (`metrics.fd_paired`: the same random
+# make believe (*if independent* in the table). The benchmark therefore measures each difference **pair by pair** (`metrics.fd_paired`: the same random
 # halves of both sets, and the scatter of the difference over them).
 
 
@@ -764,7 +764,7 @@ for k in ("0", "1"):
 # Without noise the columns keep their garment: five steps give a sketch of what fifty steps finish. So
 # you can look at cheap sketches, choose one, and pay for that one only. The same is true of the broken
 # ones: where the map leads to a broken garment, more steps do not repair it. With noise every row is
-# another picture: the fresh noise has as much to say as the start.
+# another picture: what is drawn there hangs on the fresh noise too, of which each row has its own.
 
 # %% [raw] name="slide-same" shows="same"
 # ## The same noise, the same picture

@@ -253,7 +253,7 @@ check.denoising_loss(my_denoising_loss)
 
 # %% [markdown] name="learn-text"
 # Now learn. One small network $s(x)$ on points in the plane, trained with each of the three losses in turn: same
-# start, same points, same number of steps. Denoising uses $\sigma = 0.5$.
+# start, points of the same law, same number of steps. Denoising uses $\sigma = 0.5$.
 
 # %% name="learn"
 plane = GaussianMixture(
@@ -1230,7 +1230,8 @@ show_table(where_rows, digits={"bits/dim": ".2f", "±": ".2f"})
 # %% [markdown] name="where-seen"
 # The same network, three numbers. At $\sigma = 0.01$ the network knows that pixels take 17 values: its
 # density is a comb of narrow peaks, and dequantised pixels fall between them. Near
-# $\sigma = 0.036$ the peaks have merged, and the number is lowest. So a likelihood in bits/dim is a
+# $\sigma = 0.036$ the peaks are as wide as the noise by which the pixels were dequantised, and the number is the lowest of the three; at
+# 0.06 the density is blurred further than the pixels are. So a likelihood in bits/dim is a
 # property of the model *and* of how it was asked. Say both.
 
 # %% [markdown] name="flow-text"
@@ -1523,8 +1524,8 @@ claims.append({"claim": "simple weight draws better digits (FD) than importance"
 show_table(claims)
 
 # %% [markdown] name="paper-seen"
-# One seed of training, one tiny network: only the directions are worth reading. In the first row, a ratio near
-# 1 for the sliced loss (or even below 1) is the clock's noise: at these sizes a step is mostly overhead.
+# One seed of training, one tiny network: only the directions are worth reading. In the first row,
+# compare the two ratios with each other: at these sizes a step is mostly overhead, and the clock is noisy.
 #
 # The papers, on CIFAR-10: score SDE reports 2.99 bits/dim for DDPM++ (continuous, deep, sub-VP), whose FID is 2.92 with
 # the ODE and 2.41 with predictor and corrector; its best FID of 2.20 belongs to another network, NCSN++ (continuous,

@@ -82,7 +82,7 @@ plots.show(
 )
 
 # %% [markdown] name="ten-seen"
-# Down a column the garment stays the same, because all rows follow the same equation from the same
+# Down a column the garment stays the same (but for Heun, in the first), because all rows follow the same equation from the same
 # start. They differ in how well they follow it; the numbers above say who has arrived. DDIM's pictures
 # are flatter, with less texture (enlarge the page to see it). For Heun nine calls are five steps: does it lose its way in
 # places? To see why that happens, we need the equation.
@@ -365,8 +365,9 @@ plots.show(
 
 # %% [markdown] name="race-figure-seen"
 # On the right the slopes are the orders. On the left the picture is another one: with six calls the
-# two-call steps of Heun and DPM-Solver-2 are *worse than DDIM*, because they make three long steps
-# where DDIM makes six. Multistep methods pay one call a step at any order, which is why they won.
+# two-call steps of Heun and DPM-Solver-2 are *worse than DDIM*: they make three long steps
+# where DDIM makes six. (That is not the whole reason: DPM-Solver-3 makes two, and is level with DDIM.) Multistep methods pay one call a
+# step at any order; with six calls those of order 2 lead, and those of order 3 have hardly a past to learn from.
 # The next cell prints the errors on the left, and the slopes of the last two doublings.
 
 # %% name="slopes"
@@ -641,9 +642,10 @@ for name, step in (("DDIM", samplers.ddim()), ("++(2M)", dpmpp_2m()), ("UniPC-2"
 show_table(grids_rows, digits=dict.fromkeys(spacings, ".2f"))
 
 # %% [markdown] name="grids-seen"
-# The best grid depends on the data and on the solver. Here times quadratic in $t$ do best, and
+# Here times quadratic in $t$ do best for all three solvers, and
 # Karras et al.'s worst: made for pictures, they spend many of the ten steps at noise levels where
-# nothing happens in this mixture any more. So say on which grid solvers were compared. The last
+# nothing happens in this mixture any more. On Fashion, below, the order of the grids is another one, and changes with the number of
+# calls. So say on which grid solvers were compared. The last
 # step, onto clean data, is infinitely long in $\lambda$; there every solver here falls back to order
 # 1 and returns $\hat x_0$. Lesson 08 learns the grid instead of choosing it.
 
@@ -752,7 +754,7 @@ plots.show(
 # The survey's question, "how many steps?", as a number: the fewest calls measured from which on a
 # sampler stays at most 5 per cent above its own limit. (Below the limit counts as reached. Churn has a
 # limit of its own, which was not measured.) EMSDE stands below the nearest number of calls, its own
-# number in brackets (one of its five finds its place taken; it is in the figure). Heun asks an odd number
+# number in brackets (two of its five find their places taken; they are in the figure and in the last table of the lesson). Heun asks an odd number
 # of times, so its nine calls stand under 10. The last column is
 # the CPU time of 1,000 pictures at ten calls on one core: a call costs nearly the same whoever asks, so
 # calls are a fair currency.
@@ -789,8 +791,8 @@ show_table(within_rows, title=f"FD / A by calls, N = {N}, floor {floor_mean:.2f}
 # %% [markdown] name="pairs-text"
 # One draw of pictures does not tell 1.05 from 1.00. But samplers that start from the same noise can be compared *as pairs*:
 # they draw the same garments, so most of the chance is in both and cancels. `benchmarks/controls.py` drew 500 pictures with
-# each pair, chosen so that the two differ in one thing, and found the error of the difference. A word is said only where
-# the 95% interval leaves out 0.
+# each pair, chosen so that the two differ in one thing (but for *calls inside the step*: DPM-Solver-2 has the noise form, too), and
+# found the error of the difference. A word is said only where the 95% interval leaves out 0.
 
 # %% name="judged"
 controls = json.loads(store.path("measured/controls.json").read_text())["parts"]
@@ -950,7 +952,8 @@ for name, per_seed in shares.items():
     )
 
 # %% [markdown] name="clip-shown-text"
-# Which solvers leave most outside?
+# Which solvers leave most outside? (Outside means beyond $\pm 1.02$. For the clipped walk 0 is no finding: its last step returns a
+# clipped $\hat x_0$.)
 
 # %% name="clip-shown"
 show_table(
@@ -1014,7 +1017,7 @@ plots.show(
 # Read the pairs one by one. At equal order and kind the noise form leaves far more outside than the data form. Within the data
 # form order 3 leaves far more than order 2: it extrapolates further, and what guidance has overdone it overdoes again. Within the
 # noise form order 2 is no better than order 3. So "data form" alone is no cure, and neither is "low order" alone; ++ of order
-# 2 is both. Clipping leaves nothing outside, and what is cut off at one step is not carried on to the next. It does not undo
+# 2 is both. Clipping leaves nothing outside by construction, so this table cannot judge it. It does not undo
 # guidance itself: clothes drawn at this scale are harder in contrast than real ones, with or without it.
 
 # %% [markdown] name="emsde-text"
@@ -1446,8 +1449,8 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 #   last one anyway.
 # - **A network's error.** Once the solver's error is below the network's, FD says less and less about the solver; as
 #   pairs some can still be told apart at 20 calls. The race's column "within 5%" says from where on.
-# - **Strong guidance.** The noise form leaves many pixels outside at order 2 already, the data form at order 3: take ++ of
-#   order 2, or clip.
+# - **Strong guidance.** The noise form leaves many pixels outside, at order 2 most of all, and the data form more at order 3 than at
+#   order 2: take ++ of order 2, or clip.
 # - **Adaptive steps in few dimensions**, or with a batch that must end together: the slowest sample
 #   decides, and refused trials bias the law.
 # - **Noise on the way, with few calls.** First-order steps with noise lose at five calls. Whether second-order ones do, say the

@@ -387,7 +387,7 @@ print(f"DP stride, ten steps: {noisy} of the ten times have λ < 0")
 
 # %% [markdown] name="fashion-seen"
 # DP stride is lowest at every K, as it must be: it is the minimum over all grids. The table
-# says how far below the best of the usual grids. With very many steps every good grid is fine. On the right you see what
+# says how far below the best of the usual grids. On the right you see what
 # it does with its freedom: it crosses the noisiest part, where jumps are cheap, in long ones, packs its times into the cleaner half, and leaves the cleanest end to the decoder.
 #
 # Is the table honest? It was measured on training pictures, and filled in between a few noise levels.
@@ -497,7 +497,8 @@ show_table(rows, digits={"FD / A": ".2f", "change (%)": "+.1f"})
 
 # %% [markdown] name="stored-seen"
 # By bits DP stride is first at every K, by construction. The pairs say what it is by the pictures, against uniform and
-# against quadratic times. Where it is behind, two measures of the same walks disagree: the bound is paid for details near the
+# against quadratic times. Where it is behind, two measures of the same grids disagree. (The bits are those of the ancestral walk with
+# the best variances; its own pictures, in the column *ancestral* with analytic variances, are no better on this grid.) The bound is paid for details near the
 # clean end (our first figure), while a garment's kind and outline are decided at the noisy end, where the bound sees hardly
 # anything to pay for. (That this is *why* is plausible, and not tested here.) The authors said that likelihood and pictures part,
 # and went on to GGDM, below.
@@ -944,7 +945,8 @@ show_table(ggdm_table_rows, title=f"N = {bench['pictures']}")
 # %% [markdown] name="ggdm-price-text"
 # *Pixels* is the sliced Wasserstein distance of the pixels as they are; nothing descended it. GGDM against the sampler that it
 # starts from and against the solver, as pairs; and what the learning took. (Counted are numbers that do something: the last
-# step adds neither noise nor $\hat\epsilon$, and $H$ has a lower triangle only.)
+# step adds neither noise nor $\hat\epsilon$, and a step sees no state that comes after it; the times are shares of a softmax, so one of them is not free.) *Beyond
+# the range* are pixels outside of $\pm 1.05$.
 
 # %% name="ggdm-price"
 rows = [pair_row(name) for name in bench["parts"]["pairs"] if name.startswith("GGDM")]
@@ -1488,8 +1490,8 @@ plots.show(
 
 # %% [markdown] name="aux-seen"
 # From $N(0, I)$ a short noise fails: the walk starts in the wrong place. One Gaussian, whose mean and
-# covariance need no fitting at all, repairs most of it, ten Gaussians nearly all. The right end is flat:
-# is five steps really as good as twenty, or is that one seed of 300 pictures? The same with other seeds
+# covariance need no fitting at all, repairs most of it, ten Gaussians nearly all. With those
+# the short noise is ahead of the long one: are five steps really better than twenty, or is that one seed of 300 pictures? The same with other seeds
 # of the noise (the mixtures stay), and five plain steps beside it:
 
 # %% name="spread-starts"
@@ -1673,9 +1675,9 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 # differences of the variances say where). NEDM's in small part: most of the rescue is its family of betas; what the
 # measurement adds stands, with its error, in the last column of its table.
 #
-# How can 32 steps cost no more than the whole chain, which on the toy nothing could beat? The toy had an
-# exact denoiser and no decoder. Here the errors are measured on a network, and the 32 steps may choose
-# the level at which the decoder takes over: they leave it more to do and save the many moves before it.
+# 32 steps come within a few hundredths of a bit of the whole chain. Must the chain be the lowest? On the toy it is: the
+# denoiser is exact there, the variance the small one for all, and nothing comes after the last move. Here the errors are measured on a network, and few steps may choose
+# the level at which the decoder takes over, so nothing forbids that they end below it.
 #
 # Where our version is tiny: the papers report LSUN-church FID 11.6 against 51.1 at ten steps (GGDM), better likelihood and
 # high-quality samples with a speed-up of 20 to 80 times (Analytic-DPM), speech in 3 to 7 steps (BDDM), ImageNet 64 x 64 within 0.1
