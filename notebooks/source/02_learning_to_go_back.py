@@ -518,8 +518,8 @@ plots.show(
 print(f"step 1 weighs {dropped[0] / dropped.min():.0f} times as much as the lightest step")
 
 # %% [markdown] name="weight-seen"
-# The bound cares most about the first steps, where the noise is too small to see. The simple loss takes
-# that effort away and spreads it over all steps. What comes of it, in bits and in pictures, is measured further
+# The bound cares most about the first steps, where the noise is too small to see. The simple loss gives
+# all steps the same weight. What comes of it, in bits and in pictures, is measured further
 # down. First the bound itself.
 #
 # ## The bound, term by term
