@@ -1343,7 +1343,7 @@ plots.show_table(rows)
 # - **A learned variance**, at very few steps: it was learned for short ones, and the first rows of our tables of strided
 #   chains show `large` ahead of it. Samplers without noise (lesson 05) do not use it at all.
 # - **Importance-drawn t**, for the simple loss: there is less to even out than for the bound (the figure's last lines).
-# - **More steps**, where the data are nearly Gaussian: there a step of any length is exact, with the best variance.
+# - **More steps**, where the data are nearly Gaussian: there a step of any length is exact, with the best variance (one for each direction).
 # - **Bits/dim**, as a judge of pictures: the last imperceptible details hold most of the bits.
 
 # %% [markdown] name="recap"
@@ -1351,7 +1351,7 @@ plots.show_table(rows)
 #
 # - A small step back is Gaussian; its mean needs $E[x_0 \mid x_t]$, hence a squared error, hence noise prediction.
 # - The bound has three kinds of terms, $L_T$, $L_{t-1}$ and $L_0$. With exact means and the best variance it is exact for
-#   Gaussian data, and approaches the entropy for other data as the steps get small. It is a bound for any mean and variance.
+#   Gaussian data (a variance for each direction), and approaches the entropy for other data as the steps get small. It is a bound for any mean and variance.
 # - The best variance is $\tilde\beta$ plus $c_0^2$ times the error of the guess: `small` for data that are certain,
 #   `large` for data $\mathcal N(0, 1)$, larger still for wider ones.
 # - Training is one loop (jump, ask, compare) and sampling another (mean, noise); both fit on ten lines.

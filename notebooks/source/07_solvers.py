@@ -838,7 +838,7 @@ print(f"ODE solvers below their own limit with 50 uniform steps: {len(below)} of
 # Read the table pair by pair.
 #
 # - **Few calls: every answer counts.** In the first table, at five calls, compare the solvers with one call a step by how much
-#   they make of it: DDIM one answer, ++(2M) and UniPC-2 two, ++(3M) and UniPC-3 three. DPM-Solver-3 spends its five calls on
+#   they make of it: DDIM one answer, ++(2M) two, ++(3M) and UniPC-2 three, UniPC-3 four (a corrector has the next one, too). DPM-Solver-3 spends its five calls on
 #   steps of order 3, 1 and 1. Heun and DPM-Solver-2 have three steps as well: the number of steps alone does not decide.
 # - **Whole parabola or half of it?** On the exact mixture the two rules differ in order. Whether one can see that with a
 #   network and few calls says the row of that name.
@@ -880,8 +880,8 @@ print(metrics.verdict(metrics.fd_paired(*tail.values()) / A, tuple(tail)))
 
 # %% [markdown] name="tail-seen"
 # If stopping early is better, the network's answers at little noise make pictures
-# worse, and a coarse grid that skips them is below its own limit in the table above. If it is not,
-# the last stretch is worth its calls. In both cases "at most 5% above" says when a solver has
+# worse, and a coarse grid that skips them is below its own limit in the table above. If it is worse,
+# the last stretch is worth its calls; and if the two cannot be told apart, 200 pictures are too few to say. In all cases "at most 5% above" says when a solver has
 # stopped mattering, not when pictures are best. (FD from few pictures comes out too high, for all
 # alike; lesson 04. Compare only equal N.)
 #

@@ -1707,7 +1707,8 @@ show_table([{"claim": claim, "here": here} for claim, here in claims])
 #
 # - One number per noise level prices every jump; dynamic programming then finds the best K jumps for all
 #   K at once.
-# - One number per noise level gives the best variance; it is exact for Gaussians at any number of steps.
+# - One number per noise level gives the best variance; it is exact at any number of steps for a Gaussian whose directions all have
+#   one variance.
 # - A few dozen coefficients can be trained through a frozen network on an unbiased measure of quality. Compare them with
 #   the sampler that they start from, and with a good solver that learned nothing.
 # - A schedule can also be found on the way: by a network that proposes (BDDM) or one that measures (NEDM).
