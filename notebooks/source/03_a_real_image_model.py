@@ -540,7 +540,8 @@ plots.show(
 # %% [markdown] name="four-seen"
 # As the two panels above predicted, $\epsilon$ fails at the noisy end and $x_0$ at
 # the clean end, each by a wide margin and in every seed (mind the log scale). Between $v$ and EDM the table decides
-# nothing: where the two differ, so do the two seeds of one of them.
+# nothing: where the two differ, so do the two seeds of one of them. (In the figure EDM lies a little lower between its ends; the seeds
+# are not shown there, and its input is scaled as well, so no cause can be named.)
 
 # %% [markdown] name="ddpm-text"
 # ## DDPM's objective, and all others as one table
@@ -679,8 +680,8 @@ plots.show(
 )
 
 # %% [markdown] name="effort-seen"
-# The simple loss keeps working far on the clean side; P2 and min-SNR leave that side early, by almost
-# the same recipe. EDM's curve leans to the noisy end, because an error of $\epsilon$ is an expensive
+# The simple loss keeps working far on the clean side; P2 and min-SNR leave that side: both
+# fall as 1/SNR far out, P2 from about an SNR of 1 on, min-SNR from 5. EDM's curve leans to the noisy end, because an error of $\epsilon$ is an expensive
 # error of $x_0$ there. In units of its own output its effort is the normal law itself, centred on
 # $\sigma = e^{-0.6}$, our choice (Karras et al. take $e^{-1.2}$).
 #
@@ -1093,9 +1094,10 @@ plots.show(
 )
 
 # %% [markdown] name="check-seen"
-# Look at the plain parts: the drawn garments are restless from pixel to pixel where the real ones are even. Each of the four
-# pixels of a block is a channel of its own, with an error of its own: a wrong *mean* of a channel, which on a plain map would be
-# a slight change of brightness, becomes a check over the whole picture, and nothing after the unfolding smooths over it.
+# Look at the plain parts: the drawn garments are restless from pixel to pixel where the real ones are more even. Part of that is
+# the short training; which part is the fold's, the table below says. A likely reason, not tested apart: each of the four
+# pixels of a block is a channel of its own, with an error of its own, and a wrong *mean* of a channel, which on a plain map would be
+# a slight change of brightness, becomes a check over the whole picture; nothing after the unfolding smooths over it.
 #
 # That suggests a cure (`nets.unet.Fine`): unfold nothing. Repeat the coarse features to full size, put the noisy picture beside
 # them, and let narrow convolutions at full size make the answer. The same recipe and number of steps for three networks
@@ -1369,8 +1371,9 @@ explore(
 
 # %% [markdown] name="touch-level-seen"
 # Try `eps` at $\lambda = -2.9$: target and answer are almost the input itself, while
-# the $x_0$ read from it is a blur. Try `edm` at $\lambda = 4$: the target is fine noise, of which the
-# network can say little; nor need it, since $c_{\rm out}$ is tiny there.
+# the $x_0$ read from it is a blur (as it is for every kind: there is one network, read in different ways). Try `edm` at
+# $\lambda = 4$: the target is fine noise. On the black background the network reads it off; in the garment it can say less,
+# and need not, since $c_{\rm out}$ is tiny there.
 
 # %% [markdown] name="measure-text"
 # ### Exercise 5 (measure): half the FLOPs

@@ -97,7 +97,7 @@ plots.show(
 # With DDPM's own noise the twenty-step row is covered in grain. The two rows below it, from the **same
 # network with as few calls**, have none: nothing was trained, only the step has changed. Compare the second
 # and the third row garment for garment: they share their fresh noise as well as their start, so they are the same
-# pictures, with grain and without. The first row has other fresh noise (there are more steps to feed), the last
+# pictures, with grain and without. In the first row the draws enter at other times, and there are more of them; the last
 # has none, and so both show other garments. Compare texture and contrast, and look for broken garments: they
 # come back below.
 #
@@ -764,7 +764,8 @@ for k in ("0", "1"):
 # Without noise the columns keep their garment: five steps give a sketch of what fifty steps finish. So
 # you can look at cheap sketches, choose one, and pay for that one only. The same is true of the broken
 # ones: where the map leads to a broken garment, more steps do not repair it. With noise every row is
-# another picture: what is drawn there hangs on the fresh noise too, of which each row has its own.
+# another picture: what is drawn there hangs on the fresh noise too: the same draws here, but they enter at other times, and
+# in another number.
 
 # %% [raw] name="slide-same" shows="same"
 # ## The same noise, the same picture

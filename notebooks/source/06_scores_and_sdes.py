@@ -643,7 +643,8 @@ show_table(rows, digits={"SDE": ".4f", "ODE": ".4f"})
 # $$ x \leftarrow x + a\, s_t(x) + \sqrt{2a}\, z, \qquad a = 2\Big(r\,\frac{\overline{\lvert z\rvert}}{\overline{\lvert s\rvert}}\Big)^2, $$
 #
 # pulls a wrong cloud of points towards $p_t$. The step length $a$ is Song et al.'s: bars are means over the batch, and
-# $r$ is a knob. They *tuned* it for each process: 0.16 or 0.17 for VE, 0.01 for VP (their Table 5). For $a \to 0$ the
+# $r$ is a knob. They *tuned* it for each process: 0.16 or 0.17 for VE, 0.01 for VP (their Table 5), where $a$ is
+# multiplied by $(\alpha_t/\alpha_s)^2$ of the step before it, too. For $a \to 0$ the
 # step leaves $p_t$ as it is; a step of finite length does not quite, and so $r$ must be neither too small nor too large.
 #
 # We put all points into one place and let them find $p_t$; and we put them where they belong, and watch how far a long

@@ -83,8 +83,8 @@ plots.show(
 
 # %% [markdown] name="ten-seen"
 # Down a column the garment stays the same (but for Heun, in the first), because all rows follow the same equation from the same
-# start. They differ in how well they follow it; the numbers above say who has arrived. DDIM's pictures
-# are flatter, with less texture (enlarge the page to see it). For Heun nine calls are five steps: does it lose its way in
+# start. They differ in how well they follow it; the numbers above say who has arrived. All rows
+# are flatter than the last one, DDIM's and DPM-Solver-3's most (enlarge the page to see it). For Heun nine calls are five steps: does it lose its way in
 # places? To see why that happens, we need the equation.
 
 # %% [markdown] name="linear-text"
@@ -775,7 +775,9 @@ def cell(name: str, k: int) -> str:
 within_rows = []
 for name, own in ran.items():
     kind = race.RACE[name].kind
-    reached = within([*own, *limits], kind) or ("no" if kind in ("ODE", "SDE") else "")
+    most = max(r.details["NFE"] for r in own)
+    reached = within([*own, *limits], kind)
+    reached = reached or (f"not with {most}" if kind in ("ODE", "SDE") else "")
     spent = [r.details["core-s for 1,000 pictures"] for r in own if r.details["asked"] == 10]
     row = {"sampler": name} | {str(k): cell(name, k) for k in budgets}
     within_rows.append(
@@ -790,7 +792,7 @@ show_table(within_rows, title=f"FD / A by calls, N = {N}, floor {floor_mean:.2f}
 
 # %% [markdown] name="pairs-text"
 # One draw of pictures does not tell 1.05 from 1.00. But samplers that start from the same noise can be compared *as pairs*:
-# they draw the same garments, so most of the chance is in both and cancels. `benchmarks/controls.py` drew 500 pictures with
+# they draw the same garments, so most of the chance is in both and cancels (least where one of them adds noise on the way). `benchmarks/controls.py` drew 500 pictures with
 # each pair, chosen so that the two differ in one thing (but for *calls inside the step*: DPM-Solver-2 has the noise form, too), and
 # found the error of the difference. A word is said only where the 95% interval leaves out 0.
 
@@ -847,8 +849,8 @@ print(f"ODE solvers below their own limit with 50 uniform steps: {len(below)} of
 #   EMSDE draws from the same SDE with steps of its own: its tolerance must be tight before the pictures are clean. (The
 #   paper compares it with Euler-Maruyama; so do we, below.)
 # - **The grid counts as well.** See the last two rows: is another grid ahead of the uniform one at any number of calls?
-# - **Converged is not best.** The line under the table counts solvers that are *below* the limit of their own
-#   equation. That can happen where the network's answers at little noise make pictures worse: uniform
+# - **Converged need not be best.** The line under the table counts solvers that are *below* the limit of their own
+#   equation. (They share their noise and the limit: count them as one.) That can happen where the network's answers at little noise make pictures worse: uniform
 #   steps skip them. The next cell tries it.
 #
 # How sure are these words? The errors are those of the pictures drawn, and of one network: another network is another
@@ -879,7 +881,7 @@ show_table(
 print(metrics.verdict(metrics.fd_paired(*tail.values()) / A, tuple(tail)))
 
 # %% [markdown] name="tail-seen"
-# If stopping early is better, the network's answers at little noise make pictures
+# (With as many calls on a shorter way the steps are shorter, too.) If stopping early is better, the network's answers at little noise make pictures
 # worse, and a coarse grid that skips them is below its own limit in the table above. If it is worse,
 # the last stretch is worth its calls; and if the two cannot be told apart, 200 pictures are too few to say. In all cases "at most 5% above" says when a solver has
 # stopped mattering, not when pictures are best. (FD from few pictures comes out too high, for all
@@ -963,7 +965,8 @@ show_table(
 )
 
 # %% [markdown] name="clip-pairs-text"
-# One knob at a time, as pairs over the seeds; above 0 the first of the two leaves more outside.
+# One knob at a time (with the order the number of steps in eleven calls changes, too), as pairs over the seeds; above 0 the first of
+# the two leaves more outside.
 
 # %% name="clip-pairs"
 clip_pairs_rows = []
@@ -1464,7 +1467,7 @@ show_table([{"claim": claim, "here": here} for claim, here in lines])
 # - Order is the slope of error against calls. Measure it; names can lie.
 # - Single steps pay $p$ calls for order $p$; multistep methods one; UniPC's corrector gains an order
 #   for none.
-# - With five calls, what counts is how much a step makes of one call; with twenty, most are small beside the network's own error. Converged is not best. Compare as pairs, one knob at a time.
+# - With five calls, what counts is how much a step makes of one call; with twenty, most are small beside the network's own error. Converged need not be best. Compare as pairs, one knob at a time.
 # - EMSDE compares two solutions to choose its steps, in every sample by itself; refused trials count.
 # - A noisy picture is a state of the diffusion: start there, not from noise. A realistic answer
 #   costs twice the squared error of the best one.

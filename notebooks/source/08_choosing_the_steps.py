@@ -106,7 +106,7 @@ ax[0].set(xlabel=label, ylabel="squared error of x₀ per dimension")
 ax[1].set(xlabel=label, ylabel="bits/dim per unit of λ")
 plots.show(
     fig,
-    alt="Left: the squared error of x₀ on a log scale falls steadily as λ grows. Right: the "
+    alt="Left: the squared error of x₀ on a log scale is flat up to about λ = -3 and then falls. Right: the "
     "price per unit of λ rises from zero at the noisy end towards the clean end.",
     caption="Left: what the network does not know at each noise level. Right: what the bound pays "
     "for it, per unit of λ.",
