@@ -33,7 +33,7 @@ from diffusion_lab.course.showing import DENSE, display, mime, png, width, words
 from diffusion_lab.errors import unknown
 from diffusion_lab.pictures import picture
 
-__all__ = ["Explorer", "choice", "explore", "player", "slider", "toggle"]
+__all__ = ["Explorer", "choice", "explore", "player", "slider", "text", "toggle"]
 
 Words = str | Callable[..., str]
 
@@ -82,6 +82,11 @@ def toggle(label: str, value: bool = False) -> dict[str, Any]:
     return {"kind": "toggle", "label": label, "unit": "", "options": {"value": bool(value)}}
 
 
+def text(label: str, value: str = "") -> dict[str, Any]:
+    """A line to type in, for ``explore``; it counts when Enter is pressed or the line is left."""
+    return {"kind": "text", "label": label, "unit": "", "options": {"value": str(value)}}
+
+
 def _widget(control: Mapping[str, Any]) -> Any:
     import ipywidgets
 
@@ -90,6 +95,9 @@ def _widget(control: Mapping[str, Any]) -> Any:
         return ipywidgets.Checkbox(**options, indent=False, description=control["label"])
     said = control["label"] + (f" ({control['unit']})" if control["unit"] else "")
     options |= {"description": said, "style": {"description_width": "initial"}, "tooltip": said}
+    if kind == "text":
+        layout = ipywidgets.Layout(width="36em", max_width="98%")
+        return ipywidgets.Text(**options, continuous_update=False, layout=layout)
     if kind == "choice":
         return ipywidgets.Dropdown(**options, layout=ipywidgets.Layout(width="max-content"))
     whole = all(isinstance(options[key], int) for key in ("value", "min", "max", "step"))
@@ -208,7 +216,7 @@ def explore(
     Args:
         draw: gives a matplotlib figure for the values of all controls.
         alt, caption: as for ``plots.show``; each may be a function of the values.
-        controls: by name, made with ``slider``, ``choice`` or ``toggle``.
+        controls: by name, made with ``slider``, ``choice``, ``toggle`` or ``text``.
     """
     if not controls:
         raise ValueError("explore needs at least one control, for example t=slider(...)")

@@ -1,0 +1,147 @@
+"""What lesson 12 prints of latent diffusion: samplers on phantoms, and scales of guidance.
+
+    phantoms    the shipped phantoms-ldm, 256 phantoms as the test part asks for them, from two
+                seeds: ancestral sampling with 1,000 steps, DDIM with 50, 20 and 10, ++(2M) with 10.
+                Mean squared error to the true phantom, correlation of what was asked for and
+                what is measured, MS-SSIM of pairs (two scales, as at 32 x 32 no more fit), and
+                core-seconds, decoder included
+    words       the models told captions, one picture for each caption of train, test and rare at
+                several scales of guidance: ``course.told.obedience``
+
+    python benchmarks/latent.py phantoms words     # about a quarter of an hour
+    python benchmarks/latent.py --tiny             # seconds, to see that it runs; writes nothing
+
+Runs on one thread. Each part replaces its own entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab import checkpoints, data, metrics
+from diffusion_lab.course import told
+from diffusion_lab.data import store
+from diffusion_lab.files import write_atomically
+from diffusion_lab.generate import generate
+from diffusion_lab.latent import ldm
+from diffusion_lab.latent.covariates import agreement
+
+COMMAND = "python benchmarks/latent.py phantoms words"
+RESULT = "measured/latent.json"
+SAMPLERS = {
+    "DDPM, 1000": {"sampler": "ddpm", "steps": 1000},
+    "DDIM, 50": {"sampler": "ddim", "steps": 50},
+    "DDIM, 20": {"sampler": "ddim", "steps": 20},
+    "DDIM, 10": {"sampler": "ddim", "steps": 10},
+    "++(2M), 10": {"sampler": "dpmpp", "steps": 10},
+}
+SEEDS = (0, 1)
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+TOLD = ("emoji-ldm", "emoji-text", "emoji-vqdiffusion", "emoji-ar")
+
+
+def alike(x: Tensor) -> float:
+    """Mean MS-SSIM of neighbours in a set (N, 1, 32, 32), on two scales: 1 where all are one."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    x = ((x + 1) / 2).clamp(0, 1)
+    return float(
+        multiscale_structural_similarity_index_measure(
+            x, x.roll(1, 0), kernel_size=7, betas=(0.5, 0.5), data_range=1.0
+        )
+    )
+
+
+def of_phantoms(tiny: bool) -> dict[str, Any]:
+    """Each sampler from the same noise, seed by seed."""
+    model, decoder = told.stages(checkpoints.load("phantoms-ldm", device="cpu"))
+    real = data.load("phantoms", "test")
+    n = 8 if tiny else 256
+    x, wanted = real.x[:n], real.condition["covariates"][:n]
+    with torch.no_grad():
+        back = decoder(x).clamp(-1, 1)
+    found: dict[str, Any] = {
+        "pictures": n,
+        "seeds": len(SEEDS),
+        "real": {"ms_ssim": alike(x), "r": agreement(wanted, x)},
+        "autoencoder": {
+            "mse": (back - x).square().mean().item(),
+            "ms_ssim": alike(back),
+            "r": agreement(wanted, back),
+        },
+        "samplers": {},
+    }
+    for name, options in SAMPLERS.items():
+        rows = []
+        for seed in SEEDS[: 1 if tiny else None]:
+            given = options | {"steps": min(options["steps"], 20)} if tiny else options
+            with metrics.Meter(model, decoder, pictures=n) as spent:
+                z = generate(model, n, seed=seed, condition={"covariates": wanted}, **given)
+                drawn = ldm.decode(model, z.x, decoder).clamp(-1, 1)
+            rows.append(
+                {
+                    "mse": (drawn - x).square().mean().item(),
+                    "ms_ssim": alike(drawn),
+                    "r": agreement(wanted, drawn),
+                    "r_mixed": agreement(wanted.roll(1, 0), drawn)["ventricle"],
+                    "nfe": z.nfe,
+                    "core_seconds_per_1000": spent.cost.cpu_seconds_per_1000,
+                    "mflop": spent.cost.flops / 1e6,
+                }
+            )
+        found["samplers"][name] = rows
+        mse = statistics.mean(row["mse"] for row in rows)
+        print(f"{name}: mse {mse:.5f}, ventricles {rows[0]['r']['ventricle']:.3f}", flush=True)
+    return found
+
+
+def of_words(tiny: bool) -> dict[str, Any]:
+    """Every shipped model that is told captions, at each scale, with its recipe's sampler."""
+    found: dict[str, Any] = {}
+    for name in (one for one in TOLD if one in checkpoints.shipped()):
+        model = checkpoints.load(name, device="cpu")
+        found[name] = {"trained_core_seconds": model.about["cpu_seconds"], "scales": {}}
+        for scale in SCALES[: 1 if tiny else None]:
+            settings = dict(model.about["recipe"]["sampler"]) | {"scale": scale}
+            if tiny:
+                drawn = told.draw(model, ["red heart"], **settings)
+                print(name, tuple(drawn.x.shape))
+                continue
+            one = told.obedience(model, **settings)
+            found[name]["scales"][f"{scale:g}"] = one
+            held = one["held_out"]
+            said = f"FD {one['fd_in_A']:.2f} A, judged {held['judged']:.3f}"
+            print(f"{name}, scale {scale:g}: {said}, chosen {held['chosen']:.3f}", flush=True)
+    return found
+
+
+PARTS = {"phantoms": of_phantoms, "words": of_words}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
+    parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    file = store.folder() / RESULT
+    for part in given.parts or PARTS:
+        found = PARTS[part](given.tiny)
+        if given.tiny:
+            continue
+        known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
+        known |= {"command": COMMAND, "machine": f"torch {torch.__version__}, 1 thread, cpu"}
+        known["parts"][part] = found
+        write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
+        store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
+        print(f"written: {part} in {file.relative_to(store.folder().parent)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
