@@ -70,7 +70,7 @@ for row in rows:
 show_table(rows, digits={"MFLOP a call": ".1f", "of the first": ".3f"})
 
 # %% [markdown] name="money-seen"
-# Sixteen times fewer places, sixteen times less work, at every call of training and of sampling. The
+# Sixteen times fewer places, about sixteen times less work, at every call of training and of sampling. The
 # encoder and the decoder are paid once a picture. So compress as much as possible? Then the decoder
 # has nothing left to decode from. To see the whole trade we first take a case in which every number
 # is a formula.
@@ -248,8 +248,8 @@ print(f"latent {tuple(mean.shape[1:])}; mean spread {(logvar / 2).exp().mean():.
       f"size of the means {mean.std():.2f}")  # fmt: skip
 
 # %% [markdown] name="back-text"
-# The spread is small beside the means: nearly an ordinary autoencoder. What comes back, from emoji
-# that it was not trained on:
+# The spread is ten thousand times smaller than the means: with so small a weight this is nearly an ordinary autoencoder.
+# What comes back, from emoji that it was not trained on:
 
 # %% name="back"
 few = emoji.x[5:195:19]
@@ -832,6 +832,97 @@ show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
 # %% [markdown] name="decoder-seen"
 # Twice the squared error, and no distance in law: exactly. So a diffusion decoder must not be judged by PSNR, and a mean
 # decoder not by its likeness to data. And it is paid in calls: one for the mean, a whole walk for a draw.
+
+# %% [markdown] name="two-text"
+# ## Two codes for one picture: diffusion autoencoders
+#
+# An autoencoder of another kind (Preechakul et al. 2021; the survey's *latent DDIM*) makes the diffusion model itself the decoder. A
+# picture becomes *two* codes: $z$, a handful of numbers from a learned encoder, which say what it is of, and $x_T$,
+# as large as the picture, the noise from which DDIM draws it (lesson 05's walk upward). The decoder is told $z$ in every
+# residual block,
+#
+# $$ h = \big((1 + t_s)\,\mathrm{GN}(h) + t_b\big)\,(1 + z_s), $$
+#
+# with $t_s, t_b$ read from the noise level and $z_s$ from $z$, and both are trained by the decoder's loss alone,
+# $|\epsilon - \epsilon_\theta(x_t, t, z)|^2$. `fashion-diffae` has a $z$ of 16 numbers. What is in which code? Keep $z$, and
+# draw $x_T$ anew:
+
+# %% name="two"
+from diffusion_lab.latent import diffae
+from diffusion_lab.latent.first_stage import first_stage
+
+pair = checkpoints.load("fashion-diffae", device="cpu")
+fashion = data.load("fashion", "test")
+shown_clothes = fashion.x[:10]
+steps_of = grid(pair["model"].schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=pair["model"].lam_range)
+z, x_T = diffae.codes(pair, shown_clothes, steps_of)
+own_noise = diffae.decode(pair["model"], z, x_T, steps_of)
+others = [diffae.decode(pair["model"], z, randn(x_T.shape, generator(seed)), steps_of) for seed in (0, 1)]
+plots.show(
+    plots.strip(
+        [shown_clothes, own_noise, *others], labels=["test picture", "z and x_T", "z, other noise", "z, other noise"]
+    ),
+    alt="Four rows of ten garments: test pictures; the same from both codes; and two rows from z with "
+    "other noise, in which kind and outline stay and details change.",
+    caption="Twenty steps of DDIM up and down: the second code holds what z leaves open.",
+)
+for name, x in (("z and its own x_T", own_noise), ("z and other noise", others[0])):
+    print(f"{name}: root mean square error {(x - shown_clothes).square().mean().sqrt():.3f}")
+
+# %% [markdown] name="between-text"
+# Between two pictures: $z$ along a straight line, $x_T$ along a great circle (lesson 05), against the same walk through $x_T$
+# alone, with a plain DDIM model, and against mixing the pixels.
+
+# %% name="between"
+plain = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
+a, b, shares = shown_clothes[1:2], shown_clothes[2:3], [i / 7 for i in range(8)]
+by_z = diffae.interpolate(
+    pair["model"], *(diffae.codes(pair, one, steps_of) for one in (a, b)), shares, steps_of
+)[:, 0]
+from diffusion_lab.samplers.inversion import encode, slerp
+
+plain_steps = grid(plain.schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=plain.lam_range)
+noises = [sample(encode(plain, one, plain_steps)).x for one in (a, b)]
+mixed_noise = torch.cat([slerp(*noises, share) for share in shares])
+by_noise = sample(walk(ddim(), plain, mixed_noise, plain_steps)).x
+by_pixels = torch.cat([torch.lerp(a, b, share) for share in shares])
+plots.show(
+    plots.strip([by_z, by_noise, by_pixels], labels=["z and x_T", "x_T alone", "pixels"]),
+    alt="Three rows of eight pictures between two garments: through both codes, through the noise of a plain "
+    "model, and by mixing pixels, which lays two garments over each other.",
+    caption="Three ways from one garment to another.",
+)
+
+# %% [markdown] name="prior-text"
+# ### New pictures, and a direction with a name
+#
+# A third network draws new $z$: a small MLP, trained by the same loss on the 10,000 $z$ of the training pictures. And since
+# $z$ is a handful of numbers, a straight line can separate what it says: along the normal of a linear classifier, a picture
+# changes by what it tells apart. Here: long sleeves (pullovers, coats, shirts) or not (t-shirts).
+
+# %% name="prior"
+from diffusion_lab.latent import prior
+
+z_prior = checkpoints.load("fashion-diffae-z", device="cpu")
+train_clothes = data.load("fashion")
+tops = [i for i, name in enumerate(train_clothes.classes) if name in ("t-shirt", "pullover", "coat", "shirt")]
+some = torch.isin(train_clothes.labels, torch.tensor(tops)).nonzero()[:, 0][: lessons.pick(smoke=200, live=2000)]
+z_tops = prior.encoded(pair["encoder"], train_clothes.x[some])
+long_sleeves = train_clothes.labels[some] != tops[0]
+towards = prior.direction(z_prior["standardiser"](z_tops), long_sleeves)
+t_shirts = fashion.x[fashion.labels == tops[0]][:8]
+z, x_T = diffae.codes(pair, t_shirts, steps_of)
+edits = [prior.edit(z_prior["standardiser"], z, towards, strength) for strength in (0.0, 1.5, 3.0)]
+edited = [diffae.decode(pair["model"], one, x_T, steps_of) for one in edits]
+fresh = diffae.decode(
+    pair["model"], prior.draw(z_prior, 8, seed=0, sampler="ddim", steps=50), randn(x_T.shape, generator(5)), steps_of
+)
+plots.show(
+    plots.strip([t_shirts, *edited[1:], fresh], labels=["t-shirts", "1.5 towards", "3 towards", "new z"]),
+    alt="Four rows of eight: t-shirts of the test part; the same moved towards long sleeves by 1.5 and by 3 "
+    "standard deviations; and garments drawn from new z.",
+    caption="One direction of z, and z that nobody encoded.",
+)
 
 # %% [markdown] name="discrete-text"
 # ## Diffusion of the codes themselves: VQ-Diffusion
