@@ -393,6 +393,21 @@ RECIPES: dict[str, Recipe] = {
             sampler={"sampler": "ddim", "steps": 50},
         ),
         Recipe(
+            "fashion-vq",
+            "autoencoder of Fashion-MNIST with 64 codes on one level, 28x28 to 7x7",
+            task="diffusion_lab.latent.vq:VQAutoencoding",
+            options={"fill": -1.0},
+            net={
+                "name": "diffusion_lab.latent.vq:VQAutoencoder",
+                "widths": (32, 64),
+                "size": 64,
+                "levels": 1,
+            },
+            conditional=False,
+            steps=6_000,
+            lr=2e-3,
+        ),
+        Recipe(
             "fashion-divae",
             "a diffusion decoder of the 7x7 codes of Fashion-MNIST",
             task="diffusion_lab.latent.divae:DiVAE",
