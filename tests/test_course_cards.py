@@ -70,6 +70,11 @@ def test_a_card_says_what_the_header_says(name):
             row = found[part]
             said.append(f"| {row['judged']} ± {row['judged_error']} | {row['real_judged']} |")
             said.append(f"| {row['chosen']} ± {row['chosen_error']} | {row['real_chosen']} |")
+    elif "drawn" in found:
+        said += [f"**N = {found['pictures']:,.0f}**", f"({found['nfe']:.0f} evaluations"]
+        for way in ("mean", "drawn"):
+            row = [found[way][key] for key in ("mse", "fd", "fd_in_A", "consistency")]
+            said.append(" | ".join(map(str, row)))
     elif "r_ventricle" in found:
         said.append(f"| {found['r_skull']} | {found['r_ventricle']} | {found['r_rotation']} |")
         said.append(f"| {found['r_mixed']} | {found['mse']} |")

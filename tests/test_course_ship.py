@@ -140,3 +140,34 @@ def test_two_codes_and_their_prior_are_measured(house, tmp_path):
     with pytest.warns(UserWarning, match="singular"):
         found = ship.prior_quality(drawn, recipe, n=20)
     assert found["pictures"] == 20 and found["fd"] > 0 and found["steps"] == 20
+
+
+def test_a_decoder_that_draws_is_measured_beside_the_mean(house, tmp_path):
+    first = recipes.get("fashion-vq").but(name="vq", data="digits", options={}, steps=3, batch=8)
+    first = first.but(net=first.net | {"widths": (8,), "size": 16})
+    net = {"name": "diffusion_lab.latent.divae:CodeUNet", "code_channels": 4, "patch": 1}
+    recipe = recipes.get("fashion-divae").but(
+        name="decoder",
+        data="digits",
+        net=net | {"widths": (8, 16), "emb": 16},
+        options={"autoencoder": str(tmp_path / "vq.safetensors")},
+        steps=3,
+        batch=8,
+        sampler={"steps": 3},
+    )
+    for one in (first, recipe):
+        for _ in training.train(one, out=tmp_path):
+            pass
+    train("digits-features", house)
+    ship.ship("digits-features", house / "digits-features.safetensors", measure=False)
+    ship.ship_reference("digits")
+    model = checkpoints.load(tmp_path / "decoder.safetensors", device="cpu")
+    with pytest.warns(UserWarning, match="singular"):
+        found = ship.decoder_quality(model, recipe, n=20)
+    assert found["pictures"] == 20 and found["nfe"] == 3
+    for way in ("mean", "drawn"):
+        assert found[way]["mse"] > 0 and found[way]["fd"] > 0
+        assert 0 <= found[way]["consistency"] <= 1
+    x = data.load("digits", "test").x[:20]
+    back = checkpoints.load(tmp_path / "vq.safetensors", device="cpu")(x).clamp(-1, 1)
+    assert found["mean"]["mse"] == pytest.approx((back - x).square().mean().item())

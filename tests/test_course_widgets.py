@@ -9,7 +9,7 @@ import torch
 
 from diffusion_lab.course import plots, widgets
 from diffusion_lab.course.cells import tidy
-from diffusion_lab.course.widgets import choice, explore, player, slider, toggle
+from diffusion_lab.course.widgets import choice, explore, player, slider, text, toggle
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -56,6 +56,25 @@ def test_each_control_has_a_label_with_its_unit_and_waits_for_the_hand():
     assert control.description == "time t (of the way)" and control.tooltip == control.description
     assert control.continuous_update is False
     assert listed.description == "schedule" and ticked.description == "with noise"
+
+
+def test_a_line_to_type_in_waits_for_enter_and_is_shown_as_it_is():
+    seen = explore(
+        lambda words: plots.lines(
+            [0, 1], {words or "none": [0, len(words)]}, xlabel="x", ylabel="y"
+        ),
+        words=text("words", "red heart"),
+        alt=lambda words: f"of {words}",
+        caption="A line.",
+    )
+    line, first = seen.children[0], seen.data
+    assert (line.value, line.continuous_update) == ("red heart", False)
+    assert line.description == line.tooltip == "words"
+    line.value = "<b>dog"
+    assert seen.values == {"words": "<b>dog"} and seen.data != first and seen.error == ""
+    assert 'alt="of &lt;b&gt;dog"' in seen.screen.value and "<b>" not in seen.screen.value
+    seen.set(words="red heart")
+    assert seen.data == first
 
 
 def test_an_error_is_shown_and_mends_itself():

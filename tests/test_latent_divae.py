@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, randn
+from helpers import F64, gen, randn
 from torch import nn
 
 from diffusion_lab import checkpoints
 from diffusion_lab.data import Dataset
 from diffusion_lab.denoisers import NetDenoiser
+from diffusion_lab.errors import CheckpointError
 from diffusion_lab.grids import grid
 from diffusion_lab.latent.divae import (
     PLACES,
@@ -19,6 +20,7 @@ from diffusion_lab.latent.divae import (
     embedded,
     joined,
     linear_gaussian,
+    redrawn,
 )
 from diffusion_lab.metrics.frechet import Reference, frechet
 from diffusion_lab.nets import UNet
@@ -215,6 +217,27 @@ def test_a_training_told_of_codes_resumes_bit_for_bit(tmp_path, monkeypatch):
     batch = job.draw(3)
     torch.testing.assert_close(batch["codes"], embedded(Signs(), batch["x0"]))
     assert job.preview(nn.ModuleDict({"model": job.models["model"]})).shape == (40, 1, 8, 8)
+
+
+def test_pictures_are_drawn_from_the_codes_of_the_own_autoencoder_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "load", lambda name: Signs())
+    recipe = TINY.but(options={"autoencoder": "signs"})
+    for _ in train(recipe, data=pictures(), out=tmp_path, report_every=6):
+        pass
+    monkeypatch.undo()
+    model = checkpoints.load(tmp_path / "fashion-divae.safetensors", device="cpu")
+    with torch.no_grad():  # awake: what is told changes the answer
+        for weight in model.net.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=gen(weight.numel()))
+    x = pictures().x[:5]
+    drawn = redrawn(model, Signs(), x, steps=3, seed=1)
+    assert drawn.x.shape == x.shape and drawn.nfe == 3
+    assert torch.equal(redrawn(model, Signs(), x, steps=3, seed=1).x, drawn.x)
+    assert not torch.equal(redrawn(model, Signs(), -x, steps=3, seed=1).x, drawn.x)
+    other = Signs()
+    other.at.data += 1
+    with pytest.raises(CheckpointError, match="trained on the autoencoder signs .* is another"):
+        redrawn(model, other, x, steps=3)
 
 
 def test_what_a_training_cannot_be_told():

@@ -16,6 +16,7 @@ from torch import nn
 
 from diffusion_lab import checkpoints
 from diffusion_lab.data import emoji, store
+from diffusion_lab.data import load as data_of
 from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.discrete.autoregressive import Autoregressive
 from diffusion_lab.discrete.categorical import CodeDenoiser
@@ -45,7 +46,9 @@ def card(name: str) -> str:
     file = f"checkpoints/{name}.safetensors"
     said = {"name": name, "model": model, "about": model.about, "file": store.index()[file]}
     kind = {"draws": draws, "embeds": embeds, "hidden": _hidden(model.about) if embeds else 0}
-    kind |= {"rebuilds": rebuilds, "spread": _spread(model) if rebuilds else ""}
+    size = data_of(model.about["data"]["name"], "test").x.shape[-1]
+    kind |= {"rebuilds": rebuilds, "spread": _spread(model, size) if rebuilds else ""}
+    kind |= {"size": size}
     kind |= {"pair": isinstance(model, nn.ModuleDict)}
     kind |= {"codes": codes, "ordered": isinstance(model, Autoregressive)}
     return f"{ModelCard.from_template(data, str(TEMPLATE), **said, **kind)}\n"
@@ -56,13 +59,16 @@ def _hidden(about: dict[str, Any]) -> int:
     return int(in_fold(emoji.records("train"), about["recipe"]["options"]["fold"]).sum())
 
 
-def _spread(model: nn.Module) -> str:
-    """What an autoencoder makes of a picture, in words."""
+def _spread(model: nn.Module, side: int) -> str:
+    """What an autoencoder makes of a picture of ``side`` pixels, in words."""
     f, z = model.factor, model.latent
-    size = f"{z} x {32 // f} x {32 // f}"
+    size = f"{z} x {side // f} x {side // f}"
     if not hasattr(model, "quantisers"):
         fewer = model.channels * f * f / z
         return f"a Gaussian over z, {size} ({fewer:g} times fewer numbers)"
+    if len(model.quantisers) == 1:
+        codes = len(model.quantisers[0].codes)
+        return f"a map of {side // f} x {side // f} codes, each one of {codes}"
     return f"codes on {len(model.quantisers)} levels, the finest {size}"
 
 

@@ -30,7 +30,7 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator, randn
 from diffusion_lab.errors import CheckpointError, DataError
 from diffusion_lab.forward import noised
-from diffusion_lab.latent import diffae, prior
+from diffusion_lab.latent import diffae, divae, prior
 from diffusion_lab.latent.autoencoder import quality
 from diffusion_lab.latent.covariates import agreement
 from diffusion_lab.latent.first_stage import first_stage
@@ -191,6 +191,34 @@ def prior_quality(models: nn.ModuleDict, recipe: Recipe, n: int = 2000) -> dict[
     }
 
 
+def decoder_quality(model: NetDenoiser, recipe: Recipe, n: int = 2000) -> dict[str, Any]:
+    """A decoder that draws beside the one that answers with a mean, on n test pictures.
+
+    ``mse``: mean squared error to the pictures; ``fd``: of what comes back, to the whole test part;
+    ``consistency``: share of codes that are the same when it is encoded again.
+    """
+    mean, x = first_stage(recipe.options["autoencoder"]), data.load(recipe.data, "test").x[:n]
+    with metrics.Meter(model, mean, pictures=len(x)) as spent:
+        drawn = divae.redrawn(model, mean, x, seed=0, **recipe.sampler)
+    with torch.no_grad():
+        answers = {"mean": mean(x).clamp(-1, 1), "drawn": drawn.x.clamp(-1, 1)}
+    anchor = metrics.anchor(recipe.data).value
+    found: dict[str, Any] = {
+        "pictures": len(x),
+        "nfe": drawn.nfe,
+        "core_seconds_per_1000": spent.cost.cpu_seconds_per_1000,
+    }
+    for way, answer in answers.items():
+        distance = metrics.fd(answer, recipe.data)
+        found[way] = {
+            "mse": (answer - x).square().mean().item(),
+            "fd": distance,
+            "fd_in_A": distance / anchor,
+            "consistency": divae.consistency(mean, x, answer),
+        }
+    return found
+
+
 def _shortened(found: dict[str, Any]) -> dict[str, Any]:
     """Four digits of every number, however deep."""
     return {k: _shortened(v) if isinstance(v, dict) else _short(v) for k, v in found.items()}
@@ -294,6 +322,8 @@ def ship(
             found |= _shortened(told.obedience(model, **recipe.sampler))
         elif recipe.data == "phantoms":
             found |= _shortened(told.phantoms_quality(model, **recipe.sampler))
+        elif recipe.conditional == ("codes",):
+            found |= _shortened(decoder_quality(model, recipe))
         else:
             found |= picture_quality(model, recipe, n)
             if recipe.hybrid:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,18 +28,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_lab.data import Dataset
-from diffusion_lab.denoisers import Number
+from diffusion_lab.denoisers import Denoiser, Number
 from diffusion_lab.device import check_batch
 from diffusion_lab.errors import check_arguments, unknown
 from diffusion_lab.exact import ExactDenoiser, Gaussian
-from diffusion_lab.latent.first_stage import first_stage
+from diffusion_lab.generate import generate
+from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
 from diffusion_lab.nets.layers import check_inputs, check_sizes, zero
 from diffusion_lab.nets.unet import Fine, UNet
 from diffusion_lab.schedules import Schedule
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import Diffusion, check_options
+from diffusion_lab.walk import Result
 
-__all__ = ["PLACES", "CodeUNet", "DiVAE", "consistency", "embedded", "joined", "linear_gaussian"]
+__all__ = [
+    "PLACES",
+    "CodeUNet",
+    "DiVAE",
+    "consistency",
+    "embedded",
+    "joined",
+    "linear_gaussian",
+    "redrawn",
+]
 
 PLACES = ("input", "features")
 
@@ -133,6 +145,17 @@ def consistency(autoencoder: nn.Module, x: Tensor, drawn: Tensor) -> float:
     return same.double().mean().item()
 
 
+def redrawn(
+    model: Denoiser, autoencoder: str | Path | nn.Module, x: Tensor, **settings: Any
+) -> Result:
+    """Pictures x (N, C, H, W) encoded, and one drawn for the codes of each, (N, C, H, W).
+
+    ``settings``: of ``generate``. CheckpointError for an autoencoder that is not the model's own.
+    """
+    autoencoder, _ = belonging(model, autoencoder)
+    return generate(model, len(x), condition={"codes": embedded(autoencoder, x)}, **settings)
+
+
 class DiVAE(Diffusion):
     """A denoiser told of e; ``options["autoencoder"]`` is a shipped name or a path.
 
@@ -148,7 +171,12 @@ class DiVAE(Diffusion):
                     'there are no codes: name a VQ autoencoder, options={"autoencoder": NAME}, or '
                     'give data with the condition "codes"'
                 )
-            e = embedded(first_stage(recipe.options["autoencoder"]), data.x)
+            first = first_stage(recipe.options["autoencoder"], "quantise")
+            self.stands_on = {
+                "autoencoder": str(recipe.options["autoencoder"]),
+                "weights": fingerprint(first),
+            }
+            e = embedded(first, data.x)
             data = replace(data, condition=data.condition | {"codes": e})
         given, wanted = data.condition["codes"].shape[1], recipe.net.get("code_channels", 4)
         if given != wanted:
