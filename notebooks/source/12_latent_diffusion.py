@@ -833,6 +833,80 @@ show_table(rows, digits=dict.fromkeys(list(rows[0])[1:], ".2f"))
 # Twice the squared error, and no distance in law: exactly. So a diffusion decoder must not be judged by PSNR, and a mean
 # decoder not by its likeness to data. And it is paid in calls: one for the mean, a whole walk for a draw.
 
+# %% [markdown] name="draws-text"
+# ### The same with networks
+#
+# `fashion-vq` turns a garment into $7 \times 7$ codes of 64 values, 294 bits. Its own decoder was trained on a distance and answers with
+# a mean. `fashion-divae` is a denoiser that is told the same code vectors, as further channels beside $x_t$. Both get the
+# codes of test pictures.
+
+# %% name="draws"
+from diffusion_lab.latent import divae
+
+fashion = data.load("fashion", "test")
+shown_clothes = fashion.x[:10]
+clothes_vq, drawer = (checkpoints.load(f"fashion-{one}", device="cpu") for one in ("vq", "divae"))
+with torch.no_grad():
+    meant = clothes_vq(shown_clothes)
+few_steps = drawer.about["recipe"]["sampler"]
+drawn_clothes = [divae.redrawn(drawer, clothes_vq, shown_clothes, seed=seed, **few_steps).x for seed in (0, 1)]
+plots.show(
+    plots.strip([shown_clothes, meant, *drawn_clothes], labels=["test picture", "mean", "drawn", "drawn again"]),
+    alt="Four rows of ten garments: test pictures; what the mean decoder makes of their codes, smooth; and two "
+    "draws of the diffusion decoder from the same codes, which have grain and texture and differ in detail.",
+    caption="From the same 49 codes: one mean, and two draws.",
+)
+
+# %% [markdown] name="draws-table-text"
+# In numbers, from the file of the shipped model. *Codes kept*: the share of codes that come out the same when the answer is encoded
+# again.
+
+# %% name="draws-table"
+of_drawer = checkpoints.info("fashion-divae")["metrics"]
+show_table(
+    [
+        {
+            "decoder": said,
+            "mean squared error": of_drawer[way]["mse"],
+            "FD / A": of_drawer[way]["fd_in_A"],
+            "codes kept": of_drawer[way]["consistency"],
+            "NFE": nfe,
+        }
+        for way, said, nfe in (("mean", "the mean", 0), ("drawn", "a draw", int(of_drawer["nfe"])))
+    ],
+    title=f"N = {int(of_drawer['pictures']):,} test pictures",
+    digits={"mean squared error": ".4f", "FD / A": ".2f", "codes kept": ".2f"},
+)
+
+# %% [markdown] name="places-text"
+# The paper chose by trial where the codes enter its U-Net, and says no more of it. Two of the possible places,
+# with the same short training from two seeds each (`python benchmarks/latent.py decoders`): as channels beside $x_t$ (*input*, as
+# above), or added to the features where the U-Net has the codes' own resolution (*features*). The error is that of
+# $\hat x_0$ at three noise levels, on the same noises, so the difference of the squared errors is taken picture by picture.
+
+# %% name="places"
+of_places = measured["decoders"]
+rows = []
+for row in of_places["levels"]:
+    for seed in range(of_places["seeds"]):
+        apart, error = row["apart"][seed], 1.96 * row["apart_error"][seed]
+        lower = "input" if apart + error < 0 else "features" if apart - error > 0 else "cannot be told apart"
+        rows.append(
+            {
+                "λ": row["lam"],
+                "seed": seed,
+                "input": row["input"][seed],
+                "features": row["features"][seed],
+                "difference of squares": f"{apart:+.5f} ± {error:.5f}",
+                "lower": lower,
+            }
+        )
+show_table(
+    rows,
+    title=f"Root mean square error of x0, N = {of_places['pictures']}, {of_places['steps']:,} steps",
+    digits={"λ": "+g", "input": ".4f", "features": ".4f"},
+)
+
 # %% [markdown] name="two-text"
 # ## Two codes for one picture: diffusion autoencoders
 #
@@ -852,8 +926,6 @@ from diffusion_lab.latent import diffae
 from diffusion_lab.latent.first_stage import first_stage
 
 pair = checkpoints.load("fashion-diffae", device="cpu")
-fashion = data.load("fashion", "test")
-shown_clothes = fashion.x[:10]
 steps_of = grid(pair["model"].schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=pair["model"].lam_range)
 z, x_T = diffae.codes(pair, shown_clothes, steps_of)
 own_noise = diffae.decode(pair["model"], z, x_T, steps_of)
