@@ -415,7 +415,7 @@ RECIPES: dict[str, Recipe] = {
             net={"name": "diffusion_lab.latent.divae:CodeUNet", "code_channels": 4, "fine": 16},
             conditional=("codes",),
             null=0.0,
-            steps=15_000,
+            steps=10_000,
             sampler=_FEW_STEPS,
         ),
         Recipe(
