@@ -315,8 +315,8 @@ for c in (1.0, 7.0):
 # It is the loss of lesson 02 with $z_0$ in the place of $x_0$, and nothing else: the autoencoder
 # stays as it is, and gets no gradient. Its answers $(\mu, \varsigma)$ are computed once for all
 # pictures and kept; only $\xi$ is drawn anew. We train on the target $v = \alpha_t\epsilon - \sigma_t z_0$
-# of lesson 03 instead of $\epsilon$: the best answer is the same one, read in another way, and with the
-# short training below it gets much nearer to it.
+# of lesson 03 instead of $\epsilon$: the best answer is the same one, read in another way. Lesson 03 showed that $\epsilon$ is the
+# worse target at the noisy end, and a training of half a minute has no time to make up for that.
 #
 # ### Exercise 3 (write it): the latent training step
 #
@@ -963,6 +963,34 @@ plots.show(
     alt="Three rows of eight pictures between two garments: through both codes, through the noise of a plain "
     "model, and by mixing pixels, which lays two garments over each other.",
     caption="Three ways from one garment to another.",
+)
+
+# %% [markdown] name="sliders-text"
+# ### Something to touch: two codes, two sliders
+#
+# The code is folded. One slider walks $z$ from the left garment to the right one, the other walks $x_T$. Which of them changes what the
+# picture is of, and what does the other one change?
+
+# %% name="sliders" tags=["hide-input"]
+both_codes = [diffae.codes(pair, one, steps_of) for one in (a, b)]
+
+
+def two_sliders(z_share: float, noise_share: float):
+    """The picture whose z and x_T lie at two different shares of the way."""
+    z_now = torch.lerp(both_codes[0][0], both_codes[1][0], z_share)
+    noise_now = slerp(both_codes[0][1], both_codes[1][1], noise_share)
+    now = diffae.decode(pair["model"], z_now, noise_now, steps_of)
+    return plots.grid(torch.cat([a, now, b]), columns=3, size=1.8, heads=["0", "now", "1"])
+
+
+explore(
+    two_sliders,
+    z_share=slider("share of z", 0.0, 0.0, 1.0, 0.1),
+    noise_share=slider("share of x_T", 1.0, 0.0, 1.0, 0.1),
+    alt=lambda z_share, noise_share: (
+        f"A garment at share {z_share:g} of z and {noise_share:g} of x_T, between the two that the codes are of."
+    ),
+    caption="The middle picture has z of one share of the way, and x_T of another.",
 )
 
 # %% [markdown] name="prior-text"
