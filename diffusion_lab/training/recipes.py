@@ -359,7 +359,7 @@ RECIPES: dict[str, Recipe] = {
             conditional=("tokens",),
             null={"tokens": 0.1},
             batch=32,
-            steps=20_000,
+            steps=16_000,
             lr=2e-3,
             sampler=_FEW_STEPS | {"steps": 20},
         ),
@@ -433,6 +433,7 @@ RECIPES: dict[str, Recipe] = {
             null={"tokens": 0.1},
             steps=10_000,
             lr=1e-3,
+            sampler={"steps": 25, "scale": 3.0},
         ),
         Recipe(
             "emoji-ar",
@@ -443,8 +444,9 @@ RECIPES: dict[str, Recipe] = {
             net=_CODES,
             conditional=("tokens",),
             null={"tokens": 0.1},
-            steps=7_000,
+            steps=5_000,
             lr=1e-3,
+            sampler={"scale": 1.0},
         ),
     )
 }

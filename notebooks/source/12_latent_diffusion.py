@@ -48,7 +48,9 @@ from diffusion_lab.denoisers import NetDenoiser
 from diffusion_lab.device import generator, randn
 
 emoji = data.load("emoji", "test")
-print(f"{len(emoji)} emoji that no model of this lesson was trained on, {emoji.x[0].numel()} numbers each")
+print(
+    f"{len(emoji)} emoji that no model of this lesson was trained on, {emoji.x[0].numel()} numbers each"
+)
 
 # %% [markdown] name="money-text"
 # ## Where the money goes
@@ -102,7 +104,9 @@ covariance = torch.cov(digits.T)
 lam = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
 kept = {k: lam[:k].sum().item() / lam.sum().item() for k in (8, 16, 32)}
 for k, share in kept.items():
-    print(f"{k:2d} of 64 numbers keep {100 * share:.1f}% of the variance; floor {lam[k:].sum():.3f}")
+    print(
+        f"{k:2d} of 64 numbers keep {100 * share:.1f}% of the variance; floor {lam[k:].sum():.3f}"
+    )
 
 # %% [markdown] name="floor-text"
 # ### Exercise 1 (fill in): the floor
@@ -408,7 +412,11 @@ for _ in range(steps):
     optimiser.step()
     warm.step()
 live_seconds = time.process_time() - began
-print("trained with", "your step" if own_step is my_step else "the course's step", f"for {steps} steps")
+print(
+    "trained with",
+    "your step" if own_step is my_step else "the course's step",
+    f"for {steps} steps",
+)
 
 # %% [markdown] name="train-drawn-text"
 # Ask for ventricles that grow from left to right, all else equal: 20 steps of DDIM in the latent space, then the decoder.
@@ -420,7 +428,9 @@ from diffusion_lab.latent.covariates import agreement
 
 wanted = torch.full((8, 4), 0.5)
 wanted[:, 1] = torch.linspace(0, 1, 8)
-low, high = (torch.tensor(ends_, dtype=torch.float64) for ends_ in zip(*phantoms.PARAMETERS.values()))
+low, high = (
+    torch.tensor(ends_, dtype=torch.float64) for ends_ in zip(*phantoms.PARAMETERS.values())
+)
 true = phantoms.render(low + wanted.double() * (high - low))
 
 
@@ -681,7 +691,9 @@ explore(
     say,
     words=text("words", "red heart"),
     scale=slider("scale of guidance", 2.0, 1.0, 5.0, 0.5),
-    alt=lambda words, scale: f"Four pictures that the model drew for the words {words!r} at scale {scale:g}.",
+    alt=lambda words, scale: (
+        f"Four pictures that the model drew for the words {words!r} at scale {scale:g}."
+    ),
     caption="Four draws of noise, one text.",
 )
 
@@ -724,7 +736,9 @@ with torch.no_grad():
     fine, coarse = vq.encode(few)
 K = len(vq.quantisers[0].codes)
 bits = (fine[0].numel() + coarse[0].numel()) * math.log2(K)
-print(f"{fine[0].numel()} + {coarse[0].numel()} codes of {K}: {bits:.0f} bits; pixels: {32 * 32 * 3 * 8:,}")
+print(
+    f"{fine[0].numel()} + {coarse[0].numel()} codes of {K}: {bits:.0f} bits; pixels: {32 * 32 * 3 * 8:,}"
+)
 print(f"{32 * 32 * 3 * 8 / bits:.0f} times fewer")
 
 # %% [markdown] name="straight-text"
@@ -774,7 +788,9 @@ with torch.no_grad():
     e = [q.lookup(c) for q, c in zip(vq.quantisers, (fine, coarse))]
     alone = vq.picture([torch.zeros_like(e[0]), e[1]])
 plots.show(
-    plots.strip([few, both.clamp(-1, 1), alone.clamp(-1, 1)], labels=["emoji", "80 codes", "16 codes"]),
+    plots.strip(
+        [few, both.clamp(-1, 1), alone.clamp(-1, 1)], labels=["emoji", "80 codes", "16 codes"]
+    ),
     alt="Three rows of ten: emoji, the same from both levels of codes, and from the coarse level alone, "
     "which keeps outline and colour and little else.",
     caption="What 560 bits keep, and what 112 of them do.",
@@ -849,9 +865,14 @@ clothes_vq, drawer = (checkpoints.load(f"fashion-{one}", device="cpu") for one i
 with torch.no_grad():
     meant = clothes_vq(shown_clothes)
 few_steps = drawer.about["recipe"]["sampler"]
-drawn_clothes = [divae.redrawn(drawer, clothes_vq, shown_clothes, seed=seed, **few_steps).x for seed in (0, 1)]
+drawn_clothes = [
+    divae.redrawn(drawer, clothes_vq, shown_clothes, seed=seed, **few_steps).x for seed in (0, 1)
+]
 plots.show(
-    plots.strip([shown_clothes, meant, *drawn_clothes], labels=["test picture", "mean", "drawn", "drawn again"]),
+    plots.strip(
+        [shown_clothes, meant, *drawn_clothes],
+        labels=["test picture", "mean", "drawn", "drawn again"],
+    ),
     alt="Four rows of ten garments: test pictures; what the mean decoder makes of their codes, smooth; and two "
     "draws of the diffusion decoder from the same codes, which have grain and texture and differ in detail.",
     caption="From the same 49 codes: one mean, and two draws.",
@@ -890,7 +911,13 @@ rows = []
 for row in of_places["levels"]:
     for seed in range(of_places["seeds"]):
         apart, error = row["apart"][seed], 1.96 * row["apart_error"][seed]
-        lower = "input" if apart + error < 0 else "features" if apart - error > 0 else "cannot be told apart"
+        lower = (
+            "input"
+            if apart + error < 0
+            else "features"
+            if apart - error > 0
+            else "cannot be told apart"
+        )
         rows.append(
             {
                 "λ": row["lam"],
@@ -923,16 +950,23 @@ show_table(
 
 # %% name="two"
 from diffusion_lab.latent import diffae
-from diffusion_lab.latent.first_stage import first_stage
 
 pair = checkpoints.load("fashion-diffae", device="cpu")
-steps_of = grid(pair["model"].schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=pair["model"].lam_range)
+steps_of = grid(
+    pair["model"].schedule,
+    lessons.pick(smoke=4, live=20),
+    "uniform",
+    lam_range=pair["model"].lam_range,
+)
 z, x_T = diffae.codes(pair, shown_clothes, steps_of)
 own_noise = diffae.decode(pair["model"], z, x_T, steps_of)
-others = [diffae.decode(pair["model"], z, randn(x_T.shape, generator(seed)), steps_of) for seed in (0, 1)]
+others = [
+    diffae.decode(pair["model"], z, randn(x_T.shape, generator(seed)), steps_of) for seed in (0, 1)
+]
 plots.show(
     plots.strip(
-        [shown_clothes, own_noise, *others], labels=["test picture", "z and x_T", "z, other noise", "z, other noise"]
+        [shown_clothes, own_noise, *others],
+        labels=["test picture", "z and x_T", "z, other noise", "z, other noise"],
     ),
     alt="Four rows of ten garments: test pictures; the same from both codes; and two rows from z with "
     "other noise, in which kind and outline stay and details change.",
@@ -953,7 +987,9 @@ by_z = diffae.interpolate(
 )[:, 0]
 from diffusion_lab.samplers.inversion import encode, slerp
 
-plain_steps = grid(plain.schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=plain.lam_range)
+plain_steps = grid(
+    plain.schedule, lessons.pick(smoke=4, live=20), "uniform", lam_range=plain.lam_range
+)
 noises = [sample(encode(plain, one, plain_steps)).x for one in (a, b)]
 mixed_noise = torch.cat([slerp(*noises, share) for share in shares])
 by_noise = sample(walk(ddim(), plain, mixed_noise, plain_steps)).x
@@ -1005,8 +1041,14 @@ from diffusion_lab.latent import prior
 
 z_prior = checkpoints.load("fashion-diffae-z", device="cpu")
 train_clothes = data.load("fashion")
-tops = [i for i, name in enumerate(train_clothes.classes) if name in ("t-shirt", "pullover", "coat", "shirt")]
-some = torch.isin(train_clothes.labels, torch.tensor(tops)).nonzero()[:, 0][: lessons.pick(smoke=200, live=2000)]
+tops = [
+    i
+    for i, name in enumerate(train_clothes.classes)
+    if name in ("t-shirt", "pullover", "coat", "shirt")
+]
+some = torch.isin(train_clothes.labels, torch.tensor(tops)).nonzero()[:, 0][
+    : lessons.pick(smoke=200, live=2000)
+]
 z_tops = prior.encoded(pair["encoder"], train_clothes.x[some])
 long_sleeves = train_clothes.labels[some] != tops[0]
 towards = prior.direction(z_prior["standardiser"](z_tops), long_sleeves)
@@ -1015,10 +1057,15 @@ z, x_T = diffae.codes(pair, t_shirts, steps_of)
 edits = [prior.edit(z_prior["standardiser"], z, towards, strength) for strength in (0.0, 1.5, 3.0)]
 edited = [diffae.decode(pair["model"], one, x_T, steps_of) for one in edits]
 fresh = diffae.decode(
-    pair["model"], prior.draw(z_prior, 8, seed=0, sampler="ddim", steps=50), randn(x_T.shape, generator(5)), steps_of
+    pair["model"],
+    prior.draw(z_prior, 8, seed=0, sampler="ddim", steps=50),
+    randn(x_T.shape, generator(5)),
+    steps_of,
 )
 plots.show(
-    plots.strip([t_shirts, *edited[1:], fresh], labels=["t-shirts", "1.5 towards", "3 towards", "new z"]),
+    plots.strip(
+        [t_shirts, *edited[1:], fresh], labels=["t-shirts", "1.5 towards", "3 towards", "new z"]
+    ),
     alt="Four rows of eight: t-shirts of the test part; the same moved towards long sleeves by 1.5 and by 3 "
     "standard deviations; and garments drawn from new z.",
     caption="One direction of z, and z that nobody encoded.",
@@ -1122,7 +1169,9 @@ class Guided(Wrapped):
         return Categorical(x_t, own_guidance(with_text, none, self.scale))
 
 
-code_model, ordered = (checkpoints.load(f"emoji-{one}", device="cpu") for one in ("vqdiffusion", "ar"))
+code_model, ordered = (
+    checkpoints.load(f"emoji-{one}", device="cpu") for one in ("vqdiffusion", "ar")
+)
 said, _ = tokeniser().encode_all(captions)
 by_codes = {}
 for scale in (1.0, 3.0):
@@ -1171,7 +1220,14 @@ for name, (way, stage) in ways.items():
 show_table(
     rows,
     title="N = 1,596; category: share of 389 held-out captions whose category the judge sees",
-    digits={"core-s / 1000": ".0f", "FD / A": ".2f", "floor": ".2f", "category": ".2f", "±": ".2f", "scale": "g"},
+    digits={
+        "core-s / 1000": ".0f",
+        "FD / A": ".2f",
+        "floor": ".2f",
+        "category": ".2f",
+        "±": ".2f",
+        "scale": "g",
+    },
 )
 
 # %% [markdown] name="cost-text"
