@@ -166,7 +166,8 @@ def of_words(tiny: bool, names: Sequence[str] = TOLD) -> dict[str, Any]:
             found[name]["scales"][f"{scale:g}"] = one
             held = one["held_out"]
             said = f"FD {one['fd_in_A']:.2f} A, judged {held['judged']:.3f}"
-            print(f"{name}, scale {scale:g}: {said}, chosen {held['chosen']:.3f}", flush=True)
+            said += f", chosen {held['chosen']:.3f}, copied {held['copied']:.3f}"
+            print(f"{name}, scale {scale:g}: {said}", flush=True)
     return found
 
 

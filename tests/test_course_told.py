@@ -92,6 +92,7 @@ def test_obedience_of_a_model_that_copies_and_of_one_that_does_not(models, monke
         row = found[part]
         assert row["n"] == n and 0.4 < row["judged"] == row["real_judged"]
         assert row["chosen"] == row["real_chosen"] > 8 / 20
+        assert row["copied"] > 0.95 if part == "train" else row["copied"] < 0.1
         share = row["judged"]
         assert row["judged_error"] == pytest.approx((share * (1 - share) / n) ** 0.5)
     mixed = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))]

@@ -125,6 +125,12 @@ def phantoms_quality(model: Denoiser, seed: int = 0, **settings: Any) -> dict[st
     }
 
 
+def _again(model: Denoiser, x: torch.Tensor) -> torch.Tensor:
+    """Pictures as the model's autoencoder gives them back, or as they are."""
+    _, *decoders = stages(model)
+    return decoders[0](x).cpu().clamp(-1, 1) if decoders else x
+
+
 def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
     """How near pictures of all captions come to the emoji, and whether they show what was asked.
 
@@ -134,6 +140,8 @@ def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
     sees the category that was asked for, and ``chosen``, the share whose own caption the embedding
     emoji-embedding-b finds nearest among 20; with errors (binomial), and ``real`` what they say of
     the emoji themselves. By chance ``chosen`` is 0.05, and ``judged`` at most the largest category.
+    ``copied``: the share of pictures that lie nearer to a training emoji than all but 5% of the
+    emoji held out do, all of them as the model's autoencoder gives them back.
     """
     splits = PARTS["emoji"]
     told = {one: emoji.records(one) for one in splits}
@@ -145,6 +153,12 @@ def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
     judge = checkpoints.load("emoji-judge", device="cpu")
     embedding = checkpoints.load("emoji-embedding-b", device="cpu")
     distance = metrics.fd(torch.cat(list(x.values())), "emoji")
+    with torch.no_grad():
+        back = {
+            one: torch.cat([_again(model, some) for some in part.x.split(200)])
+            for one, part in real.items()
+        }
+    new = torch.cat([back[one] for one in HELD_OUT])
     found: dict[str, Any] = {
         "pictures": len(texts),
         "nfe": done.nfe,
@@ -163,6 +177,8 @@ def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
                 right = torch.cat([judge(some).argmax(1) for some in pictures.split(500)]) == labels
             row[f"{key}judged"] = right.double().mean().item()
             row[f"{key}chosen"] = chosen(embedding, said, pictures, AMONG)
+        made = torch.cat([x[one] for one in parts])
+        row["copied"] = metrics.copied(made, back["train"], new)
         for key in ("judged", "chosen"):
             row[f"{key}_error"] = math.sqrt(row[key] * (1 - row[key]) / len(said))
         found[which] = row
