@@ -416,7 +416,7 @@ RECIPES: dict[str, Recipe] = {
             conditional=("codes",),
             null=0.0,
             steps=10_000,
-            sampler=_FEW_STEPS,
+            sampler={k: v for k, v in _FEW_STEPS.items() if k != "scale"},
         ),
         Recipe(
             "emoji-vqdiffusion",
