@@ -1189,8 +1189,13 @@ plots.show(
 # ## Side by side
 #
 # Four ways from a caption to a picture, each measured in the same way: one picture for each of 1,596 captions, at several scales of
-# guidance, of which the table shows the one with the least distance (`python benchmarks/latent.py words`). *Trained* are the core-seconds of
-# the training, the autoencoder's counted in.
+# guidance, of which the table shows the one with the least distance (`python benchmarks/latent.py words`; the model of one code after
+# another was asked at scale 1 alone). *Trained* are the core-seconds of the training, the autoencoder's counted in. *Floor* is the FD
+# of what the autoencoder gives back.
+#
+# Of the captions 1,207 are those of training emoji, and a model that recites these has a small FD. So the last columns look at the
+# 389 captions held out: the share of pictures in which the judge sees the right category, and the share that are *copied*: nearer to
+# a training emoji than all but 5% of the emoji held out. New pictures would have 0.05.
 
 # %% name="race"
 ways = {
@@ -1206,7 +1211,7 @@ for name, (way, stage) in ways.items():
     first = checkpoints.info(stage)["cpu_seconds"] if stage else 0
     rows.append(
         {
-            "diffusion of": way,
+            "model of": way,
             "trained (core-s)": round(one["trained_core_seconds"] + first),
             "scale": float(scale),
             "NFE": best["nfe"],
@@ -1215,12 +1220,14 @@ for name, (way, stage) in ways.items():
             "floor": checkpoints.info(stage)["metrics"]["rfd_in_A"] if stage else 0.0,
             "category": best["held_out"]["judged"],
             "±": 1.96 * best["held_out"]["judged_error"],
+            "copied": best["held_out"]["copied"],
         }
     )
 show_table(
     rows,
-    title="N = 1,596; category: share of 389 held-out captions whose category the judge sees",
+    title="FD: N = 1,596; category and copied: 389 captions held out",
     digits={
+        "copied": ".2f",
         "core-s / 1000": ".0f",
         "FD / A": ".2f",
         "floor": ".2f",
