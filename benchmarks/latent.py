@@ -11,8 +11,9 @@
                 the same noises
     words       the models told captions, one picture for each caption of train, test and rare at
                 several scales of guidance: ``course.told.obedience``
+    bits        of the codes of 64 training and 64 test emoji, by the two models of codes
 
-    python benchmarks/latent.py phantoms decoders words     # about an hour
+    python benchmarks/latent.py phantoms decoders words bits     # about an hour
     python benchmarks/latent.py words --model emoji-ldm
     python benchmarks/latent.py --tiny             # seconds, to see that it runs; writes nothing
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,15 +35,17 @@ from torch import Tensor
 
 from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.course import told
-from diffusion_lab.data import store
+from diffusion_lab.data import emoji, store
+from diffusion_lab.data.captions import full_caption, tokeniser
 from diffusion_lab.device import generator, randn
+from diffusion_lab.discrete import categorical
 from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.latent import divae, ldm
 from diffusion_lab.latent.covariates import agreement
 from diffusion_lab.training import recipes, train
 
-COMMAND = "python benchmarks/latent.py phantoms decoders words"
+COMMAND = "python benchmarks/latent.py phantoms decoders words bits"
 RESULT = "measured/latent.json"
 SAMPLERS = {
     "DDPM, 1000": {"sampler": "ddpm", "steps": 1000},
@@ -169,6 +173,31 @@ def of_words(tiny: bool, names: Sequence[str] = TOLD) -> dict[str, Any]:
             said += f", chosen {held['chosen']:.3f}, copied {held['copied']:.3f}"
             print(f"{name}, scale {scale:g}: {said}", flush=True)
     return found
+
+
+def of_bits(tiny: bool) -> dict[str, Any]:
+    """Bits of the codes of an emoji, told its caption: exact one by one, a bound of the others."""
+    autoencoder = checkpoints.load("emoji-vq", device="cpu")
+    found: dict[str, Any] = {}
+    for part in ("train", "test"):
+        n = 4 if tiny else 64
+        x, said = data.load("emoji", part).x[:n], emoji.records(part)[:n]
+        tokens, _ = tokeniser().encode_all([full_caption(one) for one in said])
+        with torch.no_grad():
+            fine, coarse = autoencoder.encode(x)
+        codes = torch.cat([coarse.flatten(1), fine.flatten(1)], 1)
+        for name in ("emoji-vqdiffusion", "emoji-ar"):
+            model = checkpoints.load(name, device="cpu")
+            if name == "emoji-ar":
+                bits = model.bits(codes, tokens=tokens)
+            else:
+                steps = 4 if tiny else None
+                terms = categorical.bound(model, codes, generator(0), steps=steps, tokens=tokens)
+                bits = terms.sum(0)
+            error = bits.std().item() / len(bits) ** 0.5
+            found.setdefault(name, {})[part] = {"bits": bits.mean().item(), "error": error}
+            print(name, part, found[name][part], flush=True)
+    return found | {"pictures": n, "uniform": codes.shape[1] * math.log2(128)}
 
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
