@@ -204,6 +204,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "phantoms": of_phantoms,
     "decoders": of_decoders,
     "words": of_words,
+    "bits": of_bits,
 }
 
 
