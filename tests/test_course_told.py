@@ -100,3 +100,19 @@ def test_obedience_of_a_model_that_copies_and_of_one_that_does_not(models, monke
     row = told.obedience(model)["held_out"]
     assert row["chosen"] == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 389) ** 0.5)
     assert row["judged"] < 0.3 < row["real_judged"]
+
+
+def test_what_a_cache_saves_is_counted(models):
+    """One code after another: with the cache each call works on one place."""
+    from diffusion_lab import metrics
+    from diffusion_lab.discrete import categorical
+    from diffusion_lab.discrete.autoregressive import in_order
+
+    model, spent = models["emoji-ar"], {}
+    for cache in (True, False):
+        with metrics.Meter(model, pictures=2) as meter:
+            categorical.generate(model, 2, step=in_order(cache=cache))
+        spent[cache] = meter.cost
+    assert spent[True].nfe == spent[False].nfe == 80
+    places = sum(range(1, 81)) / 80
+    assert places / 4 < spent[False].flops / spent[True].flops < places + 1

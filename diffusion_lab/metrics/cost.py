@@ -193,7 +193,8 @@ def _network(model: nn.Module) -> nn.Module:
     """The network inside a denoiser and its wrappers (guidance, another schedule)."""
     while isinstance(getattr(model, "inner", None), nn.Module):
         model = model.inner
-    return model.net if isinstance(model, NetDenoiser) else model
+    net = getattr(model, "net", None)
+    return net if isinstance(model, Denoiser) and isinstance(net, nn.Module) else model
 
 
 def _bare(net: nn.Module) -> nn.Module:
@@ -283,6 +284,10 @@ class Meter:
             n = 1 if first is None or not first.ndim else len(first)
 
             def one(value: Any) -> Any:
+                if isinstance(value, dict):  # a cache, say, as it is now: the call may fill it
+                    return {k: one(v) for k, v in value.items()}
+                if isinstance(value, tuple):
+                    return tuple(map(one, value))
                 batched = isinstance(value, Tensor) and value.ndim and len(value) == n
                 return value[:1].detach() if batched else value
 
