@@ -178,7 +178,9 @@ def test_four_embeddings_are_shipped_and_none_draws_pictures():
     assert [f"emoji-embedding-{one}" for one in ("a", "a-noisy", "b", "b-noisy")] == SHIPPED
     from diffusion_lab.errors import CheckpointError
 
-    with pytest.raises(CheckpointError, match="can: digits, emoji-ldm, emoji-text, fashion") as error:
+    with pytest.raises(
+        CheckpointError, match="can: digits, emoji-ldm, emoji-text, fashion"
+    ) as error:
         checkpoints.load_denoiser("emoji-embedding-a")
     assert "embedding" not in str(error.value).split("can:")[1]
 

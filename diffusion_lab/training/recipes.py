@@ -361,7 +361,7 @@ RECIPES: dict[str, Recipe] = {
             batch=32,
             steps=16_000,
             lr=2e-3,
-            sampler=_FEW_STEPS | {"steps": 20},
+            sampler=_FEW_STEPS | {"steps": 20, "scale": 3.0},
         ),
         Recipe(
             "fashion-diffae",
@@ -433,7 +433,7 @@ RECIPES: dict[str, Recipe] = {
             null={"tokens": 0.1},
             steps=10_000,
             lr=1e-3,
-            sampler={"steps": 25, "scale": 3.0},
+            sampler={"steps": 25, "scale": 2.0},
         ),
         Recipe(
             "emoji-ar",
