@@ -11,9 +11,11 @@
                 the same noises
     words       the models told captions, one picture for each caption of train, test and rare at
                 several scales of guidance: ``course.told.obedience``
+    equal       emoji-ldm trained so briefly that it and its autoencoder cost as many core-seconds as
+                emoji-text, at two scales
     bits        of the codes of 64 training and 64 test emoji, by the two models of codes
 
-    python benchmarks/latent.py phantoms decoders words bits     # about an hour
+    python benchmarks/latent.py phantoms decoders words equal bits     # about an hour
     python benchmarks/latent.py words --model emoji-ldm
     python benchmarks/latent.py --tiny             # seconds, to see that it runs; writes nothing
 
@@ -45,7 +47,7 @@ from diffusion_lab.latent import divae, ldm
 from diffusion_lab.latent.covariates import agreement
 from diffusion_lab.training import recipes, train
 
-COMMAND = "python benchmarks/latent.py phantoms decoders words bits"
+COMMAND = "python benchmarks/latent.py phantoms decoders words equal bits"
 RESULT = "measured/latent.json"
 SAMPLERS = {
     "DDPM, 1000": {"sampler": "ddpm", "steps": 1000},
@@ -175,6 +177,25 @@ def of_words(tiny: bool, names: Sequence[str] = TOLD) -> dict[str, Any]:
     return found
 
 
+SHORT = 5000  # steps: with its autoencoder as many core-seconds as emoji-text had
+
+
+def of_equal(tiny: bool) -> dict[str, Any]:
+    """emoji-ldm trained so briefly that autoencoder and denoiser cost what emoji-text did."""
+    recipe = recipes.get("emoji-ldm").but(steps=2 if tiny else SHORT)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in train(recipe, out=folder):
+            pass
+        model = checkpoints.load(f"{folder}/{recipe.name}.safetensors", device="cpu")
+    found: dict[str, Any] = {"trained_core_seconds": model.about["cpu_seconds"], "scales": {}}
+    for scale in () if tiny else (2.0, 3.0):
+        settings = dict(recipe.sampler) | {"scale": scale}
+        one = found["scales"][f"{scale:g}"] = told.obedience(model, **settings)
+        held = one["held_out"]
+        print(f"short, scale {scale:g}: FD {one['fd_in_A']:.2f} A, {held}", flush=True)
+    return found
+
+
 def of_bits(tiny: bool) -> dict[str, Any]:
     """Bits of the codes of an emoji, told its caption: exact one by one, a bound of the others."""
     autoencoder = checkpoints.load("emoji-vq", device="cpu")
@@ -204,6 +225,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "phantoms": of_phantoms,
     "decoders": of_decoders,
     "words": of_words,
+    "equal": of_equal,
     "bits": of_bits,
 }
 
