@@ -11,8 +11,8 @@
                 the same noises
     words       the models told captions, one picture for each caption of train, test and rare at
                 several scales of guidance: ``course.told.obedience``
-    equal       emoji-ldm trained so briefly that it and its autoencoder cost as many core-seconds as
-                emoji-text, at two scales
+    equal       emoji-ldm trained so briefly that it and its autoencoder cost as many core-seconds
+                as emoji-text, at two scales
     bits        of the codes of 64 training and 64 test emoji, by the two models of codes
 
     python benchmarks/latent.py phantoms decoders words equal bits     # about an hour
