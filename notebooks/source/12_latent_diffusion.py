@@ -60,16 +60,15 @@ print(
 # each direction) leaves $f^2 = 16$ times fewer places. The cell counts the multiplications and additions of one
 # call of one and the same U-Net on three maps: what changes is the map alone.
 
-# %% name="money"
+# %% name="money" tags=["nbval-check-output"]
 sizes = {"pixels, 32 x 32 x 3": (3, 32), "f = 2, 16 x 16 x 4": (4, 16), "f = 4, 8 x 8 x 4": (4, 8)}
 rows = []
 for name, (channels, size) in sizes.items():
     net = nets.make("unet", channels=channels, patch=1, widths=(32, 64))
     one = NetDenoiser(net, schedules.EDM(), shape=(channels, size, size))
     rows.append({"map": name, "MFLOP a call": metrics.count_flops(one) / 1e6})
-for row in rows:
-    row["of the first"] = row["MFLOP a call"] / rows[0]["MFLOP a call"]
-show_table(rows, digits={"MFLOP a call": ".1f", "of the first": ".3f"})
+show_table(rows, digits={"MFLOP a call": ".1f"})
+print(f"f = 4: {rows[0]['MFLOP a call'] / rows[2]['MFLOP a call']:.1f} times less than pixels")
 
 # %% [markdown] name="money-seen"
 # Sixteen times fewer places, about sixteen times less work, at every call of training and of sampling. The
@@ -98,7 +97,7 @@ show_table(rows, digits={"MFLOP a call": ".1f", "of the first": ".3f"})
 # $(0 - \sqrt{\lambda_j})^2 = \lambda_j$.
 # </details>
 
-# %% name="exact"
+# %% name="exact" tags=["nbval-check-output"]
 digits = data.load("digits").x.flatten(1).double()
 covariance = torch.cov(digits.T)
 lam = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
@@ -174,6 +173,11 @@ def ends(v, steps):
     return y / s
 
 
+# %% [markdown] name="distance-text"
+# And the second formula:
+
+
+# %% name="distance"
 def distance(k, budget):
     """FD of a latent model with k numbers, the exact denoiser and budget / k steps of DDIM."""
     sampler = (ends(lam[:k], budget // k) - lam[:k].sqrt()).square().sum()
@@ -238,18 +242,16 @@ check.budget(my_prediction)
 # neighbouring pixels, $\nabla$: fine lines come back softer than theirs.) The formula of the KL first,
 # against a library:
 
-# %% name="kl"
+# %% name="kl" tags=["nbval-check-output"]
 from torch.distributions import Normal, kl_divergence
 
 from diffusion_lab.latent.autoencoder import kl
 
 auto = checkpoints.load("emoji-kl", device="cpu")
-with torch.no_grad():
-    mean, logvar = auto.moments(emoji.x[:20])
+mean, logvar = auto.moments(emoji.x[:20])
 theirs = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0, 1)).flatten(1).sum(1)
 print("equal to torch.distributions:", bool(torch.allclose(kl(mean, logvar), theirs, rtol=1e-5)))
-print(f"latent {tuple(mean.shape[1:])}; mean spread {(logvar / 2).exp().mean():.4f}, "
-      f"size of the means {mean.std():.2f}")  # fmt: skip
+print(f"mean spread {(logvar / 2).exp().mean():.4f}, size of the means {mean.std():.2f}")
 
 # %% [markdown] name="back-text"
 # The spread is ten thousand times smaller than the means: with so small a weight this is nearly an ordinary autoencoder.
@@ -257,10 +259,8 @@ print(f"latent {tuple(mean.shape[1:])}; mean spread {(logvar / 2).exp().mean():.
 
 # %% name="back"
 few = emoji.x[5:195:19]
-with torch.no_grad():
-    back = auto(few)
 plots.show(
-    plots.strip([few, back.clamp(-1, 1)], labels=["emoji", "back"]),
+    plots.strip([few, auto(few).clamp(-1, 1)], labels=["emoji", "back"]),
     alt="Ten emoji and below each the same after encoding and decoding. Shapes and colours come "
     "back; thin lines are softer.",
     caption="Twelve times fewer numbers: what the eye looks for is there, hairlines are softened.",
@@ -302,11 +302,13 @@ show_table(rows, digits={"PSNR, test (dB)": ".1f", "FD / A": ".2f"})
 # %% name="scale"
 from diffusion_lab.latent.ldm import scale_of
 
+a_end, b_end = vp.alpha_sigma(1.0)
 for c in (1.0, 7.0):
-    z = c * mean
-    s = scale_of(z)
-    print(f"latents times {c:g}: s = {s:.4f}, std of s z = {(s * z).std(correction=0):.4f}, "
-          f"final SNR without s: {c**2 * (vp.alpha_sigma(1.0)[0] * mean.std().item() / vp.alpha_sigma(1.0)[1])**2:.1e}")  # fmt: skip
+    s_c = scale_of(c * mean)
+    final = (c * a_end * mean.std() / b_end) ** 2
+    print(
+        f"latents times {c:g}: s = {s_c:.4f}, std of s z = {(s_c * c * mean).std():.3f}, final SNR without s: {final:.1e}"
+    )
 
 # %% [markdown] name="step-text"
 # ## The training step
@@ -374,8 +376,12 @@ from diffusion_lab.data import phantoms
 heads = data.load("phantoms")
 numbers = heads.condition["covariates"]  # (2048, 4), each from 0 to 1
 decoder = checkpoints.load("phantoms-kl", device="cpu")
-with torch.no_grad():
-    moments = [decoder.moments(part) for part in heads.x.split(256)]
+
+# %% [markdown] name="encoded-text"
+# Encoded once, and the scale of the latents from the first batch:
+
+# %% name="encoded"
+moments = [decoder.moments(part) for part in heads.x.split(256)]
 means, spreads = (torch.cat(part) for part in zip(*moments))
 spreads = (spreads / 2).exp()
 s = scale_of(means[:32])
@@ -485,20 +491,14 @@ def average(rows, key):
     return sum(row[key] for row in rows) / len(rows)
 
 
-rows = []
+slowest = average(of_heads["samplers"]["DDPM, 1000"], "core_seconds_per_1000")
+sampler_rows = []
 for name, runs in of_heads["samplers"].items():
-    areas = [row["r"]["ventricle"] for row in runs]
-    rows.append(
-        {
-            "sampler, steps": name,
-            "error": average(runs, "mse"),
-            "r, ventricles": sum(areas) / len(areas),
-            "MS-SSIM of pairs": average(runs, "ms_ssim"),
-            "core-s / 1000": average(runs, "core_seconds_per_1000"),
-        }
-    )
-for row in rows:
-    row["times faster"] = rows[0]["core-s / 1000"] / row["core-s / 1000"]
+    spent = average(runs, "core_seconds_per_1000")
+    row = {"sampler, steps": name, "error": average(runs, "mse")}
+    row["r, ventricles"] = sum(one["r"]["ventricle"] for one in runs) / len(runs)
+    row |= {"MS-SSIM of pairs": average(runs, "ms_ssim"), "core-s / 1000": spent}
+    sampler_rows.append(row | {"times faster": slowest / spent})
 
 # %% [markdown] name="ddim-shown-text"
 # MS-SSIM of pairs is 1 where all pictures are alike: the paper's measure of how much they differ, here on two scales, as
@@ -518,7 +518,7 @@ first = [
     for name, one in floors.items()
 ]
 show_table(
-    first + rows,
+    first + sampler_rows,
     digits={"error": ".5f", "r, ventricles": ".3f", "MS-SSIM of pairs": ".4f", "core-s / 1000": ".0f",
             "times faster": ".1f"},
 )  # fmt: skip
@@ -737,16 +737,13 @@ show_table(rows)
 # code vectors, $e = \arg\min_k |z - c_k|$. What is kept is an index, $\log_2 K$ bits. `emoji-vq` has 128 codes on two
 # levels, $8 \times 8$ and $4 \times 4$: how many bits is that for an emoji, and how many had the pixels?
 
-# %% name="codes"
+# %% name="codes" tags=["nbval-check-output"]
 vq = checkpoints.load("emoji-vq", device="cpu")
-with torch.no_grad():
-    fine, coarse = vq.encode(few)
-K = len(vq.quantisers[0].codes)
-bits = (fine[0].numel() + coarse[0].numel()) * math.log2(K)
-print(
-    f"{fine[0].numel()} + {coarse[0].numel()} codes of {K}: {bits:.0f} bits; pixels: {32 * 32 * 3 * 8:,}"
-)
-print(f"{32 * 32 * 3 * 8 / bits:.0f} times fewer")
+fine, coarse = vq.encode(few)
+K, count = len(vq.quantisers[0].codes), fine[0].numel() + coarse[0].numel()
+bits, pixel_bits = count * math.log2(K), 32 * 32 * 3 * 8
+print(f"{count} codes of {K}: {bits:.0f} bits; pixels: {pixel_bits:,}")
+print(f"{pixel_bits / bits:.0f} times fewer")
 
 # %% [markdown] name="straight-text"
 # "Nearest" has no slope: move $z$ a little and the code stays what it is. How is an encoder trained through it? By
@@ -790,10 +787,14 @@ check.straight_through(my_quantise)
 # everything by itself. Lesson 13 builds on this.
 
 # %% name="levels"
-with torch.no_grad():
-    both = vq.decode([fine, coarse])
-    e = [q.lookup(c) for q, c in zip(vq.quantisers, (fine, coarse))]
-    alone = vq.picture([torch.zeros_like(e[0]), e[1]])
+both = vq.decode([fine, coarse])
+e_fine, e_coarse = (q.lookup(c) for q, c in zip(vq.quantisers, (fine, coarse)))
+alone = vq.picture([torch.zeros_like(e_fine), e_coarse])
+
+# %% [markdown] name="levels-figure-text"
+# The three rows:
+
+# %% name="levels-figure"
 plots.show(
     plots.strip(
         [few, both.clamp(-1, 1), alone.clamp(-1, 1)], labels=["emoji", "80 codes", "16 codes"]
@@ -826,12 +827,16 @@ cov = covariance + 1e-4 * torch.eye(64, dtype=torch.float64)
 codes_of = torch.linalg.eigh(cov).eigenvectors[:, -8:].T  # eight numbers: the code
 draws, decode_mean = linear_gaussian(cov, codes_of, vp)
 n, gen = lessons.pick(smoke=200, live=2000), generator(0)
-x = torch.randn(n, 64, generator=gen, dtype=torch.float64) @ torch.linalg.cholesky(cov).T
-code = x @ codes_of.T
+x_true = torch.randn(n, 64, generator=gen, dtype=torch.float64) @ torch.linalg.cholesky(cov).T
+code = x_true @ codes_of.T
 mean_answer = code @ decode_mean.T
 noise = torch.randn(n, 64, generator=gen, dtype=torch.float64)
 drawn_answer = sample(walk(ddim(), draws, noise, grid(vp, 100, "uniform"), codes=code)).x
 
+# %% [markdown] name="decoder-table-text"
+# Both answers beside the formulas:
+
+# %% name="decoder-table"
 left = cov - decode_mean @ codes_of @ cov
 zero = torch.zeros(64, dtype=torch.float64)
 
@@ -844,7 +849,7 @@ def law(matrix):
 rows = [
     {
         "decoder": name,
-        "E|x - x~|²": (x - answer).square().sum(1).mean().item(),
+        "E|x - x~|²": (x_true - answer).square().sum(1).mean().item(),
         "by the formula": times * left.trace().item(),
         "FD, by the formula": frechet(law(cov), law(cov - left if times == 1 else cov)),
     }
@@ -963,17 +968,23 @@ show_table(
 from diffusion_lab.latent import diffae
 
 pair = checkpoints.load("fashion-diffae", device="cpu")
-steps_of = grid(
-    pair["model"].schedule,
-    lessons.pick(smoke=4, live=20),
-    "uniform",
-    lam_range=pair["model"].lam_range,
-)
+few_calls, lam_range = lessons.pick(smoke=4, live=20), pair["model"].lam_range
+steps_of = grid(pair["model"].schedule, few_calls, "uniform", lam_range=lam_range)
+
+# %% [markdown] name="both-codes-text"
+# Both codes of ten garments, and what comes of them:
+
+# %% name="both-codes"
 z, x_T = diffae.codes(pair, shown_clothes, steps_of)
 own_noise = diffae.decode(pair["model"], z, x_T, steps_of)
 others = [
     diffae.decode(pair["model"], z, randn(x_T.shape, generator(seed)), steps_of) for seed in (0, 1)
 ]
+
+# %% [markdown] name="two-figure-text"
+# Each column is one garment:
+
+# %% name="two-figure"
 plots.show(
     plots.strip(
         [shown_clothes, own_noise, *others],
@@ -1063,6 +1074,11 @@ some = torch.isin(train_clothes.labels, torch.tensor(tops)).nonzero()[:, 0][
 z_tops = prior.encoded(pair["encoder"], train_clothes.x[some])
 long_sleeves = train_clothes.labels[some] != tops[0]
 towards = prior.direction(z_prior["standardiser"](z_tops), long_sleeves)
+
+# %% [markdown] name="edit-text"
+# Eight t-shirts of the test part, moved along it; below them, garments of new $z$:
+
+# %% name="edit"
 t_shirts = fashion.x[fashion.labels == tops[0]][:8]
 z, x_T = diffae.codes(pair, t_shirts, steps_of)
 edits = [prior.edit(z_prior["standardiser"], z, towards, strength) for strength in (0.0, 1.5, 3.0)]
@@ -1099,7 +1115,12 @@ product = torch.eye(5, dtype=torch.float64)
 for i in range(50):
     product = product @ kernel.matrix((i + 1) / 100, i / 100)
 half_way = kernel.matrix(0.5)
-print("closed form against 50 matrix products:", f"{(product - half_way).abs().max():.0e}")
+print("closed form is 50 matrix products:", bool((product - half_way).abs().max() < 1e-12))
+
+# %% [markdown] name="half-way-text"
+# Half way, a row for what the code was and a column for what it is:
+
+# %% name="half-way"
 show_table(
     [{"from": f"code {i}" if i < 4 else "mask"} | {(f"to {j}" if j < 4 else "to mask"): p for j, p in enumerate(row)}
      for i, row in enumerate(half_way.tolist())],
@@ -1225,12 +1246,12 @@ ways = {
     "emoji-ar": ("codes, one by one", "emoji-vq"),
 }
 told_captions = measured["words"] | {"short": measured["equal"]}
-rows = []
+race_rows = []
 for name, (way, stage) in ways.items():
     one = told_captions[name]
     scale, best = min(one["scales"].items(), key=lambda pair: pair[1]["fd"])
     first = checkpoints.info(stage)["cpu_seconds"] if stage else 0
-    rows.append(
+    race_rows.append(
         {
             "model of": way,
             "trained (core-s)": round(one["trained_core_seconds"] + first),
@@ -1245,8 +1266,13 @@ for name, (way, stage) in ways.items():
             "held out": best["held_out"]["copied"],
         }
     )
+
+# %% [markdown] name="race-table-text"
+# The five rows:
+
+# %% name="race-table"
 show_table(
-    rows,
+    race_rows,
     title="FD: N = 1,596; category: 389 captions held out",
     digits={
         "copied, train": ".2f",
@@ -1304,6 +1330,11 @@ with metrics.Meter(*told.stages(ldm_model), pictures=len(few_words)) as spent:
     told.draw(ldm_model, few_words)
 with metrics.Meter(shipped, decoder, pictures=64) as phantoms_spent:
     head(shipped, asked[:64], own_s, sampler="ddim", steps=50)
+
+# %% [markdown] name="cost-rows-text"
+# FD is that of the measurement above.
+
+# %% name="cost-rows"
 lessons.cost_row(
     12,
     {"system": "LDM, emoji from words", **spent.cost.row(), "FD / A": round(quality["fd_in_A"], 2), "N": int(quality["pictures"])},
