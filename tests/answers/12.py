@@ -57,7 +57,7 @@ WRONG = {
     "attention": [
         (attention(root=False), "root of d"),
         (attention(hide=False), "absent words are heard"),
-        (attention(over=-2, hide=False), "over the places"),
+        (attention(over=-2), "over the places"),
         (attention(reverse=True), "turned round"),
         (lambda q, k, v, there: v, "shape"),
     ],

@@ -199,7 +199,8 @@ def _attention(
         scores = scores / size**root
     shown = there[:, None, None, :]
     if hide == "before":
-        scores = scores.masked_fill(~shown, -math.inf)
+        # over the places a hidden column would be all -inf, and its shares no numbers
+        scores = scores.masked_fill(~shown, -math.inf if over == -1 else -1e30)
     elif hide == "zero":
         scores = scores.masked_fill(~shown, 0.0)
     elif hide == "others":
