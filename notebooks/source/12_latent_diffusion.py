@@ -1289,7 +1289,7 @@ show_table(
 # %% [markdown] name="recite-text"
 # Compare the first two rows, the question of this lesson: as much work in training, the autoencoder's counted in. Then the third, which
 # has the same autoencoder and a longer training: an autoencoder is paid once for all the models that use it. But read its distance beside
-# *copied, train*: of the captions it was trained on, it gives back the emoji themselves more than one time in three. The intervals of the
+# *copied, train*: of the captions it was trained on, it gives back a training emoji more than one time in three. The intervals of the
 # category say what is decided of captions held out. One training of each; no seeds.
 #
 # ### Who recites?
