@@ -21,18 +21,17 @@ judged on others, as pairs: the same seed, so the same start noise, with and wit
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from diffusion_lab import checkpoints, metrics, schedules
+from diffusion_lab.course.bench import measured
 from diffusion_lab.course.bench.samplers import settings
-from diffusion_lab.data import store, toys
+from diffusion_lab.data import toys
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
-from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.metrics.distances import w1
 from diffusion_lab.metrics.frechet import Reference, features, frechet, paired, reference
@@ -246,20 +245,10 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = store.folder() / RESULT
     for part in given.parts or PARTS:
         found = PARTS[part](given.tiny)
-        if given.tiny:
-            continue
-        known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
-        known |= {
-            "command": COMMAND,
-            "machine": f"torch {torch.__version__}, 1 thread, cpu",
-        }
-        known["parts"][part] = found
-        write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
-        store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-        print(f"written: {part} in {file.relative_to(store.folder().parent)}", flush=True)
+        if not given.tiny:
+            measured.add(RESULT, part, found, COMMAND)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import data, metrics
-from diffusion_lab.data import store
+from diffusion_lab.course.bench import measured
 from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.training import recipes, train
@@ -102,11 +102,7 @@ def main() -> None:
         "waves": WAVES,
         "rows": [row for row in rows if row["seed"] < seeds],
     }
-    file = store.folder() / RESULT
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    command = result["command"]
-    store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=command)
-    print(f"written: {file.relative_to(store.folder().parent)}")
+    measured.write(RESULT, result, result["command"])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import checkpoints, metrics
+from diffusion_lab.course.bench import measured
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator
@@ -175,10 +176,7 @@ def main() -> None:
         "runs": {name: runs[name] for name in names},
         "pairs": [compared(a, b, file) for a, b in pairs()],
     }
-    place = store.folder() / RESULT
-    write_atomically(place, (json.dumps(result, indent=1) + "\n").encode())
-    store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-    print(f"written: {place.relative_to(store.folder().parent)}")
+    measured.write(RESULT, result, COMMAND)
 
 
 if __name__ == "__main__":

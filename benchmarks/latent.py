@@ -25,7 +25,6 @@ Runs on one thread. Each part replaces its own entry.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -37,11 +36,11 @@ from torch import Tensor
 
 from diffusion_lab import checkpoints, data, metrics
 from diffusion_lab.course import told
-from diffusion_lab.data import emoji, store
+from diffusion_lab.course.bench import measured
+from diffusion_lab.data import emoji
 from diffusion_lab.data.captions import full_caption, tokeniser
 from diffusion_lab.device import generator, randn
 from diffusion_lab.discrete import categorical
-from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
 from diffusion_lab.latent import divae, ldm
 from diffusion_lab.latent.covariates import agreement
@@ -237,19 +236,11 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="seconds, and write nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = store.folder() / RESULT
     for part in given.parts or PARTS:
         one = {"names": (given.model,)} if part == "words" and given.model else {}
         found = PARTS[part](given.tiny, **one)
-        if given.tiny:
-            continue
-        known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
-        found = known["parts"].get(part, {}) | found if one else found
-        known |= {"command": COMMAND, "machine": f"torch {torch.__version__}, 1 thread, cpu"}
-        known["parts"][part] = found
-        write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
-        store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-        print(f"written: {part} in {file.relative_to(store.folder().parent)}", flush=True)
+        if not given.tiny:
+            measured.add(RESULT, part, found, COMMAND, into=bool(one))
 
 
 if __name__ == "__main__":

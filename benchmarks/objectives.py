@@ -24,7 +24,7 @@ import torch
 
 from diffusion_lab import data, metrics
 from diffusion_lab.bound import bounds
-from diffusion_lab.data import store
+from diffusion_lab.course.bench import measured
 from diffusion_lab.device import generator
 from diffusion_lab.files import write_atomically
 from diffusion_lab.generate import generate
@@ -125,9 +125,7 @@ def main() -> None:
         print(measure(3, 1, 70, 4, given.runs / "tiny"))
         return
     result = measure(700, 4, 1000, 297, given.runs)
-    write_atomically(store.folder() / RESULT, (json.dumps(result, indent=1) + "\n").encode())
-    store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-    print(f"written: {RESULT}")
+    measured.write(RESULT, result, COMMAND)
 
 
 if __name__ == "__main__":

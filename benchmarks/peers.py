@@ -6,15 +6,11 @@ python benchmarks/peers.py    # writes data/measured/peers.json from benchmarks/
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from diffusion_lab import metrics
-from diffusion_lab.course.bench import folder
+from diffusion_lab.course.bench import folder, measured
 from diffusion_lab.course.bench.peers import BUDGETS, CONTESTANTS, PICTURES
 from diffusion_lab.course.bench.results import Results
-from diffusion_lab.data import load, store
-from diffusion_lab.files import write_atomically
+from diffusion_lab.data import load
 
 RESULT = "measured/peers.json"
 COMMAND = "diffusion-lab bench peers; python benchmarks/peers.py"
@@ -47,10 +43,7 @@ def main() -> None:
         "floor": round(floor, 3),
         "runs": runs,
     }
-    file: Path = store.folder() / RESULT
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    store.register(RESULT, licence="CC BY 4.0", source="measured by the course", recipe=COMMAND)
-    print(f"written: {file.relative_to(store.folder().parent)}")
+    measured.write(RESULT, result, COMMAND)
 
 
 if __name__ == "__main__":

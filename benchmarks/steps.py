@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 
 from diffusion_lab import checkpoints, data, grids, metrics
+from diffusion_lab.course.bench import measured
 from diffusion_lab.data import store
 from diffusion_lab.denoisers import Clipped, Denoiser
 from diffusion_lab.device import generator
-from diffusion_lab.files import write_atomically
 from diffusion_lab.metrics.distances import sliced_w2
 from diffusion_lab.metrics.frechet import features, paired, reference
 from diffusion_lab.samplers import ddim, dpmpp_3m
@@ -226,7 +226,6 @@ def main() -> None:
     n = 60 if given.tiny else 1000
     model = checkpoints.load_denoiser("fashion-vp1000", device="cpu")
     anchor = metrics.anchor().value
-    file = store.folder() / RESULT
     plain = {"grids": of_grids, "clipped": of_clipped, "pairs": of_pairs}
     for part in given.parts or PARTS:
         if part in plain:
@@ -235,27 +234,16 @@ def main() -> None:
             found = of_ggdm(part, model, n, anchor, 2 if given.tiny else given.rounds)
         if given.tiny:
             continue
-        known = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
         real = data.load("fashion").x[-n:]
         floor, scatter = (v / anchor for v in metrics.real_floor(n, balanced=False))
-        known |= {
-            "command": COMMAND,
+        known = {
             "unit": "A",
             "pictures": n,
             "anchor": round(anchor, 4),
             "floor": judge(real.clone, anchor)
             | {"fd": round(floor, 3), "fd_error": round(scatter, 3), "core_seconds": 0.0},
-            "machine": f"torch {torch.__version__}, 1 thread, cpu",
         }
-        known["parts"][part] = found
-        write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
-        store.register(
-            RESULT,
-            licence="CC BY 4.0",
-            source="measured by the course",
-            recipe=COMMAND,
-        )
-        print(f"written: {part} in {file.relative_to(store.folder().parent)}", flush=True)
+        measured.add(RESULT, part, found, COMMAND, **known)
 
 
 if __name__ == "__main__":

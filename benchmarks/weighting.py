@@ -17,7 +17,6 @@ Runs on one thread (OMP_NUM_THREADS=1 before it, to be sure).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ from typing import Any
 import torch
 
 from diffusion_lab import checkpoints, data, metrics
-from diffusion_lab.data import store
+from diffusion_lab.course.bench import measured
 from diffusion_lab.denoisers import expand
 from diffusion_lab.device import generator
-from diffusion_lab.files import write_atomically
 from diffusion_lab.forward import noised
 from diffusion_lab.generate import generate
 from diffusion_lab.training import train
@@ -143,15 +141,7 @@ def main() -> None:
     result = measure(steps, seeds, pictures, folder)
     if given.tiny:
         return
-    file = store.folder() / RESULT
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    store.register(
-        RESULT,
-        licence="CC BY 4.0",
-        source="measured by the course",
-        recipe=COMMAND,
-    )
-    print(f"written: {file.relative_to(store.folder().parent)}")
+    measured.write(RESULT, result, COMMAND)
 
 
 if __name__ == "__main__":

@@ -465,3 +465,27 @@ def test_the_stored_race_is_that_of_the_shipped_weights():
     assert {row.details["kind"] for row in rows if row.details["limit"]} == {"ODE", "SDE"}
     raced = {row.details["sampler"] for row in rows}
     assert raced == set(samplers.RACE), "a racer without a row, or a row without its racer"
+
+
+# ---- what is measured for lessons ---------------------------------------------------------------
+def test_a_part_is_put_beside_the_others_and_registered(tmp_path, monkeypatch, capsys):
+    from diffusion_lab.course.bench import measured
+    from diffusion_lab.data import store
+
+    folder = tmp_path / "data"
+    (folder / "measured").mkdir(parents=True)
+    (folder / "index.json").write_text("{}")
+    monkeypatch.setattr(store, "_PACKAGED", folder)
+    name = "measured/some.json"
+    measured.add(name, "one", {"a": 1}, "python some.py", unit="A")
+    measured.add(name, "two", {"b": 2}, "python some.py")
+    measured.add(name, "one", {"c": 3}, "python some.py", into=True)
+    said = json.loads((folder / name).read_text())
+    assert said["parts"] == {"one": {"a": 1, "c": 3}, "two": {"b": 2}}
+    assert said["unit"] == "A" and "1 thread" in said["machine"]
+    measured.add(name, "one", {"d": 4}, "python other.py")
+    said = json.loads((folder / name).read_text())
+    assert said["parts"]["one"] == {"d": 4} and said["command"] == "python other.py"
+    assert store.index()[name]["recipe"] == "python other.py"
+    assert store.path(name).is_file()  # its sum is that of the index
+    assert capsys.readouterr().out.count("written: data/measured/some.json") == 4
