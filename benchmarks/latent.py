@@ -39,12 +39,14 @@ from diffusion_lab.course import told
 from diffusion_lab.course.bench import measured
 from diffusion_lab.data import emoji
 from diffusion_lab.data.captions import full_caption, tokeniser
+from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator, randn
 from diffusion_lab.discrete import categorical
 from diffusion_lab.generate import generate
 from diffusion_lab.latent import divae, ldm
 from diffusion_lab.latent.covariates import agreement
 from diffusion_lab.training import recipes, train
+from diffusion_lab.training.recipes import Recipe
 
 COMMAND = "python benchmarks/latent.py phantoms decoders words equal bits"
 RESULT = "measured/latent.json"
@@ -115,6 +117,14 @@ def of_phantoms(tiny: bool) -> dict[str, Any]:
     return found
 
 
+def trained(recipe: Recipe) -> Denoiser:
+    """The model of a recipe, trained here and kept nowhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in train(recipe, out=folder):
+            pass
+        return checkpoints.load(f"{folder}/{recipe.name}.safetensors", device="cpu")
+
+
 LEVELS = (-2.0, 0.0, 2.0)
 
 
@@ -128,10 +138,7 @@ def of_decoders(tiny: bool) -> dict[str, Any]:
     for place in divae.PLACES:
         for seed in SEEDS:
             recipe = base.but(steps=steps, seed=seed, net=base.net | {"place": place})
-            with tempfile.TemporaryDirectory() as folder:
-                for _ in train(recipe, out=folder):
-                    pass
-                model = checkpoints.load(f"{folder}/{recipe.name}.safetensors", device="cpu")
+            model = trained(recipe)
             wrong[place, seed] = []
             for lam in LEVELS:
                 t = model.schedule.t_of_lam(lam)
@@ -182,10 +189,7 @@ SHORT = 5000  # steps: with its autoencoder as many core-seconds as emoji-text h
 def of_equal(tiny: bool) -> dict[str, Any]:
     """emoji-ldm trained so briefly that autoencoder and denoiser cost what emoji-text did."""
     recipe = recipes.get("emoji-ldm").but(steps=2 if tiny else SHORT)
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in train(recipe, out=folder):
-            pass
-        model = checkpoints.load(f"{folder}/{recipe.name}.safetensors", device="cpu")
+    model = trained(recipe)
     found: dict[str, Any] = {"trained_core_seconds": model.about["cpu_seconds"], "scales": {}}
     for scale in () if tiny else (2.0, 3.0):
         settings = dict(recipe.sampler) | {"scale": scale}
@@ -197,7 +201,8 @@ def of_equal(tiny: bool) -> dict[str, Any]:
 
 def of_bits(tiny: bool) -> dict[str, Any]:
     """Bits of the codes of an emoji, told its caption: exact one by one, a bound of the others."""
-    autoencoder = checkpoints.load("emoji-vq", device="cpu")
+    names = ("emoji-vq", "emoji-vqdiffusion", "emoji-ar")
+    autoencoder, *models = (checkpoints.load(name, device="cpu") for name in names)
     found: dict[str, Any] = {}
     for part in ("train", "test"):
         n = 4 if tiny else 64
@@ -206,8 +211,7 @@ def of_bits(tiny: bool) -> dict[str, Any]:
         with torch.no_grad():
             fine, coarse = autoencoder.encode(x)
         codes = torch.cat([coarse.flatten(1), fine.flatten(1)], 1)
-        for name in ("emoji-vqdiffusion", "emoji-ar"):
-            model = checkpoints.load(name, device="cpu")
+        for name, model in zip(names[1:], models):
             if name == "emoji-ar":
                 bits = model.bits(codes, tokens=tokens)
             else:
