@@ -14,7 +14,7 @@ from diffusion_lab.data import Dataset
 from diffusion_lab.data.captions import caption, tokeniser
 from diffusion_lab.device import generator
 from diffusion_lab.errors import CheckpointError, unknown
-from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
+from diffusion_lab.latent.first_stage import belonging, first_stage, standing_on
 from diffusion_lab.latent.ldm import no_text, records_of
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import indices, network
@@ -79,11 +79,8 @@ class Codes:
         self.x = torch.cat([one.flatten(1) for one in maps], dim=1)
         self.K = len(self.autoencoder.quantisers[0].codes)
         self.sizes = [one.shape[1:] for one in maps]
-        self.stands_on = {
-            "autoencoder": str(name),
-            "weights": fingerprint(self.autoencoder),
-            "sizes": [list(size) for size in self.sizes],
-        }
+        sizes = [list(size) for size in self.sizes]
+        self.stands_on = standing_on(name, self.autoencoder, sizes=sizes)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """x0 and what the network is told, of the step: each condition dropped at its own rate."""

@@ -33,7 +33,7 @@ from diffusion_lab.device import check_batch
 from diffusion_lab.errors import check_arguments, unknown
 from diffusion_lab.exact import ExactDenoiser, Gaussian
 from diffusion_lab.generate import generate
-from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
+from diffusion_lab.latent.first_stage import belonging, first_stage, standing_on
 from diffusion_lab.nets.layers import check_inputs, check_sizes, zero
 from diffusion_lab.nets.unet import Fine, UNet
 from diffusion_lab.schedules import Schedule
@@ -172,10 +172,7 @@ class DiVAE(Diffusion):
                     'give data with the condition "codes"'
                 )
             first = first_stage(recipe.options["autoencoder"], "quantise")
-            self.stands_on = {
-                "autoencoder": str(recipe.options["autoencoder"]),
-                "weights": fingerprint(first),
-            }
+            self.stands_on = standing_on(recipe.options["autoencoder"], first)
             e = embedded(first, data.x)
             data = replace(data, condition=data.condition | {"codes": e})
         given, wanted = data.condition["codes"].shape[1], recipe.net.get("code_channels", 4)

@@ -17,7 +17,7 @@ from torch import nn
 from diffusion_lab import checkpoints
 from diffusion_lab.errors import CheckpointError
 
-__all__ = ["belonging", "fingerprint", "first_stage"]
+__all__ = ["belonging", "fingerprint", "first_stage", "standing_on"]
 
 
 def first_stage(given: str | Path | nn.Module, *methods: str) -> nn.Module:
@@ -50,6 +50,11 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def standing_on(name: str | Path, autoencoder: nn.Module, **more: Any) -> dict[str, Any]:
+    """What a training on the latents or codes of an autoencoder says of it in its header."""
+    return {"autoencoder": str(name), "weights": fingerprint(autoencoder), **more}
 
 
 def belonging(

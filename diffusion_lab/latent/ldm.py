@@ -24,7 +24,7 @@ from diffusion_lab.data.captions import NULL, PAD, caption, full_caption, tokeni
 from diffusion_lab.data.emoji import Record, records
 from diffusion_lab.denoisers import Denoiser
 from diffusion_lab.device import generator, randn
-from diffusion_lab.latent.first_stage import belonging, fingerprint, first_stage
+from diffusion_lab.latent.first_stage import belonging, first_stage, standing_on
 from diffusion_lab.training.recipes import Recipe
 from diffusion_lab.training.tasks import Diffusion, check_options, indices
 
@@ -50,11 +50,7 @@ class LatentDiffusion(Diffusion):
             self.autoencoder = first_stage(name, "moments", "decode")
             self.mean, self.spread = _moments(self.autoencoder, data.x)
             self.scale = scale_of(self._z(0, indices(len(data), recipe.batch, recipe.seed, 0)))
-            self.stands_on = {
-                "autoencoder": str(name),
-                "weights": fingerprint(self.autoencoder),
-                "scale": self.scale,
-            }
+            self.stands_on = standing_on(name, self.autoencoder, scale=self.scale)
             latents = replace(
                 data, x=self.scale * self.mean, name=f"{data.name}-latents", levels=None, std=1.0
             )
