@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_lab import checkpoints, data, grids, metrics
 from diffusion_lab.bound import prior_term, vlb_term
@@ -93,6 +93,12 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def _distance(x: Tensor, name: str) -> dict[str, float]:
+    """``fd`` of pictures to the reference of their data, and ``fd_in_A`` in units of the anchor."""
+    distance = metrics.fd(x, name)
+    return {"fd": _short(distance), "fd_in_A": _short(distance / metrics.anchor(name).value)}
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, name: str) -> dict[str, Any]:
     """Share of the test pictures that a classifier gets right: the full test set if it is there."""
@@ -142,9 +148,8 @@ def reconstruction_quality(model: nn.Module, name: str) -> dict[str, Any]:
     if name == "phantoms":
         wanted = data.load(name, "test").condition["covariates"]
         return {"reconstruction": found, "r": rounded(agreement(wanted, torch.cat(back)))}
-    distance = metrics.fd(torch.cat(back), name)
-    anchor = metrics.anchor(name).value
-    return {"reconstruction": found, "rfd": _short(distance), "rfd_in_A": _short(distance / anchor)}
+    distance = {f"r{key}": value for key, value in _distance(torch.cat(back), name).items()}
+    return {"reconstruction": found, **distance}
 
 
 def two_codes_quality(models: nn.ModuleDict, recipe: Recipe, n: int = 2000) -> dict[str, Any]:
@@ -163,13 +168,11 @@ def two_codes_quality(models: nn.ModuleDict, recipe: Recipe, n: int = 2000) -> d
     parts = zip(prior.encoded(models["encoder"], x).split(500), noise.split(500))
     other = torch.cat([diffae.decode(model, some, fresh, times) for some, fresh in parts])
     wrong = {"rmse_own": own - x[:500], "rmse_other": other[:500] - x[:500]}
-    distance = metrics.fd(other, recipe.data)
     found = {name: _short(one.square().mean().sqrt().item()) for name, one in wrong.items()}
     return found | {
         "pictures": len(x),
         "steps": recipe.sampler["steps"],
-        "fd": _short(distance),
-        "fd_in_A": _short(distance / metrics.anchor(recipe.data).value),
+        **_distance(other, recipe.data),
     }
 
 
@@ -182,13 +185,7 @@ def prior_quality(models: nn.ModuleDict, recipe: Recipe, n: int = 2000) -> dict[
     noise = randn((n, *model.shape), generator(0, 95))
     parts = zip(z.split(500), noise.split(500))
     x = torch.cat([diffae.decode(model, some, fresh, times) for some, fresh in parts])
-    distance = metrics.fd(x, recipe.data)
-    return {
-        "pictures": n,
-        "steps": how["steps"],
-        "fd": _short(distance),
-        "fd_in_A": _short(distance / metrics.anchor(recipe.data).value),
-    }
+    return {"pictures": n, "steps": how["steps"], **_distance(x, recipe.data)}
 
 
 def decoder_quality(model: NetDenoiser, recipe: Recipe, n: int = 2000) -> dict[str, Any]:
@@ -202,18 +199,15 @@ def decoder_quality(model: NetDenoiser, recipe: Recipe, n: int = 2000) -> dict[s
         drawn = divae.redrawn(model, mean, x, seed=0, **recipe.sampler)
     with torch.no_grad():
         answers = {"mean": mean(x).clamp(-1, 1), "drawn": drawn.x.clamp(-1, 1)}
-    anchor = metrics.anchor(recipe.data).value
     found: dict[str, Any] = {
         "pictures": len(x),
         "nfe": drawn.nfe,
         "core_seconds_per_1000": spent.cost.cpu_seconds_per_1000,
     }
     for way, answer in answers.items():
-        distance = metrics.fd(answer, recipe.data)
         found[way] = {
             "mse": (answer - x).square().mean().item(),
-            "fd": distance,
-            "fd_in_A": distance / anchor,
+            **_distance(answer, recipe.data),
             "consistency": divae.consistency(mean, x, answer),
         }
     return found
@@ -240,10 +234,8 @@ def picture_quality(model: NetDenoiser, recipe: Recipe, n: int = 5000) -> dict[s
         ways = {"guided": scale} | ways
     for way, strength in ways.items():
         x, cost = draw(model, n, options | {"scale": strength}, seed=0)
-        distance = metrics.fd(x.cpu(), recipe.data)
         found[way] = {
-            "fd": _short(distance),
-            "fd_in_A": _short(distance / anchor),
+            **_distance(x.cpu(), recipe.data),
             "nfe": cost.nfe,
             "core_seconds_per_1000": round(cost.cpu_seconds_per_1000, 2),
         }
