@@ -68,8 +68,8 @@ def draw(
         raise ValueError("texts are a list of at least one: draw(model, ['red heart'])")
     tokens, _ = tokeniser().encode_all(texts)
     settings = settings or dict(model.about["recipe"]["sampler"])
-    if autoencoder is None and len(stages(model)) > 1:
-        autoencoder = stages(model)[1]
+    if autoencoder is None:
+        autoencoder = (*stages(model), None)[1]
     if isinstance(model, CodeDenoiser | Autoregressive):
         done = _codes(model, tokens, seed, batch, settings)
         x = codes.decode(model, done.x, autoencoder)
@@ -125,12 +125,6 @@ def phantoms_quality(model: Denoiser, seed: int = 0, **settings: Any) -> dict[st
     }
 
 
-def _again(model: Denoiser, x: torch.Tensor) -> torch.Tensor:
-    """Pictures as the model's autoencoder gives them back, or as they are."""
-    _, *decoders = stages(model)
-    return decoders[0](x).cpu().clamp(-1, 1) if decoders else x
-
-
 def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
     """How near pictures of all captions come to the emoji, and whether they show what was asked.
 
@@ -147,17 +141,20 @@ def obedience(model: Denoiser, **settings: Any) -> dict[str, Any]:
     told = {one: emoji.records(one) for one in splits}
     real = {one: data.load("emoji", one) for one in splits}
     texts = [full_caption(record) for one in splits for record in told[one]]
-    with metrics.Meter(*stages(model), pictures=len(texts)) as spent:
-        done = draw(model, texts, **settings)
+    networks = stages(model)
+    autoencoder = (*networks, None)[1]
+    with metrics.Meter(*networks, pictures=len(texts)) as spent:
+        done = draw(model, texts, autoencoder=autoencoder, **settings)
     x = dict(zip(splits, done.x.clamp(-1, 1).split([len(told[one]) for one in splits])))
     judge = checkpoints.load("emoji-judge", device="cpu")
     embedding = checkpoints.load("emoji-embedding-b", device="cpu")
     distance = metrics.fd(torch.cat(list(x.values())), "emoji")
-    with torch.no_grad():
-        back = {
-            one: torch.cat([_again(model, some) for some in part.x.split(200)])
-            for one, part in real.items()
-        }
+    back = {one: part.x for one, part in real.items()}
+    if autoencoder is not None:
+        with torch.no_grad():
+            for one, pictures in back.items():
+                parts = [autoencoder(some).cpu().clamp(-1, 1) for some in pictures.split(200)]
+                back[one] = torch.cat(parts)
     new = torch.cat([back[one] for one in HELD_OUT])
     found: dict[str, Any] = {
         "pictures": len(texts),
